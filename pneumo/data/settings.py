@@ -1,0 +1,81 @@
+"""Settings of the data: where the images lie, how they are split, prepared, sampled and augmented."""
+
+from dataclasses import dataclass, field
+
+from pneumo import UserError, one_of
+
+
+@dataclass(kw_only=True)
+class PhantomSettings:
+    """The synthetic set: how many patients, which seed."""
+
+    train_patients: int = 400
+    test_patients: int = 120
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class DataSettings:
+    name: str = "chest_xray"
+    root: str | None = None
+    image_size: int = 224
+    val_protocol: str = "patient"
+    val_fraction: float = 0.1
+    split_seed: int = 0
+    equalize: bool = True
+    crop_black: bool = True
+    on_bad_image: str = "error"
+    cache_dir: str | None = None
+    num_workers: int | None = None
+    phantom: PhantomSettings = field(default_factory=PhantomSettings)
+
+    def __post_init__(self) -> None:
+        one_of("data.name", self.name, ("chest_xray", "csv", "phantom"))
+        one_of("data.val_protocol", self.val_protocol, ("patient", "official"))
+        one_of("data.on_bad_image", self.on_bad_image, ("error", "skip"))
+        if not 0 < self.val_fraction < 1:
+            raise UserError(f"data.val_fraction={self.val_fraction} must lie between 0 and 1, for example 0.1.")
+        if not 16 <= self.image_size <= 2048:
+            raise UserError(f"data.image_size={self.image_size} must lie between 16 and 2048 pixels.")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise UserError(f"data.num_workers={self.num_workers} must be at least 1, or null for all cores.")
+
+
+@dataclass(kw_only=True)
+class SamplerSettings:
+    name: str = "imbalanced"
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("sampler", self.name, ("shuffle", "imbalanced", "weighted"))
+        if self.smoothing < 0:
+            raise UserError(f"sampler.smoothing={self.smoothing} must not be negative; 0 means none.")
+
+
+@dataclass(kw_only=True)
+class AugmentSettings:
+    """Strengths of the batched augmentation; everything at 0 means none (see pneumo.data.augment)."""
+
+    name: str = "none"
+    rotate_deg: float = 0.0
+    translate: float = 0.0  # fraction of the image's side
+    scale: float = 0.0  # 0.02 draws from [0.98, 1.02]
+    scale_each_axis: bool = False
+    flip_p: float = 0.0
+    brightness: float = 0.0  # 0.04 draws the factor from [0.96, 1.04]
+    contrast: float = 0.0
+    gamma: float = 0.0  # exponent exp(u), u in [-gamma, gamma]
+    blur_p: float = 0.0
+    blur_sigma_min: float = 0.1
+    blur_sigma_max: float = 0.6
+    degrade_p: float = 0.0  # down-scaled and up again, as re-compression blurs
+    noise_p: float = 0.0
+    noise_std: float = 0.0
+    erase_p: float = 0.0
+    erase_min: float = 0.1  # fraction of a side
+    erase_max: float = 0.35
+
+    def __post_init__(self) -> None:
+        for key in ("flip_p", "blur_p", "degrade_p", "noise_p", "erase_p"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(f"augment.{key}={getattr(self, key)} is a probability: give 0 to 1.")
