@@ -1,0 +1,285 @@
+"""Images -> content-keyed uint8 memmap, built once in parallel and shared by all runs.
+
+A cache is a folder `<cache_dir>/<key>` whose key is a hash of the images' contents and the preprocessing
+settings, so a stale one is never met and a copied data set finds its old one. It appears by one rename
+when it is whole; a build that was killed leaves only a folder that the next build removes.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pneumo import UserError
+from pneumo.data.images import BadImage, Grey, preprocess, read
+from pneumo.data.manifest import Manifest, check_contents
+from pneumo.data.settings import DataSettings
+
+VERSION = 1  # of the pixels: raise it when preprocess gives other ones
+CHUNK = 32  # images a task: small enough for a smooth progress bar, large enough to cost nothing
+
+
+@dataclass
+class ImageCache:
+    """The prepared images of a manifest.
+
+    `images` is uint8 [N, S, S]; `rows` gives each manifest row's place in it; `digest` is the identity of
+    the data (splits, labels, patients and contents, not where they lie); `bad` are the images left out.
+    """
+
+    manifest: Manifest
+    images: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    digest: str
+    bad: list[BadImage]
+    copies: int
+
+
+class BadImages(UserError):
+    """Several unreadable images, all in one report."""
+
+    def __init__(self, bad: Sequence[BadImage]) -> None:
+        self.bad = list(bad)
+        lines = "\n".join(f"  {image.path}: {image.reason}" for image in self.bad)
+        super().__init__(
+            f"{len(self.bad)} images cannot be read:\n{lines}\n"
+            "Replace or remove them, or leave them out with data.on_bad_image=skip."
+        )
+
+
+def prepare(manifest: Manifest, settings: DataSettings) -> ImageCache:
+    """The manifest's images, preprocessed: from the cache, which is built first where it is missing."""
+    cache_dir = Path(settings.cache_dir or ".cache").expanduser()
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        return _prepare(manifest, settings, cache_dir)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"data.cache_dir={cache_dir}: the disk is full ({error.strerror}); nothing half-made was kept. "
+                "Free some space or set data.cache_dir to another disk."
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(
+                f"data.cache_dir={cache_dir} cannot be written ({error.strerror}); set data.cache_dir=DIR."
+            ) from None
+        raise
+
+
+def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> ImageCache:
+    paths = manifest.table["path"].tolist()
+    load: Callable[[str], Grey]
+    if settings.name == "phantom":
+        from pneumo.data import phantom
+
+        base = phantom.digest(settings.phantom)
+        hashes = {path: hashlib.sha256(f"{base} {path}".encode()).hexdigest() for path in paths}
+        unreadable: list[BadImage] = []
+        load = partial(phantom.render, settings=settings.phantom)
+    else:
+        hashes, unreadable = content_hashes(manifest.root, paths, cache_dir)
+        load = partial(_read_below, str(manifest.root))
+    contents = {content: path for path, content in reversed(hashes.items())}  # a copy is decoded once
+    order = sorted(contents)
+    pixels = {
+        "image_size": settings.image_size,
+        "crop_black": settings.crop_black,
+        "equalize": settings.equalize,
+    }
+    key = _sha256(json.dumps([VERSION, pixels]), *order)
+    folder = cache_dir / key[:32]
+    if not folder.is_dir():
+        sources = [contents[content] for content in order]
+        _build(folder, sources, load, pixels, settings, unreadable)
+    reasons: dict[str, str] = json.loads((folder / "index.json").read_text())["bad"]
+    bad = unreadable + [
+        BadImage(path, reasons[str(row)])
+        for row, content in enumerate(order)
+        if str(row) in reasons
+        for path in [p for p in paths if hashes.get(p) == content]
+    ]
+    if bad and settings.on_bad_image == "error":
+        raise BadImages(bad)
+    if bad:
+        left_out = {image.path for image in bad}
+        manifest.table = manifest.table[~manifest.table["path"].isin(left_out)].reset_index(drop=True)
+    copies = check_contents(manifest, hashes)
+    rows = {content: row for row, content in enumerate(order)}
+    return ImageCache(
+        manifest,
+        np.load(folder / "images.npy", mmap_mode="r"),
+        np.array([rows[hashes[path]] for path in manifest.table["path"]], dtype=np.int64),
+        _digest(manifest, hashes),
+        bad,
+        copies,
+    )
+
+
+def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[str, str], list[BadImage]]:
+    """SHA-256 of each file's bytes by path, and the files that cannot be opened.
+
+    A file whose size and time of change are those of the last look is not read again.
+    """
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    notes = cache_dir / f"hashes-{_sha256(str(root))[:16]}.json"
+    try:
+        known: dict[str, list] = json.loads(notes.read_text())
+    except (OSError, ValueError):
+        known = {}
+    base = str(root)
+
+    def look(path: str) -> tuple[list | None, str]:
+        full = os.path.join(base, path)  # noqa: PTH118 - strings: 100,000 Path objects cost a second
+        try:
+            info = os.stat(full)  # noqa: PTH116
+            old = known.get(path)
+            if old and old[:2] == [info.st_size, info.st_mtime_ns]:
+                return old, ""
+            with open(full, "rb") as file:  # noqa: PTH123
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except (OSError, ValueError) as error:
+            return None, getattr(error, "strerror", None) or str(error)
+        return [info.st_size, info.st_mtime_ns, digest], ""
+
+    with ThreadPoolExecutor(_num_workers(None)) as pool:
+        looks = list(tqdm(pool.map(look, paths, chunksize=64), "Hash images", len(paths), disable=None, leave=False))
+    fresh = {path: found for path, (found, _) in zip(paths, looks, strict=True) if found is not None}
+    if fresh != known:
+        temporary = notes.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(fresh))
+        temporary.replace(notes)
+    bad = [
+        BadImage(path, reason) for path, (found, reason) in zip(paths, looks, strict=True) if found is None
+    ]
+    return {path: found[2] for path, found in fresh.items()}, bad
+
+
+def _build(
+    folder: Path,
+    sources: list[str],
+    load: Callable[[str], Grey],
+    pixels: dict,
+    settings: DataSettings,
+    unreadable: list[BadImage],
+) -> None:
+    """Write `folder` by one rename; on any failure nothing of it stays."""
+    with _locked(folder.with_suffix(".lock")):
+        if folder.is_dir():  # another run built it while we waited
+            return
+        for leftover in folder.parent.glob(f"{folder.name}.tmp*"):
+            shutil.rmtree(leftover)
+        temporary = folder.with_suffix(f".tmp{os.getpid()}")
+        temporary.mkdir()
+        try:
+            bad = _fill(temporary / "images.npy", sources, load, pixels, settings.num_workers)
+            if (bad or unreadable) and settings.on_bad_image == "error":
+                raise BadImages(unreadable + [BadImage(sources[row], bad[row]) for row in sorted(bad)])
+            index = {"version": VERSION, "pixels": pixels, "bad": {str(row): bad[row] for row in bad}}
+            (temporary / "index.json").write_text(json.dumps(index, indent=1))
+            _sync(temporary / "index.json")
+            _sync(temporary / "images.npy")
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(
+    file: Path, sources: list[str], load: Callable[[str], Grey], pixels: dict, workers: int | None
+) -> dict[int, str]:
+    """Preprocess every source into its row of `file`; return the reasons of the bad rows."""
+    shape = (len(sources), pixels["image_size"], pixels["image_size"])
+    np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    with file.open("r+b") as handle:
+        # Without this a full disk would show as a bus error in the middle of the build.
+        os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+    chunks = [(start, sources[start : start + CHUNK]) for start in range(0, len(sources), CHUNK)]
+    task = partial(_fill_chunk, file, load, pixels)
+    bad: dict[int, str] = {}
+    bar = tqdm(total=len(sources), desc="Prepare images", unit="image", disable=None)
+    try:
+        with bar, _pool(min(_num_workers(workers), len(chunks))) as pool:
+            for done in pool.map(task, chunks):
+                bad |= done
+                bar.update(min(CHUNK, bar.total - bar.n))
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that prepares images was killed, as the system does when memory runs out; "
+            "the cache was not kept. Try again with data.num_workers=1."
+        ) from None
+    return bad
+
+
+def _fill_chunk(
+    file: Path, load: Callable[[str], Grey], pixels: dict, chunk: tuple[int, list[str]]
+) -> dict[int, str]:
+    start, sources = chunk
+    images = np.load(file, mmap_mode="r+")
+    bad = {}
+    for row, source in enumerate(sources, start):
+        try:
+            images[row] = preprocess(load(source), **pixels)
+        except BadImage as error:
+            bad[row] = error.reason
+    return bad
+
+
+def _read_below(root: str, path: str) -> Grey:
+    return read(os.path.join(root, path))  # noqa: PTH118
+
+
+class _InProcess(Executor):
+    """Runs each task where it stands: for small sets, and for one worker."""
+
+    def submit(self, task, /, *args, **kwargs):  # type: ignore[no-untyped-def]
+        future: Future = Future()
+        future.set_result(task(*args, **kwargs))
+        return future
+
+
+def _pool(workers: int) -> Executor:
+    if workers <= 1:
+        return _InProcess()
+    # spawn: a process that has imported torch holds threads, which a fork does not survive.
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _num_workers(wanted: int | None) -> int:
+    return wanted or len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[IO[str]]:
+    """Hold an exclusive lock that the system gives back when the holder dies."""
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _sha256(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _digest(manifest: Manifest, hashes: dict[str, str]) -> str:
+    columns = (manifest.table[name].tolist() for name in ("split", "path", "label", "patient"))
+    rows = sorted(zip(*columns, strict=True))
+    return _sha256(*(f"{split}\t{path}\t{label}\t{patient}\t{hashes[path]}" for split, path, label, patient in rows))

@@ -1,0 +1,102 @@
+"""The one safe image reader and the deterministic part of preprocessing, for training and prediction alike."""
+
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pneumo import UserError
+
+MAX_BYTES = 128 * 2**20
+# The largest X-ray detectors give about 20 megapixels; decoded, the limit is 100 MB of grey.
+MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG")
+
+Grey = NDArray[np.uint8]
+
+
+class BadImage(UserError):
+    """A file that cannot be read as an X-ray; `path` and `reason` say which and why."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+        return BadImage, (self.path, self.reason)
+
+
+def read(path: str | Path) -> Grey:
+    """Read a JPEG or PNG, told apart by content, as grey levels, uint8 [H, W].
+
+    16-bit PNGs are scaled to 8 bits, transparency is laid on black, EXIF orientation is applied.
+    Sizes are bounded before anything is decoded. Raises BadImage with path and reason.
+    """
+    _check_file(Path(path))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our own pixel limit is stricter than the one warned of
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise BadImage(path, f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
+                image.load()
+                return np.asarray(_to_grey(ImageOps.exif_transpose(image)))
+    except BadImage:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImage(path, f"more pixels than the limit of {MAX_PIXELS:,}") from None
+    except Image.UnidentifiedImageError:
+        raise BadImage(path, "neither a JPEG nor a PNG file, whatever its name says") from None
+    except Exception as error:  # a hostile file can raise nearly anything from a decoder
+        raise BadImage(path, f"damaged: {error or type(error).__name__}") from None
+
+
+def _check_file(path: Path) -> None:
+    try:
+        info = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise BadImage(path, getattr(error, "strerror", None) or str(error)) from None
+    if not stat.S_ISREG(info.st_mode):
+        raise BadImage(path, "not a regular file")
+    if info.st_size == 0:
+        raise BadImage(path, "the file is empty (0 bytes)")
+    if info.st_size > MAX_BYTES:
+        raise BadImage(path, f"{info.st_size:,} bytes, more than the limit of {MAX_BYTES:,}")
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # Pillow's convert("L") would clip 16 bits to two levels
+        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image).convert("RGB")
+    return image.convert("L")
+
+
+def preprocess(grey: Grey, *, image_size: int = 224, crop_black: bool = True, equalize: bool = True) -> Grey:
+    """Crop the black border, equalise the histogram, resize keeping the aspect, pad with zeros to a square.
+
+    `grey` is uint8 [H, W], the result uint8 [image_size, image_size]. These are the seed report's Pillow
+    operations with its rounding (odd padding: the spare pixel goes right and below); equalising before
+    resizing costs more, but the other order gives other pixels.
+    """
+    image = Image.fromarray(np.ascontiguousarray(grey))
+    if crop_black and (box := image.getbbox()) is not None:
+        image = image.crop(box)
+    if equalize:
+        image = ImageOps.equalize(image)
+    scale = image_size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square = Image.new("L", (image_size, image_size))
+    square.paste(
+        image.resize((width, height), Image.Resampling.BILINEAR),
+        ((image_size - width) // 2, (image_size - height) // 2),
+    )
+    return np.asarray(square)

@@ -1,0 +1,317 @@
+"""Folder or CSV -> table of path, label, patient, subtype and split, with leak and sanity checks."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pneumo import UserError
+from pneumo.data.settings import DataSettings
+
+CLASS_NAMES = ("NORMAL", "PNEUMONIA")
+SPLITS = ("train", "val", "test")
+SUFFIXES = (".jpeg", ".jpg", ".png")
+PATH_COLUMNS = ("path", "filepath", "img")
+COLUMNS = ["path", "label", "patient", "subtype", "split"]
+
+# Kaggle: person<N>_<bacteria|virus>_<serial>[_k] and [NORMAL2-]IM-<N>-<k>[-<kkkk>]; Mendeley V3:
+# <NORMAL|BACTERIA|VIRUS>-<patient>-<image>. The bare number is no key: bacteria and virus count separately.
+_GRAMMARS = (
+    re.compile(r"(?P<kind>person)(?P<number>\d+)_(?P<subtype>bacteria|virus)_\d+(?:_\d+)?"),
+    re.compile(r"(?P<kind>(?:NORMAL2-)?IM)-(?P<number>\d+)-\d+(?:-\d+)?"),
+    re.compile(r"(?P<kind>(?P<subtype>NORMAL|BACTERIA|VIRUS))-(?P<number>\d+)-\d+"),
+)
+
+
+@dataclass
+class Manifest:
+    """Every image of the set. `table` has the columns path (relative to `root`), label (0 NORMAL,
+    1 PNEUMONIA), patient (str, or None where unknown), subtype (normal, bacteria, virus or None) and split."""
+
+    root: Path
+    table: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images by split and class name."""
+        grouped = self.table.groupby(["split", "label"]).size()
+        return {
+            split: {name: int(grouped.get((split, label), 0)) for label, name in enumerate(CLASS_NAMES)}
+            for split in SPLITS
+        }
+
+    def patients(self) -> dict[str, int]:
+        """Known patients by split."""
+        return {
+            split: int(self.table.loc[self.table["split"] == split, "patient"].nunique()) for split in SPLITS
+        }
+
+
+def build(settings: DataSettings) -> Manifest:
+    """The manifest that `settings` describe, with its validation split made; UserError where it cannot be."""
+    if settings.name == "phantom":
+        from pneumo.data import phantom
+
+        manifest = Manifest(Path("phantom"), phantom.table(settings.phantom)[COLUMNS])
+    else:
+        root = find_root(settings)
+        manifest = _from_folders(root) if settings.name == "chest_xray" else _from_csv(root)
+    table = manifest.table
+    if settings.val_protocol == "patient":
+        table = _carve_validation(table, settings.val_fraction, settings.split_seed)
+    elif not (table["split"] == "val").any():
+        raise UserError(
+            "data.val_protocol=official needs a val split, and this set has none: "
+            "use data.val_protocol=patient, which carves one out of train."
+        )
+    manifest.table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
+    _check_classes(manifest)
+    _check_patients(manifest)
+    return manifest
+
+
+def find_root(settings: DataSettings) -> Path:
+    """The folder that holds the images; a nested chest_xray/chest_xray is entered."""
+    root = Path(settings.root or "data/chest_xray").expanduser()
+    if not root.is_dir():
+        raise UserError(
+            f"data.root={root} is not a folder. Fetch the images with `python -m pneumo.data fetch "
+            f"data.root={root}`, name the folder that holds them with data.root=DIR, or try "
+            "data=phantom, a synthetic set that needs no images."
+        )
+    if settings.name == "chest_xray":
+        for candidate in (root, root / "chest_xray", root / "chest_xray" / "chest_xray"):
+            if (candidate / "train").is_dir():
+                return candidate.resolve()
+        raise UserError(
+            f"data.root={root} has no folder train/: data=chest_xray takes train|val|test/NORMAL|PNEUMONIA/"
+            "*.jpeg. Fetch it with `python -m pneumo.data fetch`, use data=csv for a set described by CSV "
+            "files, or data=phantom, a synthetic set that needs no images."
+        )
+    return root.resolve()
+
+
+def is_clutter(name: str) -> bool:
+    """True for what archives made on a Mac add beside the images."""
+    return name.startswith("._") or name in ("__MACOSX", ".DS_Store")
+
+
+def _from_folders(root: Path) -> Manifest:
+    rows: list[tuple[str, int, str]] = []
+    others: list[str] = []
+    for split in SPLITS:
+        if not (root / split).is_dir():
+            if split == "val":
+                continue
+            raise UserError(f"{root} has no folder {split}/; the Kaggle layout has train/, val/ and test/.")
+        for label, class_name in enumerate(CLASS_NAMES):
+            folder = root / split / class_name
+            if not folder.is_dir():
+                raise UserError(f"{folder} is missing; each split needs the folders NORMAL and PNEUMONIA.")
+            for entry in os.scandir(folder):
+                if is_clutter(entry.name):
+                    continue
+                name = f"{split}/{class_name}/{entry.name}"
+                if entry.name.lower().endswith(SUFFIXES):
+                    rows.append((name, label, split))
+                else:
+                    others.append(name)
+    table = pd.DataFrame(rows, columns=["path", "label", "split"])
+    table["patient"], table["subtype"] = _parse_names(table["path"])
+    manifest = Manifest(root, table[COLUMNS])
+    if others:
+        manifest.notes.append(f"{len(others)} files that are no .jpeg, .jpg or .png were left out: {_first(others)}")
+    return manifest
+
+
+def parse_name(name: str) -> tuple[str, str] | None:
+    """(patient, subtype) from a file name of the Kaggle or Mendeley release, None outside these grammars."""
+    stem = name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    for grammar in _GRAMMARS:
+        if match := grammar.fullmatch(stem):
+            parts = match.groupdict()
+            subtype = (parts.get("subtype") or "normal").lower()
+            kind = f"{parts['kind']}-{subtype}" if parts["kind"] == "person" else parts["kind"]
+            return f"{kind}-{int(parts['number'])}", subtype
+    return None
+
+
+def _parse_names(paths: pd.Series) -> tuple[list[str], list[str]]:
+    parsed = [parse_name(path) for path in paths]
+    unknown = [path for path, found in zip(paths, parsed, strict=True) if found is None]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} file names tell no patient: {_first(unknown)}. Known are "
+            "person<N>_<bacteria|virus>_<n>, [NORMAL2-]IM-<N>-<n> and <NORMAL|BACTERIA|VIRUS>-<N>-<n>. "
+            "For other names describe the set by CSV files with a `patient` column (data=csv)."
+        )
+    known = [found for found in parsed if found is not None]
+    return [patient for patient, _ in known], [subtype for _, subtype in known]
+
+
+def _from_csv(root: Path) -> Manifest:
+    tables = []
+    for split in SPLITS:
+        file = root / f"{split}.csv"
+        if file.is_file():
+            tables.append(_read_csv(file, root).assign(split=split))
+        elif split != "val":
+            raise UserError(f"{file} is missing; data=csv needs train.csv and test.csv (val.csv is optional).")
+    manifest = Manifest(root, pd.concat(tables, ignore_index=True))
+    known = manifest.table["patient"].notna()
+    if not known.all():
+        manifest.notes.append(
+            f"{int((~known).sum())} images have no patient: each counts as a patient of its own, so a patient "
+            "in two splits cannot be seen. Add a `patient` column to the CSV files."
+        )
+    return manifest
+
+
+def _read_csv(file: Path, root: Path) -> pd.DataFrame:
+    try:
+        # Only the first line is needed to know the columns; the rest as text, so that nothing is guessed.
+        raw = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise UserError(f"{file} cannot be read as CSV: {str(error).splitlines()[0]}") from None
+    raw.columns = [str(column).strip() for column in raw.columns]
+    path_column = next((column for column in PATH_COLUMNS if column in raw.columns), None)
+    if path_column is None or "label" not in raw.columns:
+        missing = "path (or filepath, or img)" if path_column is None else "label"
+        raise UserError(
+            f"{file} has no column {missing}; its columns are {', '.join(raw.columns)}. Needed are "
+            "path|filepath|img and label; patient is optional."
+        )
+    if raw.empty:
+        raise UserError(f"{file} has no rows.")
+    table = pd.DataFrame({"path": raw[path_column].str.strip().str.replace("\\", "/")})
+    table["label"] = _parse_labels(raw["label"], file)
+    _check_paths(table["path"], root, file)
+    table["path"] = [os.path.normpath(path).replace(os.sep, "/") for path in table["path"]]
+    parsed = [parse_name(path) for path in table["path"]]
+    if "patient" in raw.columns:
+        table["patient"] = [value or None for value in raw["patient"].str.strip()]
+    else:
+        table["patient"] = [found[0] if found else None for found in parsed]
+    table["subtype"] = [
+        "normal" if label == 0 else (found[1] if found and found[1] != "normal" else None)
+        for label, found in zip(table["label"], parsed, strict=True)
+    ]
+    return table[COLUMNS[:-1]].astype({"patient": object, "subtype": object})
+
+
+def _parse_labels(labels: pd.Series, file: Path) -> pd.Series:
+    names = {str(label): label for label in range(len(CLASS_NAMES))}
+    names |= {name: label for label, name in enumerate(CLASS_NAMES)}
+    numbers = labels.str.strip().str.upper().map(names)
+    if numbers.isna().any():
+        row = int(np.flatnonzero(numbers.isna())[0])
+        raise UserError(
+            f"{file}, line {row + 2}: label {labels.iloc[row]!r} is not known; "
+            f"give 0 or {CLASS_NAMES[0]}, 1 or {CLASS_NAMES[1]}."
+        )
+    return numbers.astype(int)
+
+
+def _check_paths(paths: pd.Series, root: Path, file: Path) -> None:
+    """Refuse a path that leaves the root, by .. or as absolute or through a symbolic link."""
+    base = os.path.realpath(root)
+    folders: dict[str, bool] = {}  # a folder is resolved once, however many images it holds
+
+    def inside(path: str) -> bool:
+        if not path or "\0" in path or os.path.isabs(path):
+            return False
+        full = os.path.join(base, path)  # noqa: PTH118 - strings: this runs for every image
+        parent = os.path.dirname(full)  # noqa: PTH120
+        if parent not in folders:
+            folders[parent] = (os.path.realpath(parent) + os.sep).startswith(base + os.sep)
+        if ".." in path.split("/") or os.path.islink(full):  # noqa: PTH114
+            return (os.path.realpath(full) + os.sep).startswith(base + os.sep)
+        return folders[parent]
+
+    for row, path in enumerate(paths):
+        if not inside(path):
+            raise UserError(
+                f"{file}, line {row + 2}: path {path!r} leaves data.root={root} or is not a path. "
+                "Paths are relative to data.root; copy the images there or set data.root higher."
+            )
+
+
+def _carve_validation(table: pd.DataFrame, fraction: float, split_seed: int) -> pd.DataFrame:
+    """Take a patient-disjoint, class-stratified validation split out of train, the official val joining train.
+
+    Depends on the images' patients and labels and on `split_seed` alone, not on the order of the files.
+    """
+    table = table.copy()
+    pool = table["split"] != "test"
+    table.loc[pool, "split"] = "train"
+    groups = _patient_keys(table).loc[pool]
+    for label in range(len(CLASS_NAMES)):
+        sizes = groups[table.loc[pool, "label"] == label].value_counts().sort_index()
+        order = np.random.default_rng([split_seed, label]).permutation(len(sizes))
+        taken = sizes.iloc[order]
+        wanted = fraction * int(sizes.sum())
+        # Take patients while that brings the number of images nearer to the wanted one.
+        before = taken.cumsum() - taken
+        chosen = set(taken.index[(before + taken / 2) <= wanted]) or set(taken.index[:1])
+        if len(sizes) > len(chosen):
+            mine = pool & (table["label"] == label) & _patient_keys(table).isin(chosen)
+            table.loc[mine, "split"] = "val"
+    # A patient with images of both classes must not be torn apart: all its images follow the first class.
+    torn = set(groups[table.loc[pool, "split"] == "val"]) & set(groups[table.loc[pool, "split"] == "train"])
+    if torn:
+        table.loc[pool & _patient_keys(table).isin(torn), "split"] = "val"
+    return table
+
+
+def _patient_keys(table: pd.DataFrame) -> pd.Series:
+    """The patient, or the path where it is unknown (each such image is a patient of its own)."""
+    return table["patient"].where(table["patient"].notna(), "path:" + table["path"])
+
+
+def _check_classes(manifest: Manifest) -> None:
+    for split, classes in manifest.counts().items():
+        empty = [name for name, count in classes.items() if count == 0]
+        if empty:
+            raise UserError(
+                f"the {split} split of {manifest.root} has no {' and no '.join(empty)} image "
+                f"(it has {classes}); every split needs both classes."
+            )
+
+
+def _check_patients(manifest: Manifest) -> None:
+    table = manifest.table.dropna(subset=["patient"])
+    splits = table.groupby("patient")["split"].nunique()
+    shared = splits[splits > 1].index.tolist()
+    if shared:
+        raise UserError(
+            f"{len(shared)} patients stand in more than one split: {_first(shared)}. The test would measure "
+            "memory: move each patient's images into one split."
+        )
+    repeated = manifest.table["path"][manifest.table["path"].duplicated()].tolist()
+    if repeated:
+        raise UserError(f"{len(repeated)} paths are listed more than once: {_first(repeated)}.")
+
+
+def check_contents(manifest: Manifest, hashes: dict[str, str]) -> int:
+    """Refuse identical bytes in two splits or under two labels; return how many copies stand inside one.
+
+    `hashes` gives the content's hash by path.
+    """
+    table = manifest.table.assign(content=manifest.table["path"].map(hashes)).dropna(subset=["content"])
+    groups = table.groupby("content")
+    for column, trouble in (("split", "in two splits"), ("label", "under two labels")):
+        varied = groups[column].transform("nunique") > 1
+        if varied.any():
+            paths = table.loc[varied].sort_values("content")["path"].tolist()
+            raise UserError(
+                f"{len(paths)} files with identical bytes stand {trouble}: {_first(paths)}. Remove the copies."
+            )
+    return int(len(table) - groups.ngroups)
+
+
+def _first(names: list[str], count: int = 10) -> str:
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest

@@ -1,0 +1,31 @@
+"""DenseNet-121 on torchvision's backbone (Huang et al. 2017, arXiv:1608.06993), with dropout before its head."""
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+
+class DenseNet(nn.Module):
+    """Images [B, in_channels, S, S] -> logits [B, num_classes]; `backbone` gives [B, 1024]."""
+
+    def __init__(self, *, num_classes: int, in_channels: int, dropout: float) -> None:
+        super().__init__()
+        network = torchvision.models.densenet121(weights=None)
+        self.features = network.features
+        if in_channels != 3:
+            self.features.conv0 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+            nn.init.kaiming_normal_(self.features.conv0.weight)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(network.classifier.in_features, num_classes)
+
+    def backbone(self, x: Tensor) -> Tensor:
+        """The globally averaged features [B, 1024]."""
+        x = nn.functional.relu(self.features(x), inplace=True)
+        return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.backbone(x)))
+
+
+def build(name: str, *, num_classes: int, in_channels: int, dropout: float) -> DenseNet:
+    return DenseNet(num_classes=num_classes, in_channels=in_channels, dropout=dropout)

@@ -1,0 +1,24 @@
+"""Settings of the model."""
+
+from dataclasses import dataclass
+
+from pneumo import UserError, one_of
+from pneumo.models import MODELS
+
+
+@dataclass(kw_only=True)
+class ModelSettings:
+    name: str = "resnet18"
+    dropout: float = 0.09
+    pretrained: bool = False
+    weights: str | None = None
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        one_of("model.name", self.name, MODELS)
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1; 0 means none.")
+        if self.in_channels < 1:
+            raise UserError(f"model.in_channels={self.in_channels} must be at least 1; 3 repeats the grey image.")
+        if self.pretrained and self.weights:
+            raise UserError("model.pretrained=true and model.weights exclude each other: give one of them.")

@@ -1,0 +1,54 @@
+"""What identifies a run: its fingerprint, and the state of the code it was made with."""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+# What cannot change a run's result: where things lie, how many workers, which device, how it is tracked.
+IRRELEVANT = {
+    "": ("force", "output_dir", "tracking"),
+    "data": ("root", "cache_dir", "num_workers", "on_bad_image", "phantom", "name"),
+    "trainer": ("device", "compile", "checkpoint_every_s", "grace_s"),
+}
+
+
+def relevant(config: dict[str, Any]) -> dict[str, Any]:
+    """The resolved configuration without what cannot change the result, flat: {"optim.lr": 0.001, ...}."""
+    flat: dict[str, Any] = {}
+    for group, value in config.items():
+        if group in IRRELEVANT[""]:
+            continue
+        if not isinstance(value, dict):
+            flat[group] = value
+            continue
+        kept = {key: entry for key, entry in value.items() if key not in IRRELEVANT.get(group, ())}
+        flat |= {f"{group}.{key}": entry for key, entry in kept.items()}
+    weights = flat.get("model.weights")
+    if weights and Path(weights).expanduser().is_file():  # which file it is matters, not where it lies
+        with Path(weights).expanduser().open("rb") as file:
+            flat["model.weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return flat
+
+
+def fingerprint(config: dict[str, Any], data_digest: str) -> str:
+    """A run's identity, 16 hex digits: equal for runs that must give the same result."""
+    text = json.dumps({**relevant(config), "data.digest": data_digest}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def git_tags(folder: Path) -> dict[str, str]:
+    """The commit of the checkout in `folder` and whether it had changes; nothing where there is none."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
+            return {}  # the package is installed somewhere inside another project
+        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+        return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "pneumo.git_dirty": str(dirty).lower()}
+    except (OSError, subprocess.SubprocessError):
+        return {}

@@ -1,0 +1,90 @@
+"""Weights as safetensors + JSON, and the state that an interrupted run continues from.
+
+Every file appears by write aside, fsync and rename, so that a kill or a full disk leaves the one before.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from pneumo import UserError
+
+KEEP = 2  # resume states: should the newest be damaged, the one before it serves
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either all of it or what it held before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"the disk is full: {path} was not written ({len(content):,} bytes). What was there before is "
+                "intact; free some space and give the same command again to continue."
+            ) from None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_weights(path: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Save a state dict as `path` (.safetensors) and `facts` beside it as JSON."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    write_atomically(path, save(tensors))
+    write_atomically(path.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load weights that save_weights wrote into `model`; UserError where they do not fit."""
+    try:
+        model.load_state_dict(load_file(path))
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no readable .safetensors file: {error}") from None
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the model: {str(error).splitlines()[-1].strip()}") from None
+
+
+def save_resume(folder: Path, state: dict[str, Any], step: int) -> None:
+    """Save `state` (tensors and plain values) as the state at `step`, keeping the one before it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomically(folder / f"step-{step:09d}.pt", hashlib.sha256(payload).digest() + payload)
+    for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
+        old.unlink()
+
+
+def load_resume(folder: Path) -> dict[str, Any] | None:
+    """The newest whole state in `folder`, or None; a damaged one is passed over with a warning."""
+    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            try:
+                return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+            except Exception as error:  # a file of another origin: it is refused, not run
+                reason = str(error).splitlines()[0]
+        else:
+            reason = "its checksum is wrong"
+        warnings.warn(f"{path} is damaged ({reason}); continuing from the state before it.", stacklevel=2)
+    return None

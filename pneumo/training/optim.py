@@ -1,0 +1,64 @@
+"""Optimisers, learning rate schedules and weight averaging."""
+
+import math
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from pneumo.training.settings import OptimSettings, ScheduleSettings
+
+
+def build_optimizer(settings: OptimSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser; fused, so that one kernel updates all parameters."""
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
+            fused=True,
+        )
+    return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
+
+
+def learning_rate(schedule: ScheduleSettings, lr: float, step: int, total_steps: int) -> float:
+    """The learning rate of optimiser step `step` (from 0) of `total_steps`: a function of the step alone.
+
+    All schedules rise linearly over the first `warmup_fraction` of the steps. Then `constant` stays,
+    `cosine` falls along half a cosine to `final_fraction`, and `onecycle` is Smith's 1cycle (2018,
+    arXiv:1803.09820): a cosine rise from lr/25 and a cosine fall.
+    """
+    warmup = schedule.warmup_fraction * total_steps
+    if step < warmup:
+        rise = (step + 1) / (warmup + 1)
+        if schedule.name == "onecycle":
+            return lr * (1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * rise)) / 2)
+        return lr * rise
+    if schedule.name == "constant":
+        return lr
+    progress = (step - warmup) / max(1.0, total_steps - 1 - warmup)
+    return lr * (schedule.final_fraction + (1 - schedule.final_fraction) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+class WeightAverage:
+    """`model`: an exponential moving average of a model's parameters and BatchNorm statistics.
+
+    The decay is min(decay, (1 + step) / (10 + step)), so that the first, random weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = deepcopy(model).requires_grad_(False).eval()
+        self._mine, self._theirs = _floats(self.model), _floats(model)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the model's weights after optimiser step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._mine, self._theirs, 1 - decay)
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    return [value for value in model.state_dict().values() if value.is_floating_point()]

@@ -1,0 +1,122 @@
+"""Where and how the numbers are computed: device, precision, seeds and the process group."""
+
+import os
+import random
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pneumo import UserError
+from pneumo.training.settings import TrainerSettings
+
+
+@dataclass
+class Runtime:
+    """What the trainer computes on. `autocast_dtype` is None for plain float32."""
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+    compile: bool = False
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def precision(self) -> str:
+        names = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return names[self.autocast_dtype]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """[n_rank, K] of every process, stacked to [N, K] in rank order; the counts may differ."""
+        if self.world_size == 1:
+            return values
+        counts = torch.zeros(self.world_size, dtype=torch.int64, device=values.device)
+        counts[self.rank] = len(values)
+        sizes = self.sum(counts).tolist()
+        padded = values.new_zeros((max(sizes), *values.shape[1:]))
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def open_runtime(settings: TrainerSettings) -> Runtime:
+    """The runtime that `settings` ask for on this machine, the process group opened under torchrun."""
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = _device(settings.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = not settings.deterministic
+        torch.cuda.set_device(device)
+    torch.use_deterministic_algorithms(settings.deterministic)
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    compiled = device.type == "cuda" if settings.compile == "auto" else settings.compile == "true"
+    return Runtime(device, _autocast_dtype(settings.precision, device), compiled, rank, world_size)
+
+
+def close_runtime(runtime: Runtime) -> None:
+    if runtime.world_size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that initial weights or a library may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that use the global generator
+    torch.manual_seed(seed)
+
+
+def _device(name: str) -> torch.device:
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if name == "auto":
+        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"trainer.device={name} is not known; the options are auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UserError(
+                f"trainer.device={name}: this machine has {count} CUDA devices that torch can use; "
+                "take trainer.device=cpu or auto."
+            )
+        if device.index is None:
+            device = torch.device("cuda", local_rank)
+    return device
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if cpu_has_bf16() else None
+    if precision == "fp16" and device.type != "cuda":
+        raise UserError("trainer.precision=fp16 needs a CUDA device; on a CPU take bf16, float32 or auto.")
+    return {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def cpu_has_bf16() -> bool:
+    """True where the processor has bf16 matrix units: emulated, ResNet-18 trains at a third of float32's speed."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
