@@ -88,11 +88,8 @@ def curve(
         axes.axvline(selected_epoch, color=GREY, linewidth=1.2, linestyle="-.", label=label, zorder=1)
     if history:
         axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if axes.get_legend_handles_labels()[0]:
-        # Over the axes, not in them: accuracy curves leave no corner free.
-        axes.legend(fontsize=SMALL, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
-        axes.set_title(title, fontsize=TEXT + 2, pad=30)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _legend_above(axes)
     return figure
 
 
@@ -103,7 +100,9 @@ def confusion_matrix(
     counts = np.asarray(matrix)
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
-    figure, axes = _canvas(title, "predicted class", "true class", note, size=(6.4, 5.6))
+    figure, axes = _canvas(
+        title, "predicted class (shares are of the true class)", "true class", note, size=(6.4, 5.6)
+    )
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(counts):
         text = f"{count:,}\n{shares[i, j]:.1%}" if totals[i, 0] else f"{count:,}\n-"
@@ -162,13 +161,15 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, title: str, note: s
     error = metrics.calibration_error(labels, probabilities)
     figure, axes = _canvas(title, "", "observed share of positives", note, size=(6.4, 7.2), rows=2)
     below = figure.axes[1]
-    axes.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.2, label="perfect calibration")
+    axes.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.2, label="perfect")
     seen = images > 0
-    text = f"bin means; ECE {error:.4f} ({metrics.ECE_BINS} bins)"
-    axes.plot(mean[seen], share[seen], color=BLUE, marker="o", markersize=7, linewidth=1.6, label=text)
+    text = f"bin means (ECE {error:.4f})"
+    axes.plot(mean[seen], share[seen], color=BLUE, marker="o", markersize=7, linewidth=1.2, label=text)
+    low, high = _wilson(share[seen], images[seen])
+    axes.vlines(mean[seen], low, high, color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.03, 1.03)
-    axes.legend(fontsize=SMALL, loc="upper left")
+    _legend_above(axes)
     edges = np.linspace(0, 1, metrics.ECE_BINS + 1)
     bars = below.bar(edges[:-1], images, 1 / metrics.ECE_BINS, align="edge", color=SKY, edgecolor="white")
     below.bar_label(bars, [f"{n}" if n else "" for n in images], fontsize=SMALL - 1, padding=1)
@@ -192,6 +193,7 @@ def _canvas(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr, call-arg]
     heights = {"height_ratios": (3, 1)} if rows == 2 else {}
     grid = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, gridspec_kw=heights)[:, 0]
     for axes in grid:
@@ -208,6 +210,21 @@ def _canvas(
             textwrap.fill(note, int(13 * size[0])), fontsize=SMALL - 1, color=GREY, style="italic"
         )
     return figure, axes
+
+
+def _legend_above(axes: "Axes") -> None:
+    """The legend over the axes, not in them: accuracy curves and intervals leave no corner free."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=SMALL, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+        axes.set_title(axes.get_title(), fontsize=TEXT + 2, pad=30)
+
+
+def _wilson(share: metrics.Floats, images: metrics.Ints) -> tuple[metrics.Floats, metrics.Floats]:
+    """Wilson's (1927) 95 % interval of each bin's share: a bin of ten images alone says next to nothing."""
+    z = 1.959964
+    middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    return middle - half, middle + half
 
 
 def _operating_point(axes: "Axes", x: float, y: float) -> None:

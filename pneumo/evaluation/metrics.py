@@ -15,8 +15,8 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) 
     """Score `probabilities` of PNEUMONIA [N] against `labels` 0/1 [N]; all figures are fractions.
 
     An image is called PNEUMONIA where probability >= threshold. A ratio over nothing (say, precision when no
-    image was called PNEUMONIA) is 0, as in scikit-learn; AUROC and AUPRC (average precision, not the trapezoid)
-    are nan where only one class is present. Raises UserError for arrays that cannot be scored.
+    image was called PNEUMONIA) is 0, as in scikit-learn; AUROC and AUPRC (average precision) are nan where
+    only one class is present. Raises UserError for arrays that cannot be scored.
     """
     from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
@@ -58,7 +58,7 @@ def confusion(labels: ArrayLike, predictions: ArrayLike) -> Ints:
 def calibration_bins(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats, Floats]:
     """Images, mean probability and observed share of PNEUMONIA in each of 15 equal bins of [0, 1].
 
-    Returns three arrays [15]; an empty bin's means are nan. A probability on an edge falls into the upper bin.
+    Returns three arrays [15]; an empty bin's means are nan. A probability on an edge is of the upper bin.
     """
     truth, chances = checked(labels, probabilities)
     # searchsorted against the edges, not floor(p * 15): 0.6 * 15 and its like round to the wrong side.
@@ -75,7 +75,7 @@ def calibration_error(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Expected calibration error: sum over bins of (images / N) * |mean probability - observed share|.
 
     15 equal-width bins of the predicted PNEUMONIA probability against the observed frequency of PNEUMONIA
-    (Naeini et al., AAAI 2015). Guo et al. (ICML 2017) bin the winning class's confidence instead: other numbers.
+    (Naeini et al., AAAI 2015). Guo et al. (ICML 2017) bin the winning class's confidence instead.
     """
     images, mean, share = calibration_bins(labels, probabilities)
     return float(np.nansum(images * np.abs(mean - share)) / images.sum())
@@ -93,8 +93,9 @@ def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
     if wrong.any():
         first = int(np.argmax(wrong))
         raise UserError(
-            f"{int(wrong.sum())} of {len(chances)} probabilities are not in [0, 1], the first is {chances[first]} "
-            f"at index {first}; give softmax outputs, not logits; nan points to a training that diverged."
+            f"{int(wrong.sum())} of {len(chances)} probabilities are not in [0, 1], the first is "
+            f"{chances[first]} at index {first}; give softmax outputs, not logits. "
+            "If they are nan, the training diverged: lower the learning rate."
         )
     return truth, chances
 

@@ -137,9 +137,9 @@ def _figures(
         drawn[f"curves_{metric}"] = figures.curve(
             history, metric, f"{title} by epoch", selected_epoch, warned
         )
-    for name, said in {"val": note, "test": warned}.items():
+    for name, word, said in (("val", "validation", note), ("test", "test", warned)):
         matrix = metrics.confusion(splits[name].labels, splits[name].predictions)
-        title = f"Confusion matrix, {name} set, epoch {selected_epoch}"
+        title = f"Confusion matrix, {word} set, epoch {selected_epoch}"
         drawn[f"confusion_{name}"] = figures.confusion_matrix(matrix, class_names, title, said)
     labels, probabilities = splits["test"].labels, splits["test"].probabilities
     where = f"test set, epoch {selected_epoch}"
