@@ -1,0 +1,116 @@
+"""Scores from labels and probabilities. Arrays in, numbers out; PNEUMONIA is class 1, the positive one."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumo import UserError
+
+ECE_BINS = 15  # as in Guo et al. 2017, so that figures can be compared with published ones
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def scores(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> dict[str, float]:
+    """Score `probabilities` of PNEUMONIA [N] against `labels` 0/1 [N]; all figures are fractions.
+
+    An image is called PNEUMONIA where probability >= threshold. A ratio over nothing (say, precision when no
+    image was called PNEUMONIA) is 0, as in scikit-learn; AUROC and AUPRC (average precision) are nan where
+    only one class is present. Raises UserError for arrays that cannot be scored.
+    """
+    from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+    truth, chances = checked(labels, probabilities)
+    matrix = confusion(truth, chances >= threshold)
+    tn, fp, fn, tp = (int(count) for count in matrix.ravel())
+    both = 0 < truth.sum() < len(truth)
+    return {
+        **from_counts(tn, fp, fn, tp),
+        "specificity": _ratio(tn, tn + fp),
+        "auroc": float(roc_auc_score(truth, chances)) if both else float("nan"),
+        "auprc": float(average_precision_score(truth, chances)) if both else float("nan"),
+        # pos_label is named: from one class alone scikit-learn would have to guess which one is positive.
+        "brier": float(brier_score_loss(truth, chances, pos_label=1)),
+        "ece": calibration_error(truth, chances),
+    }
+
+
+def from_counts(tn: float, fp: float, fn: float, tp: float) -> dict[str, float]:
+    """Accuracy, F1, precision and recall from the four counts: what the running training figures need."""
+    return {
+        "accuracy": _ratio(tn + tp, tn + fp + fn + tp),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+    }
+
+
+def confusion(labels: ArrayLike, predictions: ArrayLike) -> Ints:
+    """Images by true class (rows) and predicted class (columns), int64 [2, 2]: [[tn, fp], [fn, tp]]."""
+    truth, called = _classes("labels", labels), _classes("predictions", predictions)
+    if len(truth) != len(called):
+        raise UserError(
+            f"{len(truth)} labels but {len(called)} predictions; give one prediction for each label."
+        )
+    return np.bincount(2 * truth + called, minlength=4).reshape(2, 2).astype(np.int64)
+
+
+def calibration_bins(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats, Floats]:
+    """Images, mean probability and observed share of PNEUMONIA in each of 15 equal bins of [0, 1].
+
+    Returns three arrays [15]; an empty bin's means are nan. A probability on an edge is of the upper bin.
+    """
+    truth, chances = checked(labels, probabilities)
+    # searchsorted against the edges, not floor(p * 15): 0.6 * 15 and its like round to the wrong side.
+    edges = np.arange(1, ECE_BINS) / ECE_BINS
+    bins = np.searchsorted(edges, chances, side="right")
+    images = np.bincount(bins, minlength=ECE_BINS)
+    some = np.where(images > 0, images, np.nan)
+    mean = np.bincount(bins, weights=chances, minlength=ECE_BINS) / some
+    share = np.bincount(bins, weights=truth, minlength=ECE_BINS) / some
+    return images.astype(np.int64), mean, share
+
+
+def calibration_error(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Expected calibration error: sum over bins of (images / N) * |mean probability - observed share|.
+
+    15 equal-width bins of the predicted PNEUMONIA probability against the observed frequency of PNEUMONIA
+    (Naeini et al., AAAI 2015). Guo et al. (ICML 2017) bin the winning class's confidence instead.
+    """
+    images, mean, share = calibration_bins(labels, probabilities)
+    return float(np.nansum(images * np.abs(mean - share)) / images.sum())
+
+
+def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
+    """`labels` as int64 [N] and `probabilities` as float64 [N], or UserError saying what is wrong."""
+    truth, chances = _classes("labels", labels), np.asarray(probabilities, dtype=np.float64)
+    if truth.shape != chances.shape:
+        raise UserError(
+            f"labels have shape {list(truth.shape)} but probabilities {list(chances.shape)}; "
+            "give one probability of PNEUMONIA for each label."
+        )
+    wrong = ~((chances >= 0) & (chances <= 1))  # written so that nan counts as wrong
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise UserError(
+            f"{int(wrong.sum())} of {len(chances)} probabilities are not in [0, 1], the first is "
+            f"{chances[first]} at index {first}; give softmax outputs, not logits. "
+            "If they are nan, the training diverged: lower the learning rate."
+        )
+    return truth, chances
+
+
+def _classes(what: str, values: ArrayLike) -> Ints:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.size == 0:
+        raise UserError(
+            f"{what} have shape {list(array.shape)}; give a one-dimensional array, one image or more."
+        )
+    wrong = ~np.isin(array, (0, 1))
+    if wrong.any():
+        raise UserError(f"{what} contain {array[wrong][0]}; the classes are 0 (NORMAL) and 1 (PNEUMONIA).")
+    return array.astype(np.int64)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else 0.0
