@@ -1,0 +1,495 @@
+"""Carries a run's journal to MLflow: in the background while it trains (Sender), or any time later (sync).
+
+The only importer of mlflow, and only inside functions: the import costs seconds. Sending again is harmless:
+a metric row's key holds its recorded time and value, params and tags are equal, files are replaced whole.
+So how far a tracker got is noted after each success, and what follows the note is sent again.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pneumo import UserError
+from pneumo.tracking.journal import Record, artifact_file, read_records, redact
+from pneumo.tracking.settings import TrackingSettings
+
+JOURNAL_TAG = "pneumo.journal_id"
+REASON_TAG = "pneumo.status_reason"
+MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits params and tags by 100
+MAX_PARAM_CHARS = 6000
+MAX_TAG_CHARS = 8000
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+GATHER_S = 0.1  # what is written close together goes in one call
+SYNC_TRIES = 3  # failures in a row without progress
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+_SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # No retries inside a call: a repeated create_run whose first answer got lost would make a second run.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the printed link would hold the URI's credentials
+}
+_log = logging.getLogger(__name__)
+
+Item = tuple[str, str, Any, int, int]  # metrics | params | tags, key, value, timestamp, step
+
+
+class NotSent(Exception):
+    """What keeps a run from being sent until the user mends it; the message says how."""
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncResult:
+    sent: int
+    left: int
+    error: str | None = None
+    run_id: str | None = None
+    refused: int = 0  # records of which MLflow refused a part: see refused.jsonl
+
+
+@dataclass(kw_only=True)
+class Note:
+    """How far one tracker got: records up to `sequence` are there."""
+
+    uri: str
+    experiment_id: str | None = None
+    run_id: str | None = None
+    sequence: int = 0
+
+
+def note_path(folder: Path, uri: str) -> Path:
+    return folder / f"sent-{hashlib.sha1(redact(uri).encode()).hexdigest()[:12]}.json"
+
+
+def read_note(folder: Path, uri: str) -> Note:
+    try:
+        return Note(**json.loads(note_path(folder, uri).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):  # damaged: sending all again is harmless
+        return Note(uri=redact(uri))
+
+
+def _write_note(folder: Path, uri: str, note: Note) -> None:
+    aside = note_path(folder, uri).with_suffix(".new")
+    aside.write_text(json.dumps(asdict(note)))
+    aside.replace(note_path(folder, uri))
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait_s: float) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_s
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Busy(f"another process holds {path}") from None
+                time.sleep(0.05)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # not by closing alone: a forked worker may hold a copy
+
+
+def _client(uri: str) -> Any:
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations for every new database
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _code(error: Exception) -> str | None:
+    """MLflow's own error code; None when something else answered (a proxy, an HTML page) or nothing did."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return None if error.message.startswith("API request to") else error.error_code
+    response = getattr(error, "response", None)  # requests.HTTPError, from an artifact's upload
+    if response is not None and response.status_code == 400:
+        with contextlib.suppress(ValueError, AttributeError):
+            return response.json().get("error_code")
+    return None
+
+
+def _refusal(error: Exception) -> bool:
+    return isinstance(error, UserError | FileNotFoundError) or _code(error) in _REFUSALS
+
+
+def _reason(error: Exception, uri: str) -> str:
+    text = str(error).replace(uri, redact(uri))
+    for key in _SECRETS:
+        if os.environ.get(key):
+            text = text.replace(os.environ[key], "...")
+    name = "" if isinstance(error, NotSent | Busy | UserError) else f"{type(error).__name__}: "
+    return name + redact(" ".join(text.split()))[:500]
+
+
+def _text(value: str, limit: int) -> str:
+    """`value` as every database takes it: PostgreSQL refuses NUL, and UTF-8 lone surrogates."""
+    return value.replace("\0", "").encode("utf-8", "replace").decode()[:limit]
+
+
+def _items(record: Record) -> list[Item]:
+    """What of a record goes through log_batch."""
+    kind, body, t = record["kind"], record["body"], record["t"]
+    if kind == "start":
+        kind, body = "tags", body["tags"]
+    if kind == "metrics":
+        return [(kind, key, value, t, body["step"]) for key, value in body["values"].items()]
+    if kind in ("params", "tags"):
+        limit = MAX_PARAM_CHARS if kind == "params" else MAX_TAG_CHARS
+        return [(kind, _text(key, 250), _text(value, limit), t, 0) for key, value in body.items()]
+    return []
+
+
+def _head(records: list[Record]) -> tuple[int, list[Item]]:
+    """How many of the first records fit in one log_batch, and their items; 0 if the first goes alone."""
+    items: list[Item] = []
+    for count, record in enumerate(records):
+        if record["kind"] not in ("start", "params", "tags", "metrics"):
+            return count, items
+        new = _items(record)
+        if count and len(items) + len(new) > MAX_ITEMS:
+            return count, items
+        items += new
+    return len(records), items
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
+    return Path(match[1]).absolute() if match and match[1] != ":memory:" else None
+
+
+def _experiment_id(client: Any, uri: str, name: str) -> str:
+    """The experiment's id; whoever asks first creates it."""
+    database = _sqlite_file(uri)
+    if database is None:
+        return _get_or_create(client, name, None)
+    # Four processes on a new file: without the lock, three die over "table already exists".
+    location = database.parent / "mlartifacts" / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "_")
+    with _locked(database.with_name(database.name + ".lock"), wait_s=60):
+        return _get_or_create(client, name, location.as_uri())
+
+
+def _get_or_create(client: Any, name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return _given(client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:
+            if _code(error) != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)  # another process was first
+    if experiment is None or experiment.lifecycle_stage != "active":
+        raise NotSent(
+            f"experiment {name} was deleted in MLflow: restore it (mlflow experiments restore), "
+            f"or give another name with tracking.experiment=NAME"
+        )
+    return _given(experiment.experiment_id)
+
+
+def _given(identifier: str) -> str:
+    """MLflow's client takes an empty 200 (from a proxy) for an answer; an empty id must not be noted."""
+    if not identifier:
+        raise ConnectionError("the answer holds no id: is this an MLflow server?")
+    return identifier
+
+
+class _Courier:
+    """One pass at a time: sends what the journal holds beyond the note. Raises on the first failure."""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.folder, self.uri = folder, uri
+        self.note = read_note(folder, uri)
+        self.sent = self.refused = 0
+        self._client: Any = None
+        self._checked = False  # the noted run was seen to be there
+        self._rewind()
+
+    def left(self) -> int:
+        """Records not yet sent; from the files alone, so it may be asked while a pass hangs."""
+        records, _ = read_records(self.folder / "journal.jsonl")
+        return max(0, len(records) - read_note(self.folder, self.uri).sequence)
+
+    def carry(self, stopped: Callable[[], bool] = lambda: False, wait_s: float = 0.0) -> None:
+        if not (self.folder / "journal.jsonl").exists():
+            return
+        with _locked(self.folder / "sync.lock", wait_s):
+            self._read()
+            if self._records and (self._unsent or not self._checked):
+                self._connect()
+            while self._unsent and not stopped():
+                self._send_head()
+
+    # -- the journal's side
+
+    def _rewind(self) -> None:
+        self._records, self._offset = 0, 0
+        self._start: Record = {}
+        self._unsent: list[Record] = []
+
+    def _read(self) -> None:
+        noted = read_note(self.folder, self.uri)  # another process may have sent meanwhile
+        if noted.run_id != self.note.run_id or noted.sequence < self.note.sequence:
+            self._checked = False
+            self._rewind()
+        self.note = noted
+        new, self._offset = read_records(self.folder / "journal.jsonl", self._offset, self._records)
+        if new and not self._records:
+            self._start = new[0]
+        self._records += len(new)
+        self._unsent = [record for record in self._unsent + new if record["n"] > noted.sequence]
+
+    def _done(self, count: int) -> None:
+        self.note.sequence = self._unsent[count - 1]["n"]
+        _write_note(self.folder, self.uri, self.note)
+        del self._unsent[:count]
+        self.sent += count
+
+    # -- MLflow's side
+
+    def _connect(self) -> None:
+        """Find or create the run; later calls cost nothing."""
+        if self._checked:
+            return
+        self._client = self._client or _client(self.uri)
+        if self.note.run_id is not None and not self._still_there(self.note.run_id):
+            # The database was replaced: everything goes again, into a run of its own.
+            self.note = Note(uri=redact(self.uri))
+            _write_note(self.folder, self.uri, self.note)
+            self._rewind()
+            self._read()
+        if self.note.experiment_id is None:
+            name = self._start["body"]["experiment"]
+            self.note.experiment_id = _experiment_id(self._client, self.uri, name)
+            _write_note(self.folder, self.uri, self.note)
+        if self.note.run_id is None:
+            self.note.run_id = self._only_run() or self._create_run()
+            _write_note(self.folder, self.uri, self.note)
+        self._checked = True
+
+    def _still_there(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if _code(error) == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        if run.info.lifecycle_stage != "active":
+            raise NotSent(
+                f"run {run_id} was deleted in MLflow: restore it (mlflow runs restore --run-id {run_id}), "
+                f"or remove it for good (mlflow gc), and it is sent again"
+            )
+        return True
+
+    def _create_run(self) -> str:
+        body = self._start["body"]
+        tags = {JOURNAL_TAG: body["journal_id"]}
+        if "mlflow.parentRunId" in body["tags"]:
+            tags["mlflow.parentRunId"] = body["tags"]["mlflow.parentRunId"]
+        name = _text(body["name"], 250)
+        run = self._client.create_run(self.note.experiment_id, self._start["t"], tags, run_name=name)
+        return _given(run.info.run_id)
+
+    def _only_run(self) -> str | None:
+        """This journal's run, if it exists.
+
+        A create_run that timed out here may have gone through there, even later: a second run is deleted.
+        """
+        query = f"tags.`{JOURNAL_TAG}` = '{self._start['body']['journal_id']}'"
+        runs = self._client.search_runs([self.note.experiment_id], query)
+        ids = sorted(run.info.run_id for run in runs)
+        keep = self.note.run_id if self.note.run_id in ids else next(iter(ids), None)
+        for run_id in ids:
+            if run_id != keep:
+                self._client.delete_run(run_id)
+        return keep
+
+    def _send_head(self) -> None:
+        count, items = _head(self._unsent)
+        first = self._unsent[0]
+        try:
+            if count:
+                self._log_batch(items, first["n"])
+            else:
+                self._attempt(lambda: self._send_single(first), first, first["body"].get("name", ""))
+        except Exception as error:
+            # Whatever failed may have failed because the run is gone: look at the next pass.
+            self._checked = self._checked and _code(error) is None
+            raise
+        self._done(count or 1)
+
+    def _log_batch(self, items: list[Item], n: int) -> None:
+        """Log `items`; one that MLflow refuses is found by halving, noted, and left out."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        if not items:
+            return
+        metrics = [Metric(key, value, t, step) for kind, key, value, t, step in items if kind == "metrics"]
+        params = [Param(key, value) for kind, key, value, *_ in items if kind == "params"]
+        tags = [RunTag(key, value) for kind, key, value, *_ in items if kind == "tags"]
+
+        def send() -> None:
+            self._client.log_batch(self.note.run_id, metrics, params, tags, synchronous=True)
+
+        if len(items) == 1:
+            self._attempt(send, {"n": n, "kind": items[0][0]}, items[0][1])
+            return
+        try:
+            send()
+        except Exception as error:
+            if not _refusal(error):
+                raise
+            half = len(items) // 2
+            self._log_batch(items[:half], n)
+            self._log_batch(items[half:], n)
+
+    def _attempt(self, send: Callable[[], None], record: Record, key: str) -> None:
+        """Send one thing; if MLflow refuses it for good, note that and go on, so the rest is not held up."""
+        try:
+            send()
+        except Exception as error:
+            if not _refusal(error):
+                raise
+            self._still_there(self.note.run_id or "")  # a deleted run refuses everything
+            entry = {"uri": redact(self.uri), "sequence": record["n"], "kind": record["kind"], "key": key}
+            line = json.dumps({**entry, "reason": _reason(error, self.uri)}) + "\n"
+            with (self.folder / "refused.jsonl").open("a+") as file:
+                file.seek(0)
+                if line not in file.readlines():  # not again when all is sent again
+                    file.write(line)
+            self.refused += 1
+            _log.warning("MLflow refused %s %s: %s", record["kind"], key, _reason(error, self.uri))
+
+    def _send_single(self, record: Record) -> None:
+        body, client, run_id = record["body"], self._client, self.note.run_id
+        if record["kind"] == "artifact":
+            path = artifact_file(self.folder, body["name"])
+            client.log_artifact(run_id, str(path), str(Path(body["name"]).parent).strip(".") or None)
+        elif record["kind"] == "dataset":
+            client.log_inputs(run_id, datasets=[_dataset_input(body)])
+        elif record["kind"] == "resume":
+            client.update_run(run_id, status="RUNNING")
+        elif record["kind"] == "end":
+            self._only_run()
+            if body["reason"] is not None:
+                client.set_tag(run_id, REASON_TAG, _text(body["reason"], MAX_TAG_CHARS))
+            client.set_terminated(run_id, body["status"], end_time=record["t"])
+
+
+def _dataset_input(body: Record) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": body["source"]})
+    dataset = Dataset(body["name"], body["digest"][:36], source_type="local", source=source)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", body["context"])])
+
+
+class Sender:
+    """Sends a run's journal from a daemon thread while it is written. Nothing here raises or blocks."""
+
+    def __init__(self, folder: Path, settings: TrackingSettings, uri: str) -> None:
+        self.error: str | None = None  # the last failure, without credentials
+        self._courier = _Courier(folder, uri)
+        self._flush_s = settings.flush_s
+        self._wake, self._closing, self._stopped = (threading.Event() for _ in range(3))
+        self._thread = threading.Thread(target=self._run, name="pneumo-sender", daemon=True)
+
+    @property
+    def run_id(self) -> str | None:
+        return self._courier.note.run_id
+
+    def start(self) -> None:
+        self._thread.start()
+        self.notify()
+
+    def notify(self) -> None:
+        """Something was written."""
+        self._wake.set()
+
+    def finish(self, timeout_s: float | None = None) -> int:
+        """Wait at most `timeout_s` (None: tracking.flush_s) until all is sent; the number of records left."""
+        self._closing.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(self._flush_s if timeout_s is None else timeout_s)
+        self._stopped.set()
+        try:
+            return self._courier.left()
+        except Exception as error:
+            self.error = _reason(error, self._courier.uri)
+            return 1
+
+    def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._stopped.is_set():
+            self._wake.wait()
+            self._closing.wait(GATHER_S)
+            self._wake.clear()
+            closing = self._closing.is_set()  # read after clear(): finish() sets it before it wakes
+            try:
+                self._courier.carry(self._stopped.is_set)
+                self.error, pause_s = None, FIRST_PAUSE_S
+                if closing:
+                    return
+            except Exception as error:
+                self.error = _reason(error, self._courier.uri)
+                _log.debug("not sent yet: %s", self.error)
+                self._wake.set()
+                if closing and isinstance(error, NotSent | UserError):
+                    return  # waiting mends nothing
+                if closing:
+                    self._stopped.wait(FIRST_PAUSE_S)
+                else:
+                    self._closing.wait(pause_s)
+                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def sync(folder: Path, settings: TrackingSettings, uri: str) -> SyncResult:
+    """Send now what is left of the run in `folder`; harmless at any time, twice, and by two at once."""
+    courier = _Courier(folder, uri)
+    error, failures, left = None, 0, 1
+    deadline = time.monotonic() + settings.flush_s
+    while True:
+        before = replace(courier.note)
+        try:
+            courier.carry(wait_s=settings.flush_s)
+            error = None
+            break
+        except Exception as problem:
+            error = _reason(problem, uri)
+            failures = failures + 1 if courier.note == before else 0
+            late = failures > 0 and time.monotonic() > deadline
+            if late or failures == SYNC_TRIES or isinstance(problem, NotSent | Busy | UserError):
+                break
+            time.sleep(failures * FIRST_PAUSE_S)
+    with contextlib.suppress(UserError):  # a damaged journal: error says so
+        left = courier.left()
+    return SyncResult(
+        sent=courier.sent, left=left, error=error, run_id=courier.note.run_id, refused=courier.refused
+    )
