@@ -340,6 +340,7 @@ class Run:
             protocol=self.protocol,
             note=self.note,
             val_monitor=self.settings.trainer.monitor,
+            patients=self.data.manifest.patients(),
         )
 
     @staticmethod

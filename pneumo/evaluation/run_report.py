@@ -23,6 +23,8 @@ THRESHOLD = 0.5  # an image is called positive from this probability on
 PROTOCOLS = {
     "patient_val": "the epoch was chosen on the validation set, which shares no known patient with training; "
     "the test set took no part in any choice",
+    "official_val": "the epoch was chosen on the 16 official validation images, too few to choose by; "
+    "the test set took no part in any choice",
     "test_selected": "the epoch was chosen on the test set itself, so the test figure is optimistic: "
     "expect less on new images",
 }
@@ -67,11 +69,12 @@ def write(
     protocol: str,
     note: str | None = None,
     val_monitor: str = "val/auroc",
+    patients: dict[str, int] | None = None,
 ) -> dict[str, float]:
     """Write figures/, reports/ and predictions/ under `directory` and return the scores of the test split.
 
     `history` has a dict an epoch (`epoch`, `train/loss`, `val/f1`, ...), `splits` the keys val and test,
-    `class_counts` the images by split and class. `val_monitor` is the figure by which validation would have
+    `class_counts` the images by split and class, `patients` the patients by split. `val_monitor` is the figure by which validation would have
     chosen the epoch; it is read for protocol=test_selected only. Each file is replaced whole; nothing is
     written where a split cannot be scored.
     """
@@ -83,7 +86,7 @@ def write(
     }
     optimistic = protocol == "test_selected"
     honest = _chosen_by_validation(history, val_monitor) if optimistic else None
-    drawn = _figures(history, splits, class_counts, class_names, selected_epoch, optimistic, note)
+    drawn = _figures(history, splits, class_counts, patients, class_names, selected_epoch, optimistic, note)
     for name, figure in drawn.items():
         _put(directory / "figures" / f"{name}.png", _png(figure))
     for name in ("val", "test"):
@@ -119,6 +122,7 @@ def _figures(
     history: list[dict[str, Any]],
     splits: dict[str, SplitResult],
     class_counts: dict[str, dict[str, int]],
+    patients: dict[str, int] | None,
     class_names: tuple[str, str],
     selected_epoch: int,
     optimistic: bool,
@@ -131,7 +135,6 @@ def _figures(
     if optimistic and "optimistic" not in (note or "").lower():
         parts.append(OPTIMISTIC)
     warned = " ".join(parts) or None
-    patients = {name: n for name, split in splits.items() if (n := split.patient_count) is not None}
     drawn = {"class_distribution": figures.class_distribution(class_counts, patients, note)}
     for metric, title in {"loss": "Loss", "accuracy": "Accuracy", "f1": "F1"}.items():
         drawn[f"curves_{metric}"] = figures.curve(

@@ -470,6 +470,19 @@ class Sender:
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
+class NullSender:
+    """Sends nothing: for ranks above 0 and tracking.enabled=false."""
+
+    run_id: str | None = None
+
+    def start(self) -> None: ...
+
+    def notify(self) -> None: ...
+
+    def finish(self, timeout_s: float | None = None) -> int:
+        return 0
+
+
 def sync(folder: Path, settings: TrackingSettings, uri: str) -> SyncResult:
     """Send now what is left of the run in `folder`; harmless at any time, twice, and by two at once."""
     courier = _Courier(folder, uri)

@@ -173,7 +173,7 @@ class Trainer:
         for options in self.optimizer.param_groups:
             options["lr"] = rate
         torch.manual_seed(mix(seed, epoch, number, rank))  # for dropout
-        generator = step_generator(mix(seed, rank), epoch, number, self.runtime.device)
+        generator = step_generator(seed, epoch, number, self.runtime.device, rank)
         micro = [self.splits["train"].take(indices[rank::world_size]) for indices in group]
         self._step(micro, generator, sum(len(indices) for indices in group), number)
         if self.average is not None:
