@@ -90,19 +90,20 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sweeps = [argument for argument in sys.argv[1:] if argument.startswith("sweep=") and "," in argument]
     if sweeps:
-        return _refuse(f"{sweeps[0]}: one sweep at a time; give the sweeps as separate commands.")
+        return complain(f"{sweeps[0]}: one sweep at a time; give the sweeps as separate commands.")
     try:
         hydra.main(config_path=str(shipped_dir("conf")), config_name=config_name, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
         if asked_for_traceback:
             raise
-        return _refuse(_words(error))
+        return complain(_words(error))
     return 0
 
 
-def _refuse(message: str) -> int:
+def complain(message: object, code: int = USAGE) -> int:
+    """Name what went wrong on stderr and return the exit code."""
     print(f"error: {message}", file=sys.stderr)
-    return USAGE
+    return code
 
 
 def _words(error: Exception) -> str:

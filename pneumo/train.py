@@ -87,7 +87,7 @@ def run(settings: Config, choices: str = "") -> Outcome:
 
 
 def _failed(choices: str, message: str, code: int = 1) -> Outcome:
-    print(f"error: {message}", file=sys.stderr)
+    config.complain(message)
     return Outcome(row={"run": choices, "state": "FAILED" if code < 128 else "KILLED"}, code=code)
 
 

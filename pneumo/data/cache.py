@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from pneumo import UserError
 from pneumo.data.images import BadImage, Grey, preprocess, read
-from pneumo.data.manifest import Manifest, check_contents
+from pneumo.data.manifest import Manifest, content_problems
 from pneumo.data.settings import DataSettings
 
 VERSION = 1  # of the pixels: raise it when preprocess gives other ones
@@ -39,7 +39,8 @@ class ImageCache:
     """The prepared images of a manifest.
 
     `images` is uint8 [N, S, S]; `rows` gives each manifest row's place in it; `digest` is the identity of
-    the data (splits, labels, patients and contents, not where they lie); `bad` are the images left out.
+    the data (splits, labels, patients and contents, not where they lie); `bad` are the images left out,
+    `problems` what forbids training on it, `copies` how many files repeat another's bytes.
     """
 
     manifest: Manifest
@@ -47,6 +48,7 @@ class ImageCache:
     rows: NDArray[np.int64]
     digest: str
     bad: list[BadImage]
+    problems: list[str]
     copies: int
 
 
@@ -63,7 +65,19 @@ class BadImages(UserError):
 
 
 def prepare(manifest: Manifest, settings: DataSettings) -> ImageCache:
-    """The manifest's images, preprocessed: from the cache, which is built first where it is missing."""
+    """The manifest's images, preprocessed: from the cache, which is built first where it is missing.
+
+    Raises BadImages for unreadable files (all of them; with data.on_bad_image=skip they leave the manifest),
+    UserError for identical bytes in two splits or a cache folder that cannot be written.
+    """
+    data = inspect(manifest, settings)
+    if data.problems:
+        raise UserError("\n".join(data.problems))
+    return data
+
+
+def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
+    """As `prepare`, but for a data set that may have `problems`."""
     cache_dir = Path(settings.cache_dir or ".cache").expanduser()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -118,7 +132,7 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
     if bad:
         left_out = {image.path for image in bad}
         manifest.table = manifest.table[~manifest.table["path"].isin(left_out)].reset_index(drop=True)
-    copies = check_contents(manifest, hashes)
+    problems = content_problems(manifest, hashes)
     rows = {content: row for row, content in enumerate(order)}
     return ImageCache(
         manifest,
@@ -126,7 +140,8 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         np.array([rows[hashes[path]] for path in manifest.table["path"]], dtype=np.int64),
         _digest(manifest, hashes),
         bad,
-        copies,
+        problems,
+        copies=len(paths) - len(unreadable) - len(contents),
     )
 
 

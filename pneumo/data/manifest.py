@@ -51,7 +51,18 @@ class Manifest:
 
 
 def build(settings: DataSettings) -> Manifest:
-    """The manifest that `settings` describe, with its validation split made; UserError where it cannot be."""
+    """The manifest that `settings` describe, with its validation split made.
+
+    Raises UserError where it cannot be read, or where a class is missing or a patient stands in two splits.
+    """
+    manifest = describe(settings)
+    if found := problems(manifest):
+        raise UserError("\n".join(found))
+    return manifest
+
+
+def describe(settings: DataSettings) -> Manifest:
+    """The manifest as it is, whatever `problems` it has."""
     if settings.name == "phantom":
         from pneumo.data import phantom
 
@@ -68,8 +79,6 @@ def build(settings: DataSettings) -> Manifest:
             "use data.val_protocol=patient, which carves one out of train."
         )
     manifest.table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
-    _check_classes(manifest)
-    _check_patients(manifest)
     return manifest
 
 
@@ -271,45 +280,40 @@ def _patient_keys(table: pd.DataFrame) -> pd.Series:
     return table["patient"].where(table["patient"].notna(), "path:" + table["path"])
 
 
-def _check_classes(manifest: Manifest) -> None:
+def problems(manifest: Manifest) -> list[str]:
+    """What forbids training on this manifest: an empty class, a patient in two splits, a path listed twice."""
+    found = []
     for split, classes in manifest.counts().items():
         empty = [name for name, count in classes.items() if count == 0]
         if empty:
-            raise UserError(
+            found.append(
                 f"the {split} split of {manifest.root} has no {' and no '.join(empty)} image "
                 f"(it has {classes}); every split needs both classes."
             )
-
-
-def _check_patients(manifest: Manifest) -> None:
-    table = manifest.table.dropna(subset=["patient"])
-    splits = table.groupby("patient")["split"].nunique()
-    shared = splits[splits > 1].index.tolist()
-    if shared:
-        raise UserError(
+    known = manifest.table.dropna(subset=["patient"])
+    splits = known.groupby("patient")["split"].nunique()
+    if shared := splits[splits > 1].index.tolist():
+        found.append(
             f"{len(shared)} patients stand in more than one split: {_first(shared)}. The test would measure "
             "memory: move each patient's images into one split."
         )
-    repeated = manifest.table["path"][manifest.table["path"].duplicated()].tolist()
-    if repeated:
-        raise UserError(f"{len(repeated)} paths are listed more than once: {_first(repeated)}.")
+    if repeated := manifest.table["path"][manifest.table["path"].duplicated()].tolist():
+        found.append(f"{len(repeated)} paths are listed more than once: {_first(repeated)}.")
+    return found
 
 
-def check_contents(manifest: Manifest, hashes: dict[str, str]) -> int:
-    """Refuse identical bytes in two splits or under two labels; return how many copies stand inside one.
-
-    `hashes` gives the content's hash by path.
-    """
+def content_problems(manifest: Manifest, hashes: dict[str, str]) -> list[str]:
+    """Identical bytes in two splits or under two labels; `hashes` gives the content's hash by path."""
     table = manifest.table.assign(content=manifest.table["path"].map(hashes)).dropna(subset=["content"])
-    groups = table.groupby("content")
+    found = []
     for column, trouble in (("split", "in two splits"), ("label", "under two labels")):
-        varied = groups[column].transform("nunique") > 1
+        varied = table.groupby("content")[column].transform("nunique") > 1
         if varied.any():
-            paths = table.loc[varied].sort_values("content")["path"].tolist()
-            raise UserError(
+            paths = table.loc[varied].sort_values(["content", "path"])["path"].tolist()
+            found.append(
                 f"{len(paths)} files with identical bytes stand {trouble}: {_first(paths)}. Remove the copies."
             )
-    return int(len(table) - groups.ngroups)
+    return found
 
 
 def _first(names: list[str], count: int = 10) -> str:

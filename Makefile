@@ -1,0 +1,47 @@
+# Set-up, demonstration and checks. Everything lives in .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO_DIR := outputs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo ui test test-services bench lint
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## a virtual environment in .venv with the pinned packages of requirements.lock
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: install ## three architectures on the embedded synthetic set, side by side, tracked in MLflow
+	$(BIN)/python -m pneumo.train --multirun model=resnet18,resnet50,densenet121 data=phantom \
+	  data.image_size=64 trainer.epochs=4 optim.lr=2e-3 tracking.experiment=demo
+	@echo
+	@echo "The runs are in MLflow's experiment 'demo': open them with  make ui"
+
+ui: install ## MLflow's pages on http://127.0.0.1:5000
+	@echo "Open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)"
+	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+	  $(BIN)/python -m mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+
+test: install ## unit and end-to-end tests
+	$(BIN)/python -m pytest -m "not services and not cuda"
+
+test-services: install ## tests against real servers on 127.0.0.1
+	$(BIN)/python -m pytest -m services
+
+bench: install ## the benchmarks; tables in the terminal
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lint: install ## ruff, mypy and the layers of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
