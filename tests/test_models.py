@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 
@@ -16,6 +17,7 @@ from pneumo.models import MODELS, build_model
 from pneumo.training.checkpoint import load_weights, save_weights
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # the sums of the first convolution run in another order
 
 
 def reference(name: str) -> nn.Module:
@@ -46,6 +48,14 @@ def images(count: int = 2, channels: int = 3, size: int = 64) -> Tensor:
     return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # beside other work, small convolutions on many threads mostly wait
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def references() -> dict[str, nn.Module]:
     return {name: reference(name) for name in MODELS}
@@ -74,15 +84,17 @@ def test_torchvision_weights_give_torchvision_features(
     torch.testing.assert_close(features(model, name, images()), taken[0], **EXACT)
 
 
-@pytest.mark.parametrize(("name", "width", "blocks"), [("resnet18", 512, [2] * 4), ("resnet50", 2048, [3, 4, 6, 3])])
+@pytest.mark.parametrize(
+    ("name", "width", "blocks"), [("resnet18", 512, [2] * 4), ("resnet50", 2048, [3, 4, 6, 3])]
+)
 def test_resnet_is_what_the_report_describes(name: str, width: int, blocks: list[int]) -> None:
     model = build_model(name, dropout=0.25)
     stages = [getattr(model, f"layer{number}") for number in (1, 2, 3, 4)]
     assert [len(stage) for stage in stages] == blocks
     kind = "BasicBlock" if name == "resnet18" else "Bottleneck"
     assert {type(block).__name__ for stage in stages for block in stage} == {kind}
-    strided = [conv.stride[0] for stage in stages for conv in stage[0].modules() if isinstance(conv, nn.Conv2d)]
-    assert sorted(strided) == sorted(strided)
+    strided = "conv1" if name == "resnet18" else "conv2"
+    assert [getattr(stage[0], strided).stride for stage in stages] == [(1, 1), (2, 2), (2, 2), (2, 2)]
     sizes, x = [], model.maxpool(model.conv1(images(1)))
     for stage in stages:
         x = stage(x)
@@ -117,9 +129,9 @@ def test_one_channel_gives_what_the_repeated_grey_gives(name: str, backbones: di
     torch.testing.assert_close(one.state_dict()[first], three.state_dict()[first].sum(1, keepdim=True))
     grey = images(channels=1)
     expected = features(three, name, grey.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(features(one, name, grey), expected, **EXACT)
+    torch.testing.assert_close(features(one, name, grey), expected, **CLOSE)
     four = build_model(name, in_channels=4, weights=backbones[name]).eval()
-    torch.testing.assert_close(features(four, name, grey.expand(-1, 4, -1, -1)), expected, **EXACT)
+    torch.testing.assert_close(features(four, name, grey.expand(-1, 4, -1, -1)), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("in_channels", [1, 2, 5])
@@ -180,6 +192,7 @@ class Payload:
         return os.system, (f"touch '{self.mark}'",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, suffix: str, legacy: bool) -> None:
@@ -200,7 +213,7 @@ def test_files_that_are_no_weights_of_this_model(backbones: dict[str, str], tmp_
             build_model(name, weights=str(path))
         assert str(path) in str(raised.value)
 
-    refused("does not fit model.name=resnet18: it lacks .* and 2 more", backbones["densenet121"])
+    refused("does not fit model.name=resnet18: it lacks .* and 95 more", backbones["densenet121"])
     refused("does not fit model.name=resnet50", backbones["resnet18"], "resnet50")
     refused("is not a file", tmp_path / "missing.pth")
     refused("is not a file", tmp_path)
@@ -216,13 +229,19 @@ def test_files_that_are_no_weights_of_this_model(backbones: dict[str, str], tmp_
         torch.save(strange, tmp_path / f"strange{number}.pth")
         refused("is no state dict", tmp_path / f"strange{number}.pth")
     state = dict(torch.load(backbones["resnet18"], weights_only=True))
-    refused("has the unknown extra.weight", saved({**state, "extra.weight": torch.zeros(1)}, tmp_path / "a.pth"))
-    refused("has other shapes for conv1", saved({**state, "conv1.weight": torch.zeros(64)}, tmp_path / "b.pth"))
+    refused(
+        "has the unknown extra.weight", saved({**state, "extra.weight": torch.zeros(1)}, tmp_path / "a.pth")
+    )
+    refused(
+        "has other shapes for conv1", saved({**state, "conv1.weight": torch.zeros(64)}, tmp_path / "b.pth")
+    )
     refused("lacks bn1", saved({k: v for k, v in state.items() if "bn1" not in k}, tmp_path / "c.pth"))
 
 
 def test_an_unknown_name_lists_the_models() -> None:
-    with pytest.raises(UserError, match=r"model.name=resnet81.*resnet18, resnet50, densenet121.*Did you mean"):
+    with pytest.raises(
+        UserError, match=r"model.name=resnet81.*resnet18, resnet50, densenet121.*Did you mean"
+    ):
         build_model("resnet81")
 
 
@@ -233,5 +252,7 @@ def test_pretrained_without_network(name: str, error: Exception, monkeypatch: py
         raise error
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(UserError, match=r"model\.pretrained=true.*(no route|invalid hash).*model\.weights=PATH"):
+    with pytest.raises(
+        UserError, match=r"model\.pretrained=true.*(no route|invalid hash).*model\.weights=PATH"
+    ):
         build_model(name, pretrained=True)

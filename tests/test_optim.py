@@ -31,7 +31,9 @@ def test_cosine_is_half_a_cosine_down_to_its_final_value() -> None:
     assert plain == pytest.approx(expected)
     assert plain[0] == 0.1 and plain[-1] == pytest.approx(0.02)
     warmed = rates(name="cosine", warmup_fraction=0.05)
-    assert warmed[:10] == sorted(warmed[:10]) and warmed[10] == 0.1 and warmed[-1] == pytest.approx(0, abs=1e-12)
+    assert (
+        warmed[:10] == sorted(warmed[:10]) and warmed[10] == 0.1 and warmed[-1] == pytest.approx(0, abs=1e-12)
+    )
 
 
 def test_onecycle_rises_from_a_25th_and_falls_to_nearly_nothing() -> None:
@@ -54,7 +56,9 @@ def test_onecycle_rises_from_a_25th_and_falls_to_nearly_nothing() -> None:
 @pytest.mark.parametrize("name", ["constant", "cosine", "onecycle"])
 @pytest.mark.parametrize("warmup", [0.0, 0.3, 0.99])
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 1000])
-def test_every_rate_is_positive_and_a_function_of_the_step_alone(name: str, warmup: float, total: int) -> None:
+def test_every_rate_is_positive_and_a_function_of_the_step_alone(
+    name: str, warmup: float, total: int
+) -> None:
     settings = {"name": name, "warmup_fraction": warmup, "final_fraction": 0.01}
     forwards = rates(total, **settings)
     schedule = ScheduleSettings(**settings)  # type: ignore[arg-type]
