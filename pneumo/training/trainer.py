@@ -343,7 +343,7 @@ class Trainer:
         progress = self.progress
         progress.elapsed_s = time.monotonic() - self._started if progress.step else 0.0
         self._saved_at = time.monotonic()
-        sums = self.runtime.sum(self.sums.clone())
+        sums = self.runtime.gather(self.sums[None])
         if self.runtime.rank > 0:
             return
         state = {
@@ -378,8 +378,8 @@ class Trainer:
             self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        if self.runtime.rank == 0:  # they are the sums over all processes
-            self.sums.copy_(state["sums"])
+        sums, rank = state["sums"].reshape(-1, len(self.sums)), self.runtime.rank  # a row a process
+        self.sums.copy_(sums[rank] if len(sums) == self.runtime.world_size else sums.sum(0) * (rank == 0))
         if self.progress.history:
             self._record_epoch()
 
