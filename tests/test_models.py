@@ -1,4 +1,4 @@
-"""The three architectures: torchvision's features from torchvision's weights, and refusals of anything else."""
+"""The three architectures: torchvision's features from its weights, and refusals of anything else."""
 
 import os
 import pickle

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def killed() -> str | None:
 
 
 class Run:
-    """A run in one folder with one journal, started as often as it takes, each time with other fresh weights."""
+    """A run in one folder with one journal, started as often as it takes, each time on other weights."""
 
     def __init__(self, folder: Path, made: Recipe) -> None:
         self.folder, self.made, self.recorder, self.starts = folder, made, Recorder(), 0
@@ -375,3 +376,33 @@ def test_a_disk_that_fills_while_syncing(tmp_path: Path, monkeypatch: pytest.Mon
             write_atomically(path, b"after")
     assert path.read_bytes() == b"before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
+
+
+# ---- real kills
+
+
+@pytest.mark.services
+def test_six_real_kills_leave_no_trace() -> None:
+    script = Path(__file__).with_name("kill_and_resume.py")
+    small = [
+        "--patients",
+        "40",
+        "--epochs",
+        "2",
+        "--image-size",
+        "32",
+        "--batch-size",
+        "8",
+        "--checkpoint-every-s",
+        "0.5",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), "--kills", "6", *small],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "equal in every bit and row" in done.stdout

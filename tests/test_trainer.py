@@ -1,4 +1,4 @@
-"""The shared core against written-out updates, scikit-learn's figures, and a device that cannot be waited for."""
+"""The shared core against written-out updates, scikit-learn, and a device that cannot be waited for."""
 
 import json
 from collections.abc import Callable, Iterator
