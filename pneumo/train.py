@@ -77,7 +77,9 @@ def run(settings: Config, choices: str = "") -> Outcome:
         except UserError as error:
             return _failed(choices, str(error))
         except Interrupted:
-            return _failed(choices, f"{stop.reason()} before training began; nothing was lost", stop.exit_code)
+            return _failed(
+                choices, f"{stop.reason()} before training began; nothing was lost", stop.exit_code
+            )
         try:
             return Run(settings, data, stop, choices).carry_out(started)
         except UserError as error:
@@ -103,7 +105,9 @@ def _prepare_data(settings: Config) -> "ImageCache":
             print(f"note: {len(data.bad)} unreadable images are left out (data.on_bad_image=skip)")
         for split, counts in table.counts().items():
             text = ", ".join(f"{count} {name}" for name, count in counts.items())
-            print(f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}")
+            print(
+                f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}"
+            )
     return data
 
 
@@ -350,7 +354,9 @@ class Run:
         return CLASS_NAMES
 
     def _say(self, test: dict[str, float], epoch: int, best: dict[str, float]) -> None:
-        print(f"chosen: epoch {epoch}, validation AUROC {best['val/auroc']:.4f}, accuracy {best['val/accuracy']:.4f}")
+        print(
+            f"chosen: epoch {epoch}, validation AUROC {best['val/auroc']:.4f}, accuracy {best['val/accuracy']:.4f}"
+        )
         words = {
             "test_selected": "TEST-SELECTED, optimistic: the epoch was chosen on these images",
             "official_val": "chosen on the official 16 validation images, which every model solves",
