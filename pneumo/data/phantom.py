@@ -1,6 +1,13 @@
 """The embedded synthetic set: chest-like radiographs with a known label, drawn from a seed.
 
 It lets every command run without a download, and lets a test ask whether training learns anything.
+Exposure, pose, noise, anatomy, leads and soft shadows vary alike in both classes; only opacities tell.
+
+Measured on the default set at VERSION 1 (train on train, score on test, black border cropped, equalised,
+test majority 0.625): logistic regression on standardised pixels, C of 1 to 1e-4, has accuracy 0.60-0.64 at
+32 px and 0.64-0.65 at 64 px (AUROC 0.60-0.68). torchvision's resnet18 at 64 px, AdamW 1e-3, batch 32, has
+AUROC 0.83, 0.92, 0.94, 0.96, 0.94, 0.94 after epochs 1-6; its accuracy at threshold 0.5 swings from 0.65 to
+0.86, for the test split is shifted. One image takes 6.5-9 ms of one busy 2.8 GHz Xeon thread.
 """
 
 import hashlib
