@@ -138,14 +138,16 @@ def test_the_test_split_is_shifted(first_images: Drawn) -> None:
 
 
 def test_a_linear_model_of_the_pixels_does_not_solve_it(first_images: Drawn) -> None:
-    """The majority rate of the test split is 0.625."""
+    """The majority rate of the test split is 0.625; the model must fit train, or the bound says nothing."""
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     rows, images = first_images
     small = [np.asarray(ImageOps.equalize(Image.fromarray(i)).resize((32, 32))) for i in images]
-    x, y, train = np.stack(small).reshape(len(rows), -1) / 255 - 0.5, rows.label, rows.split == "train"
-    model = LogisticRegression(C=0.01, max_iter=300).fit(x[train], y[train])
-    assert model.score(x[train], y[train]) > 0.7
+    x, y, train = np.stack(small).reshape(len(rows), -1) / 255, rows.label, rows.split == "train"
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300)).fit(x[train], y[train])
+    assert model.score(x[train], y[train]) > 0.80  # majority 0.72
     assert model.score(x[~train], y[~train]) < 0.72
 
 
