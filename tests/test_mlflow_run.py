@@ -1,6 +1,7 @@
 """Journal -> MLflow on a real SQLite store: every row once, whatever happened before."""
 
 import json
+import multiprocessing
 import shutil
 import sqlite3
 import subprocess
@@ -287,38 +288,28 @@ def test_import_costs_nothing() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=20).returncode == 0
 
 
-TOGETHER = """
-import sys, time, mlflow
-from pathlib import Path
-from pneumo.tracking.mlflow_run import sync
-from pneumo.tracking.settings import TrackingSettings
-folder, uri, gate = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-print("ready", flush=True)
-while not gate.exists():
-    time.sleep(0.002)
-result = sync(folder, TrackingSettings(), uri)
-print(result.left, result.error, result.run_id)
-"""
+def sync_at(gate: Any, folder: Path, uri: str, answers: Any) -> None:
+    gate.wait(20)
+    result = sync(folder, SETTINGS, uri)
+    answers.put((folder.name, result.left, result.error, result.run_id))
 
 
 def test_four_processes_at_once_on_a_new_database(tmp_path: Path) -> None:
-    """Two of them for the same run."""
+    """Two of them for the same run. Forked, because importing mlflow four times takes half a minute."""
     journals = {name: whole(tmp_path / name) for name in "abc"}
-    database, gate = tmp_path / "new" / "mlflow.db", tmp_path / "gate"
+    database = tmp_path / "new" / "mlflow.db"
+    fork = multiprocessing.get_context("fork")
+    gate, answers = fork.Barrier(4), fork.Queue()
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, str(tmp_path / name), f"sqlite:///{database}", str(gate)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        fork.Process(target=sync_at, args=(gate, tmp_path / name, f"sqlite:///{database}", answers))
         for name in "aabc"
     ]
     for process in started:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    gate.touch()
-    answers = [process.communicate(timeout=60)[0].split() for process in started]
-    assert [answer[:2] for answer in answers] == [["0", "None"]] * 4
-    run_ids = [answer[2] for answer in answers]
-    assert run_ids[0] == run_ids[1] and len(runs(f"sqlite:///{database}")) == 3
-    for name, run_id in zip("abc", run_ids[1:], strict=True):
+        process.start()
+    seen = sorted(answers.get(timeout=60) for _ in started)
+    for process in started:
+        process.join(10)
+    assert [answer[:3] for answer in seen] == [(name, 0, None) for name in "aabc"]
+    assert seen[0] == seen[1] and len(runs(f"sqlite:///{database}")) == 3
+    for name, _, _, run_id in seen:
         assert rows(database, run_id) == sorted(journals[name].metric_rows())

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pneumo import UserError
 from pneumo.tracking.journal import Record, artifact_file, read_records, redact
@@ -31,6 +31,7 @@ MAX_TAG_CHARS = 8000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 GATHER_S = 0.1  # what is written close together goes in one call
 SYNC_TRIES = 3  # failures in a row without progress
+_BATCHED = ("start", "params", "tags", "metrics")
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ENVIRONMENT = {
@@ -43,7 +44,16 @@ _ENVIRONMENT = {
 }
 _log = logging.getLogger(__name__)
 
-Item = tuple[str, str, Any, int, int]  # metrics | params | tags, key, value, timestamp, step
+
+class Item(NamedTuple):
+    """One metric point, param or tag of record `n`."""
+
+    n: int
+    kind: str
+    key: str
+    value: Any
+    t: int = 0
+    step: int = 0
 
 
 class NotSent(Exception):
@@ -116,7 +126,8 @@ def _client(uri: str) -> Any:
 
     for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations for every new database
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
+    with _database_lock(uri):  # the client creates the tables
+        return MlflowClient(tracking_uri=uri)
 
 
 def _code(error: Exception) -> str | None:
@@ -152,22 +163,19 @@ def _text(value: str, limit: int) -> str:
 
 def _items(record: Record) -> list[Item]:
     """What of a record goes through log_batch."""
-    kind, body, t = record["kind"], record["body"], record["t"]
-    if kind == "start":
-        kind, body = "tags", body["tags"]
+    n, kind, body = record["n"], record["kind"], record["body"]
     if kind == "metrics":
-        return [(kind, key, value, t, body["step"]) for key, value in body["values"].items()]
-    if kind in ("params", "tags"):
-        limit = MAX_PARAM_CHARS if kind == "params" else MAX_TAG_CHARS
-        return [(kind, _text(key, 250), _text(value, limit), t, 0) for key, value in body.items()]
-    return []
+        return [Item(n, kind, key, value, record["t"], body["step"]) for key, value in body["values"].items()]
+    limit = MAX_PARAM_CHARS if kind == "params" else MAX_TAG_CHARS
+    kind, pairs = ("tags", body["tags"]) if kind == "start" else (kind, body)
+    return [Item(n, kind, _text(key, 250), _text(value, limit)) for key, value in pairs.items()]
 
 
 def _head(records: list[Record]) -> tuple[int, list[Item]]:
     """How many of the first records fit in one log_batch, and their items; 0 if the first goes alone."""
     items: list[Item] = []
     for count, record in enumerate(records):
-        if record["kind"] not in ("start", "params", "tags", "metrics"):
+        if record["kind"] not in _BATCHED:
             return count, items
         new = _items(record)
         if count and len(items) + len(new) > MAX_ITEMS:
@@ -181,15 +189,21 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(match[1]).absolute() if match and match[1] != ":memory:" else None
 
 
-def _experiment_id(client: Any, uri: str, name: str) -> str:
-    """The experiment's id; whoever asks first creates it."""
+def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
+    """One at a time on a SQLite file: of four processes on a new one, three die (table already exists)."""
     database = _sqlite_file(uri)
     if database is None:
-        return _get_or_create(client, name, None)
-    # Four processes on a new file: without the lock, three die over "table already exists".
-    location = database.parent / "mlartifacts" / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "_")
-    with _locked(database.with_name(database.name + ".lock"), wait_s=60):
-        return _get_or_create(client, name, location.as_uri())
+        return contextlib.nullcontext()
+    return _locked(database.with_name(database.name + ".lock"), wait_s=60)
+
+
+def _experiment_id(client: Any, uri: str, name: str) -> str:
+    """The experiment's id; whoever asks first creates it, with its artifacts beside a SQLite file."""
+    database = _sqlite_file(uri)
+    folder = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
+    location = (database.parent / "mlartifacts" / folder).as_uri() if database else None
+    with _database_lock(uri):
+        return _get_or_create(client, name, location)
 
 
 def _get_or_create(client: Any, name: str, location: str | None) -> str:
@@ -335,30 +349,29 @@ class _Courier:
         first = self._unsent[0]
         try:
             if count:
-                self._log_batch(items, first["n"])
+                self._log_batch(items)
             else:
-                self._attempt(lambda: self._send_single(first), first, first["body"].get("name", ""))
+                key = first["body"].get("name", "")
+                self._attempt(lambda: self._send_single(first), first["n"], first["kind"], key)
         except Exception as error:
             # Whatever failed may have failed because the run is gone: look at the next pass.
             self._checked = self._checked and _code(error) is None
             raise
         self._done(count or 1)
 
-    def _log_batch(self, items: list[Item], n: int) -> None:
+    def _log_batch(self, items: list[Item]) -> None:
         """Log `items`; one that MLflow refuses is found by halving, noted, and left out."""
         from mlflow.entities import Metric, Param, RunTag
 
-        if not items:
-            return
-        metrics = [Metric(key, value, t, step) for kind, key, value, t, step in items if kind == "metrics"]
-        params = [Param(key, value) for kind, key, value, *_ in items if kind == "params"]
-        tags = [RunTag(key, value) for kind, key, value, *_ in items if kind == "tags"]
+        metrics = [Metric(i.key, i.value, i.t, i.step) for i in items if i.kind == "metrics"]
+        params = [Param(i.key, i.value) for i in items if i.kind == "params"]
+        tags = [RunTag(i.key, i.value) for i in items if i.kind == "tags"]
 
         def send() -> None:
             self._client.log_batch(self.note.run_id, metrics, params, tags, synchronous=True)
 
         if len(items) == 1:
-            self._attempt(send, {"n": n, "kind": items[0][0]}, items[0][1])
+            self._attempt(send, items[0].n, items[0].kind, items[0].key)
             return
         try:
             send()
@@ -366,10 +379,10 @@ class _Courier:
             if not _refusal(error):
                 raise
             half = len(items) // 2
-            self._log_batch(items[:half], n)
-            self._log_batch(items[half:], n)
+            self._log_batch(items[:half])
+            self._log_batch(items[half:])
 
-    def _attempt(self, send: Callable[[], None], record: Record, key: str) -> None:
+    def _attempt(self, send: Callable[[], None], n: int, kind: str, key: str) -> None:
         """Send one thing; if MLflow refuses it for good, note that and go on, so the rest is not held up."""
         try:
             send()
@@ -377,14 +390,15 @@ class _Courier:
             if not _refusal(error):
                 raise
             self._still_there(self.note.run_id or "")  # a deleted run refuses everything
-            entry = {"uri": redact(self.uri), "sequence": record["n"], "kind": record["kind"], "key": key}
-            line = json.dumps({**entry, "reason": _reason(error, self.uri)}) + "\n"
+            reason = _reason(error, self.uri)
+            entry = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
+            line = json.dumps(entry) + "\n"
             with (self.folder / "refused.jsonl").open("a+") as file:
                 file.seek(0)
                 if line not in file.readlines():  # not again when all is sent again
                     file.write(line)
             self.refused += 1
-            _log.warning("MLflow refused %s %s: %s", record["kind"], key, _reason(error, self.uri))
+            _log.warning("MLflow refused %s %s: %s", kind, key, reason)
 
     def _send_single(self, record: Record) -> None:
         body, client, run_id = record["body"], self._client, self.note.run_id
@@ -395,6 +409,8 @@ class _Courier:
             client.log_inputs(run_id, datasets=[_dataset_input(body)])
         elif record["kind"] == "resume":
             client.update_run(run_id, status="RUNNING")
+            if REASON_TAG in client.get_run(run_id).data.tags:
+                client.delete_tag(run_id, REASON_TAG)
         elif record["kind"] == "end":
             self._only_run()
             if body["reason"] is not None:
