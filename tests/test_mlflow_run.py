@@ -155,7 +155,8 @@ def test_sending_again_changes_nothing(
 
 def test_what_is_refused_does_not_hold_up_the_rest(tmp_path: Path, database: Path, uri: str) -> None:
     journal = begun(tmp_path / "run")
-    journal.metrics({"bad@name": 1.0, "good": 2.0}, 1)
+    many = {f"good/{i}": float(i) for i in range(1500)}
+    journal.metrics({**many, "bad@name": 1.0, "good": 2.0}, 1)
     journal.params({"model.name": "resnet50", "other": "1"})
     artifact(journal, "gone.txt", b"x")
     artifact_file(journal.folder, "gone.txt").unlink()

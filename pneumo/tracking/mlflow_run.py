@@ -70,7 +70,7 @@ class SyncResult:
     left: int
     error: str | None = None
     run_id: str | None = None
-    refused: int = 0  # records of which MLflow refused a part: see refused.jsonl
+    refused: int = 0  # points, params, tags, files that MLflow refused: see refused.jsonl
 
 
 @dataclass(kw_only=True)
@@ -203,19 +203,13 @@ def _experiment_id(client: Any, uri: str, name: str) -> str:
     folder = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
     location = (database.parent / "mlartifacts" / folder).as_uri() if database else None
     with _database_lock(uri):
-        return _get_or_create(client, name, location)
-
-
-def _get_or_create(client: Any, name: str, location: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        try:
-            return _given(client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:
-            if _code(error) != "RESOURCE_ALREADY_EXISTS":
-                raise
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return _given(client.create_experiment(name, artifact_location=location))
+            except Exception as error:
+                if _code(error) != "RESOURCE_ALREADY_EXISTS":
+                    raise
             experiment = client.get_experiment_by_name(name)  # another process was first
     if experiment is None or experiment.lifecycle_stage != "active":
         raise NotSent(
@@ -264,6 +258,10 @@ class _Courier:
         self._records, self._offset = 0, 0
         self._start: Record = {}
         self._unsent: list[Record] = []
+        # What of the first unsent records is through: where every third request is lost, a step that takes
+        # several must not start over each time.
+        self._through: set[Item | str] = set()
+        self._part = MAX_ITEMS
 
     def _read(self) -> None:
         noted = read_note(self.folder, self.uri)  # another process may have sent meanwhile
@@ -281,6 +279,7 @@ class _Courier:
         self.note.sequence = self._unsent[count - 1]["n"]
         _write_note(self.folder, self.uri, self.note)
         del self._unsent[:count]
+        self._through, self._part = set(), MAX_ITEMS
         self.sent += count
 
     # -- MLflow's side
@@ -302,15 +301,13 @@ class _Courier:
             _write_note(self.folder, self.uri, self.note)
         if self.note.run_id is None:
             self.note.run_id = self._only_run() or self._create_run()
-            _write_note(self.folder, self.uri, self.note)
+        _write_note(self.folder, self.uri, self.note)
         self._checked = True
 
     def _still_there(self, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
         try:
             run = self._client.get_run(run_id)
-        except MlflowException as error:
+        except Exception as error:
             if _code(error) == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
@@ -322,11 +319,8 @@ class _Courier:
         return True
 
     def _create_run(self) -> str:
-        body = self._start["body"]
-        tags = {JOURNAL_TAG: body["journal_id"]}
-        if "mlflow.parentRunId" in body["tags"]:
-            tags["mlflow.parentRunId"] = body["tags"]["mlflow.parentRunId"]
-        name = _text(body["name"], 250)
+        body = self._start["body"]  # its tags follow in a batch, where one may be refused alone
+        tags, name = {JOURNAL_TAG: body["journal_id"]}, _text(body["name"], 250)
         run = self._client.create_run(self.note.experiment_id, self._start["t"], tags, run_name=name)
         return _given(run.info.run_id)
 
@@ -351,54 +345,53 @@ class _Courier:
             if count:
                 self._log_batch(items)
             else:
-                key = first["body"].get("name", "")
-                self._attempt(lambda: self._send_single(first), first["n"], first["kind"], key)
+                self._send_single(first)
         except Exception as error:
-            # Whatever failed may have failed because the run is gone: look at the next pass.
-            self._checked = self._checked and _code(error) is None
-            raise
+            if not count and _refusal(error):
+                self._refused(first["n"], first["kind"], first["body"].get("name", ""), error)
+            else:
+                self._checked = _code(error) is None  # the run may be gone: look at the next pass
+                raise
         self._done(count or 1)
 
     def _log_batch(self, items: list[Item]) -> None:
         """Log `items`; one that MLflow refuses is found by halving, noted, and left out."""
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [Metric(i.key, i.value, i.t, i.step) for i in items if i.kind == "metrics"]
-        params = [Param(i.key, i.value) for i in items if i.kind == "params"]
-        tags = [RunTag(i.key, i.value) for i in items if i.kind == "tags"]
+        while rest := [item for item in items if item not in self._through]:
+            part = rest[: self._part]
+            metrics = [Metric(i.key, i.value, i.t, i.step) for i in part if i.kind == "metrics"]
+            params = [Param(i.key, i.value) for i in part if i.kind == "params"]
+            tags = [RunTag(i.key, i.value) for i in part if i.kind == "tags"]
+            try:
+                self._client.log_batch(self.note.run_id, metrics, params, tags, synchronous=True)
+            except Exception as error:
+                if not _refusal(error):
+                    raise
+                if len(part) > 1:
+                    self._part = len(part) // 2
+                    continue
+                self._refused(part[0].n, part[0].kind, part[0].key, error)
+            self._through.update(part)
+            self._part = min(2 * self._part, MAX_ITEMS)
 
-        def send() -> None:
-            self._client.log_batch(self.note.run_id, metrics, params, tags, synchronous=True)
-
-        if len(items) == 1:
-            self._attempt(send, items[0].n, items[0].kind, items[0].key)
-            return
-        try:
+    def _once(self, step: str, send: Callable[[], object]) -> None:
+        if step not in self._through:
             send()
-        except Exception as error:
-            if not _refusal(error):
-                raise
-            half = len(items) // 2
-            self._log_batch(items[:half])
-            self._log_batch(items[half:])
+            self._through.add(step)
 
-    def _attempt(self, send: Callable[[], None], n: int, kind: str, key: str) -> None:
-        """Send one thing; if MLflow refuses it for good, note that and go on, so the rest is not held up."""
-        try:
-            send()
-        except Exception as error:
-            if not _refusal(error):
-                raise
-            self._still_there(self.note.run_id or "")  # a deleted run refuses everything
-            reason = _reason(error, self.uri)
-            entry = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
-            line = json.dumps(entry) + "\n"
-            with (self.folder / "refused.jsonl").open("a+") as file:
-                file.seek(0)
-                if line not in file.readlines():  # not again when all is sent again
-                    file.write(line)
-            self.refused += 1
-            _log.warning("MLflow refused %s %s: %s", kind, key, reason)
+    def _refused(self, n: int, kind: str, key: str, error: Exception) -> None:
+        """Note what MLflow refuses for good, so that it does not hold up the rest."""
+        self._still_there(self.note.run_id or "")  # a deleted run refuses everything
+        reason = _reason(error, self.uri)
+        entry = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
+        line = json.dumps(entry) + "\n"
+        with (self.folder / "refused.jsonl").open("a+") as file:
+            file.seek(0)
+            if line not in file.readlines():  # not again when all is sent again
+                file.write(line)
+        self.refused += 1
+        _log.warning("MLflow refused %s %s: %s", kind, key, reason)
 
     def _send_single(self, record: Record) -> None:
         body, client, run_id = record["body"], self._client, self.note.run_id
@@ -408,14 +401,20 @@ class _Courier:
         elif record["kind"] == "dataset":
             client.log_inputs(run_id, datasets=[_dataset_input(body)])
         elif record["kind"] == "resume":
+            self._once("untag", lambda: self._untag(REASON_TAG))
             client.update_run(run_id, status="RUNNING")
-            if REASON_TAG in client.get_run(run_id).data.tags:
-                client.delete_tag(run_id, REASON_TAG)
         elif record["kind"] == "end":
-            self._only_run()
-            if body["reason"] is not None:
-                client.set_tag(run_id, REASON_TAG, _text(body["reason"], MAX_TAG_CHARS))
+            if reason := body["reason"]:
+                self._once("tag", lambda: client.set_tag(run_id, REASON_TAG, _text(reason, MAX_TAG_CHARS)))
+            self._once("only", self._only_run)
             client.set_terminated(run_id, body["status"], end_time=record["t"])
+
+    def _untag(self, key: str) -> None:
+        try:
+            self._client.delete_tag(self.note.run_id, key)
+        except Exception as error:
+            if _code(error) != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
 
 def _dataset_input(body: Record) -> Any:
@@ -477,13 +476,13 @@ class Sender:
                 self.error = _reason(error, self._courier.uri)
                 _log.debug("not sent yet: %s", self.error)
                 self._wake.set()
-                if closing and isinstance(error, NotSent | UserError):
-                    return  # waiting mends nothing
-                if closing:
-                    self._stopped.wait(FIRST_PAUSE_S)
-                else:
+                if not closing:
                     self._closing.wait(pause_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                elif isinstance(error, NotSent | UserError):
+                    return  # waiting mends nothing
+                else:
+                    self._stopped.wait(FIRST_PAUSE_S)
 
 
 def sync(folder: Path, settings: TrackingSettings, uri: str) -> SyncResult:
