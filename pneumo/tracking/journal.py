@@ -50,7 +50,7 @@ def encode(record: Record) -> bytes:
 def decode(line: bytes) -> Record | None:
     """The record of one line without its newline; None if the line is damaged."""
     head, rest = line[:_HEAD], line[_HEAD:]
-    return json.loads(line) if head == b'{"crc":"%08x",' % zlib.crc32(rest) else None
+    return json.loads(b"{" + rest) if head == b'{"crc":"%08x",' % zlib.crc32(rest) else None
 
 
 def read_records(path: Path, offset: int = 0, last: int = 0) -> tuple[list[Record], int]:
