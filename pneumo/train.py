@@ -1,7 +1,6 @@
 """python -m pneumo.train: one run, or with --multirun one for each combination."""
 
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -16,7 +15,6 @@ from pneumo.config import Config
 
 if TYPE_CHECKING:
     from pneumo.data.cache import ImageCache
-    from pneumo.tracking.journal import Journal
     from pneumo.training.trainer import Evaluation, Trainer
 
 # Params are the columns of the runs table: what differs between runs, not where things lie.
@@ -176,7 +174,7 @@ class Run:
         return self._outcome(status, code)
 
     def _explain(self, error: BaseException) -> str:
-        """The reason in one line; a traceback is printed and kept only where it is no mistake of the user's."""
+        """The reason in one line; a traceback is printed and kept unless the mistake is the user's."""
         from pneumo.training.trainer import NonFiniteLoss, Stopped
 
         if self.stop.signal is not None:
@@ -266,8 +264,8 @@ class Run:
         )
         if machine.rank == 0:
             print(
-                f"{settings.model.name}: {size / 1e6:.1f} million weights, {machine.device}, {machine.precision}; "
-                f"ready after {time.monotonic() - started:.1f} s"
+                f"{settings.model.name}: {size / 1e6:.1f} million weights, {machine.device}, "
+                f"{machine.precision}; ready after {time.monotonic() - started:.1f} s"
             )
         self.stop.deferred = True  # from here on the trainer asks between steps
         trainer.fit()
@@ -280,7 +278,7 @@ class Run:
         self.sender.notify()
 
     def _report(self, trainer: "Trainer") -> None:
-        """Score validation and, once, test with the selected weights; write and record everything about them."""
+        """Score validation and, once, test with the selected weights; write and record what they show."""
         from pneumo.training.checkpoint import load_weights, save_weights
 
         progress = trainer.progress
@@ -355,7 +353,8 @@ class Run:
 
     def _say(self, test: dict[str, float], epoch: int, best: dict[str, float]) -> None:
         print(
-            f"chosen: epoch {epoch}, validation AUROC {best['val/auroc']:.4f}, accuracy {best['val/accuracy']:.4f}"
+            f"chosen: epoch {epoch}, validation AUROC {best['val/auroc']:.4f}, "
+            f"accuracy {best['val/accuracy']:.4f}"
         )
         words = {
             "test_selected": "TEST-SELECTED, optimistic: the epoch was chosen on these images",
@@ -368,7 +367,7 @@ class Run:
     # ---- tracking
 
     def _open_sender(self) -> None:
-        from pneumo.tracking.mlflow_run import NullSender, Sender
+        from pneumo.tracking.sender import NullSender, Sender
 
         tracking = self.settings.tracking
         active = tracking.enabled and _rank() == 0

@@ -185,7 +185,9 @@ def test_seed_report_sees_the_test_set_every_epoch_and_says_so(tmp_path: Path) -
     history = {point.step: point.value for point in points}
     assert sorted(history) == [1, 2, 3]  # two epochs, then the chosen one
     assert history[3] == max(history[1], history[2]) == run.data.metrics["test/accuracy"]
-    assert "optimistic" in read_artifact(tmp_path, run.info.run_id, "reports/classification_test.txt").decode()
+    assert (
+        "optimistic" in read_artifact(tmp_path, run.info.run_id, "reports/classification_test.txt").decode()
+    )
 
 
 def test_a_failing_job_does_not_stop_the_sweep(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException, RestException
 
 from pneumo.tracking.journal import Journal, artifact_file
-from pneumo.tracking.mlflow_run import Sender, _refusal, note_path, read_note, sync
+from pneumo.tracking.mlflow_run import _refusal, note_path, read_note
+from pneumo.tracking.sender import Sender, sync
 from pneumo.tracking.settings import TrackingSettings
 
 SETTINGS = TrackingSettings(flush_s=20)

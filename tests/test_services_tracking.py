@@ -19,7 +19,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pneumo.tracking.journal import Journal, artifact_file
-from pneumo.tracking.mlflow_run import Sender, sync
+from pneumo.tracking.sender import Sender, sync
 from pneumo.tracking.settings import TrackingSettings
 
 pytestmark = pytest.mark.services

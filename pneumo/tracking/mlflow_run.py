@@ -1,4 +1,4 @@
-"""Carries a run's journal to MLflow: in the background while it trains (Sender), or any time later (sync).
+"""Carries a run's journal to MLflow, one pass at a time (Courier); pneumo.tracking.sender says when.
 
 The only importer of mlflow, and only inside functions: the import costs seconds. Sending again is harmless:
 a metric row's key holds its recorded time and value, params and tags are equal, files are replaced whole.
@@ -12,25 +12,20 @@ import json
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pneumo import UserError
 from pneumo.tracking.journal import Record, artifact_file, read_records, redact
-from pneumo.tracking.settings import TrackingSettings
 
 JOURNAL_TAG = "pneumo.journal_id"
 REASON_TAG = "pneumo.status_reason"
 MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits params and tags by 100
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 8000
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-GATHER_S = 0.1  # what is written close together goes in one call
-SYNC_TRIES = 3  # failures in a row without progress
 _BATCHED = ("start", "params", "tags", "metrics")
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -62,15 +57,6 @@ class NotSent(Exception):
 
 class Busy(Exception):
     """Another process holds the lock."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyncResult:
-    sent: int
-    left: int
-    error: str | None = None
-    run_id: str | None = None
-    refused: int = 0  # points, params, tags, files that MLflow refused: see refused.jsonl
 
 
 @dataclass(kw_only=True)
@@ -147,7 +133,7 @@ def _refusal(error: Exception) -> bool:
     return isinstance(error, UserError | FileNotFoundError) or _code(error) in _REFUSALS
 
 
-def _reason(error: Exception, uri: str) -> str:
+def describe(error: Exception, uri: str) -> str:
     text = str(error).replace(uri, redact(uri))
     for key in _SECRETS:
         if os.environ.get(key):
@@ -226,7 +212,7 @@ def _given(identifier: str) -> str:
     return identifier
 
 
-class _Courier:
+class Courier:
     """One pass at a time: sends what the journal holds beyond the note. Raises on the first failure."""
 
     def __init__(self, folder: Path, uri: str) -> None:
@@ -383,7 +369,7 @@ class _Courier:
     def _refused(self, n: int, kind: str, key: str, error: Exception) -> None:
         """Note what MLflow refuses for good, so that it does not hold up the rest."""
         self._still_there(self.note.run_id or "")  # a deleted run refuses everything
-        reason = _reason(error, self.uri)
+        reason = describe(error, self.uri)
         entry = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
         line = json.dumps(entry) + "\n"
         with (self.folder / "refused.jsonl").open("a+") as file:
@@ -423,101 +409,3 @@ def _dataset_input(body: Record) -> Any:
     source = json.dumps({"uri": body["source"]})
     dataset = Dataset(body["name"], body["digest"][:36], source_type="local", source=source)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", body["context"])])
-
-
-class Sender:
-    """Sends a run's journal from a daemon thread while it is written. Nothing here raises or blocks."""
-
-    def __init__(self, folder: Path, settings: TrackingSettings, uri: str) -> None:
-        self.error: str | None = None  # the last failure, without credentials
-        self._courier = _Courier(folder, uri)
-        self._flush_s = settings.flush_s
-        self._wake, self._closing, self._stopped = (threading.Event() for _ in range(3))
-        self._thread = threading.Thread(target=self._run, name="pneumo-sender", daemon=True)
-
-    @property
-    def run_id(self) -> str | None:
-        return self._courier.note.run_id
-
-    def start(self) -> None:
-        self._thread.start()
-        self.notify()
-
-    def notify(self) -> None:
-        """Something was written."""
-        self._wake.set()
-
-    def finish(self, timeout_s: float | None = None) -> int:
-        """Wait at most `timeout_s` (None: tracking.flush_s) until all is sent; the number of records left."""
-        self._closing.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(self._flush_s if timeout_s is None else timeout_s)
-        self._stopped.set()
-        try:
-            return self._courier.left()
-        except Exception as error:
-            self.error = _reason(error, self._courier.uri)
-            return 1
-
-    def _run(self) -> None:
-        pause_s = FIRST_PAUSE_S
-        while not self._stopped.is_set():
-            self._wake.wait()
-            self._closing.wait(GATHER_S)
-            self._wake.clear()
-            closing = self._closing.is_set()  # read after clear(): finish() sets it before it wakes
-            try:
-                self._courier.carry(self._stopped.is_set)
-                self.error, pause_s = None, FIRST_PAUSE_S
-                if closing:
-                    return
-            except Exception as error:
-                self.error = _reason(error, self._courier.uri)
-                _log.debug("not sent yet: %s", self.error)
-                self._wake.set()
-                if not closing:
-                    self._closing.wait(pause_s)
-                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-                elif isinstance(error, NotSent | UserError):
-                    return  # waiting mends nothing
-                else:
-                    self._stopped.wait(FIRST_PAUSE_S)
-
-
-class NullSender:
-    """Sends nothing: for ranks above 0 and tracking.enabled=false."""
-
-    run_id: str | None = None
-
-    def start(self) -> None: ...
-
-    def notify(self) -> None: ...
-
-    def finish(self, timeout_s: float | None = None) -> int:
-        return 0
-
-
-def sync(folder: Path, settings: TrackingSettings, uri: str) -> SyncResult:
-    """Send now what is left of the run in `folder`; harmless at any time, twice, and by two at once."""
-    courier = _Courier(folder, uri)
-    error, failures, left = None, 0, 1
-    deadline = time.monotonic() + settings.flush_s
-    while True:
-        before = replace(courier.note)
-        try:
-            courier.carry(wait_s=settings.flush_s)
-            error = None
-            break
-        except Exception as problem:
-            error = _reason(problem, uri)
-            failures = failures + 1 if courier.note == before else 0
-            late = failures > 0 and time.monotonic() > deadline
-            if late or failures == SYNC_TRIES or isinstance(problem, NotSent | Busy | UserError):
-                break
-            time.sleep(failures * FIRST_PAUSE_S)
-    with contextlib.suppress(UserError):  # a damaged journal: error says so
-        left = courier.left()
-    return SyncResult(
-        sent=courier.sent, left=left, error=error, run_id=courier.note.run_id, refused=courier.refused
-    )
