@@ -1,4 +1,4 @@
-"""yaml becomes typed dataclasses once, here; and Hydra is started here, so that one place words its errors."""
+"""yaml becomes typed dataclasses once, here; Hydra starts here too, so that one place words its errors."""
 
 import dataclasses
 import os

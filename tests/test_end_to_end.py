@@ -1,4 +1,4 @@
-"""From the command line to MLflow: every name of the public contract, for every model, sampler and augmentation."""
+"""From the command line to MLflow: every name of the public contract, in every combination."""
 
 import csv
 import io
@@ -37,8 +37,8 @@ ARTIFACTS = {
     "checkpoints/best.json",
 }
 PARAMS = (
-    "model.name model.dropout model.pretrained model.in_channels sampler.name augment.name optim.name optim.lr "
-    "optim.weight_decay schedule.name trainer.epochs trainer.batch_size trainer.class_weights "
+    "model.name model.dropout model.pretrained model.in_channels sampler.name augment.name optim.name "
+    "optim.lr optim.weight_decay schedule.name trainer.epochs trainer.batch_size trainer.class_weights "
     "trainer.label_smoothing trainer.ema_decay data.name data.image_size data.val_protocol seed"
 ).split()
 SMALL = (

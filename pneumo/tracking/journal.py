@@ -95,6 +95,19 @@ def artifact_file(folder: Path, name: str) -> Path:
     return root / name
 
 
+def is_being_written(folder: Path) -> bool:
+    """True while a process writes the journal in `folder`. Not for that process itself: a POSIX lock is lost
+    when its holder closes any other handle on the file."""
+    try:
+        with (folder / "journal.lock").open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 class Journal:
     """The record of the run in `folder`. For one thread; a second process that writes is refused."""
 
