@@ -1,4 +1,4 @@
-"""python -m pneumo.runs status|sync: what is done, failed or stale; send a tracker what it has not got yet."""
+"""python -m pneumo.runs status|sync: what is done, failed or stale; send a tracker what it lacks."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from pneumo.tracking.journal import Journal, is_being_written
 USAGE = """usage: python -m pneumo.runs status|sync [output_dir=DIR] [tracking.uri=URI]
 
 status  a line for every run under output_dir: its state, epoch and score
-sync    send everything that the tracking server has not got yet; may be run any time, twice, or by two at once"""
+sync    send everything that the tracking server lacks; may be run any time, twice, or by two at once"""
 
 codes: list[int] = []
 
@@ -55,12 +55,13 @@ def status(settings: Config) -> int:
             state = "stale"
         epochs = journal.history("val/auroc")
         best = journal.history("best/val_auroc")
+        planned = journal.params_logged.get("trainer.epochs", "?")
         rows.append(
             {
                 "run": folder.name,
                 "model": journal.params_logged.get("model.name", "-"),
                 "state": state,
-                "epoch": f"{epochs[-1][0] if epochs else 0}/{journal.params_logged.get('trainer.epochs', '?')}",
+                "epoch": f"{epochs[-1][0] if epochs else 0}/{planned}",
                 "val AUROC": max((value for _, value in best or epochs), default="-"),
                 "reason": (journal.reason or "")[:80],
             }
@@ -78,9 +79,7 @@ def sync(settings: Config) -> int:
     failed = 0
     for folder in folders(settings):
         result = sender.sync(folder, settings.tracking, uri)
-        refused = (
-            f", {len(result.refused)} refused (see {folder / 'refused.jsonl'})" if result.refused else ""
-        )
+        refused = f", {result.refused} refused (see {folder}/refused.jsonl)" if result.refused else ""
         print(f"{folder.name}: {result.sent} records sent, {result.left} left{refused}")
         if result.error:
             config.complain(f"{folder.name}: {result.error}", 1)
