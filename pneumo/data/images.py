@@ -54,7 +54,8 @@ def read(path: str | Path) -> Grey:
     except Image.UnidentifiedImageError:
         raise BadImage(path, "neither a JPEG nor a PNG file, whatever its name says") from None
     except Exception as error:  # a hostile file can raise nearly anything from a decoder
-        raise BadImage(path, f"damaged: {error or type(error).__name__}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadImage(path, f"damaged: {reason}") from None
 
 
 def check_file(path: str | Path) -> os.stat_result:

@@ -307,9 +307,9 @@ def _carve_validation(table: pd.DataFrame, settings: DataSettings, groups: pd.Se
         wanted = settings.val_fraction * int(sizes.sum())
         # Take patients while that brings the number of images nearer to the wanted one.
         before = taken.cumsum() - taken
-        chosen = set(taken.index[(before + taken / 2) <= wanted]) or set(taken.index[:1])
-        if len(sizes) > len(chosen):
-            table.loc[pool & groups.isin(chosen), "split"] = "val"
+        count = int(((before + taken / 2) <= wanted).sum())
+        count = max(min(max(count, 1), len(taken) - 1), 0)  # some for each side, where there are two patients
+        table.loc[pool & groups.isin(taken.index[:count]), "split"] = "val"
     return table
 
 
