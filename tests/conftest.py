@@ -1,4 +1,4 @@
-"""What the tests share: the real images where they are at hand, tiny generated sets, and the doors in-process."""
+"""What the tests share: the real images where they are at hand, tiny generated sets, the doors in-process."""
 
 import os
 import sys
@@ -59,7 +59,7 @@ def save(image: np.ndarray | Image.Image, file: Path) -> Path:
 
 
 def make_kaggle(root: Path, patients: int = 10, images: int = 2, test_patients: int = 4) -> Path:
-    """A generated set in the Kaggle layout: `patients` of each class in train with `images` each, learnable."""
+    """A generated, learnable set in the Kaggle layout: `patients` of each class in train, `images` each."""
     seed = 0
     for split, count in (("train", patients), ("val", 1), ("test", test_patients)):
         offset = {"train": 0, "val": 500, "test": 700}[split]
@@ -126,13 +126,8 @@ def door(
         GlobalHydra.instance().clear()
         train.outcomes.clear()
         data_door.codes.clear()
-        monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *arguments, f"output_dir={tmp_path}/outputs"])
-        if (
-            "-h" in arguments
-            or module == "data"
-            and arguments[:1] not in (("check",), ("cache",), ("fetch",))
-        ):
-            sys.argv.pop()
+        told = [*arguments, f"output_dir={tmp_path}/outputs"] if "=" in "".join(arguments) else [*arguments]
+        monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *told])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             {"train": train, "data": data_door}[module].main()

@@ -183,7 +183,8 @@ def test_csv_in_the_reports_form(tmp_path: Path, settings: Make) -> None:
 
 def test_csv_forms_that_spreadsheets_write(tmp_path: Path, settings: Make) -> None:
     text = "\ufeff Path , path, label ,patient, age\r\n"
-    text += 'z, x/a.png , normal,p1,3\r\n\r\nz,"x/b, 2.png",PNEUMONIA, p2 ,4\r\nz,x\\c.png,0,p3,\r\nz,./x//d.png,1,,\r\n'
+    text += 'z, x/a.png , normal,p1,3\r\n\r\nz,"x/b, 2.png",PNEUMONIA, p2 ,4\r\n'
+    text += "z,x\\c.png,0,p3,\r\nz,./x//d.png,1,,\r\n"
     root = write_csv(tmp_path / "set", text)
     found = build(settings(name="csv", root=root))
     pool = found.table[found.table["split"] != "test"].sort_values("path")

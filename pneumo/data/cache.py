@@ -166,7 +166,7 @@ def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[
             # ctime too: a copy that keeps the time of change (cp -p, rsync -t) would pass for the old file.
             times = [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
             old = known.get(path)
-            if old and old[:3] == times:
+            if isinstance(old, list) and old[:3] == times:
                 return old, ""
             with open(full, "rb") as file:  # noqa: PTH123
                 return [*times, hashlib.file_digest(file, "sha256").hexdigest()], ""
@@ -200,7 +200,7 @@ def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
         images = np.load(folder / "images.npy", mmap_mode="r")
         if len(images) != count:
             raise ValueError(f"{len(images)} images instead of {count}")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(
             f"the cache {folder} is damaged ({error}); remove it, and it is built again."
         ) from None
