@@ -148,13 +148,13 @@ def _words(error: Exception) -> str:
     # OmegaConf: "Key 'epoch' not in 'TrainerSettings'" with "full_key: trainer.epoch".
     if key := _search(r"Key '([^']+)' (?:is )?not in (?:'\w+'|struct)", text):
         return _unknown_key(full_key or key)
+    if variable := _search(r"Environment variable '([^']+)' not found", text):
+        key = f"{full_key}: " if full_key else ""
+        return f"{key}the environment variable {variable} is not set; set it, or give the value itself."
     if full_key and (wanted := _wanted(full_key)):
         given = _search(r"Error merging override [+~]*[^=\s]+=(.*)", text)
         value = given if given is not None else _search(r"Value '(.*?)' (?:of type|is not)", text)
         return f"{full_key}={value or ''} is not {wanted}: give {full_key}={_example(full_key)}, for example."
-    if variable := _search(r"Environment variable '([^']+)' not found", text):
-        key = f"{full_key}: " if full_key else ""
-        return f"{key}the environment variable {variable} is not set; set it, or give the value itself."
     noise = ("object_type=", "reference_type=", "full_key:", "See ", "Set the environment")
     lines = [line.strip() for line in text.splitlines() if not line.strip().startswith(noise)]
     return "\n".join(dict.fromkeys(line for line in lines if line))

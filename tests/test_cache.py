@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -227,13 +228,18 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -
     wait_for(lambda: [*folder.glob("*.tmp*/images.npy")] and psutil.Process(build.pid).children())
     workers = psutil.Process(build.pid).children(recursive=True)
     build.send_signal(signal.SIGKILL)
-    build.communicate()
+    build.wait()
     assert half_made(folder) and not whole(folder)
     (folder / "0123.tmp77").mkdir()  # what another killed build left, that nobody will ever build again
     data = prepare(phantom(folder))
     assert len(data.rows) == len(data.images) > 150
     assert not half_made(folder) and len(whole(folder)) == 1
-    wait_for(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers))
+    try:  # workers that outlive their parent would wait for tasks for ever
+        wait_for(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers))
+    finally:
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
 
 
 def test_two_builds_at_once_give_one_cache(tmp_path: Path) -> None:
