@@ -116,6 +116,35 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
     return 0
 
 
+def run_action(actions: dict[str, Callable[[Config], int]], usage: str) -> int:
+    """Carry out the action that the command line names first, on the configuration of the rest of it.
+
+    Returns the action's exit code; 1 for a user's mistake that it meets, 2 for a wrong command line.
+    """
+    action = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if action in ("-h", "--help"):
+        print(usage)
+        return 0
+    if action not in actions:
+        return complain(f"{action or 'no action'!r} is not known.\n{usage}")
+    codes = []
+
+    def job(composed: DictConfig) -> None:
+        try:
+            config = to_config(composed)
+        except UserError as error:
+            codes.append(complain(error))
+            return
+        try:
+            codes.append(actions[action](config))
+        except UserError as error:
+            codes.append(complain(error, 1))
+        except KeyboardInterrupt:
+            codes.append(complain("stopped; the same command starts again", 130))
+
+    return max([run_hydra(job, "train"), *codes])
+
+
 def complain(message: object, code: int = USAGE) -> int:
     """Name what went wrong on stderr and return the exit code."""
     # A file's name can hold anything, also what would steer the terminal.

@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pneumo import UserError, config
 from pneumo.config import Config
 from pneumo.tracking.journal import Journal, is_being_written
@@ -14,24 +12,9 @@ USAGE = """usage: python -m pneumo.runs status|sync [output_dir=DIR] [tracking.u
 status  a line for every run under output_dir: its state, epoch and score
 sync    send everything that the tracking server lacks; may be run any time, twice, or by two at once"""
 
-codes: list[int] = []
-
 
 def main() -> None:
-    action = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if action in ("-h", "--help"):
-        print(USAGE)
-        sys.exit(0)
-    if action not in ACTIONS:
-        sys.exit(config.complain(f"{action or 'no action'!r} is not known.\n{USAGE}"))
-
-    def job(composed: DictConfig) -> None:
-        try:
-            codes.append(ACTIONS[action](config.to_config(composed)))
-        except UserError as error:
-            codes.append(config.complain(error, 1))
-
-    sys.exit(max([config.run_hydra(job, "train"), *codes]))
+    sys.exit(config.run_action(ACTIONS, USAGE))
 
 
 def folders(settings: Config) -> list[Path]:

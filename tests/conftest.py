@@ -125,7 +125,6 @@ def door(
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
         train.outcomes.clear()
-        data_door.codes.clear()
         told = [*arguments, f"output_dir={tmp_path}/outputs"] if "=" in "".join(arguments) else [*arguments]
         monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *told])
         capfd.readouterr()

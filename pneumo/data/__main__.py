@@ -6,11 +6,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pneumo import UserError, config
+from pneumo.config import Config
 from pneumo.data import cache, manifest
-from pneumo.data.settings import DataSettings
 
 KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia"
 USAGE = """usage: python -m pneumo.data fetch|check|cache [data=chest_xray|csv|phantom] [data.root=DIR] ...
@@ -19,37 +17,14 @@ fetch  download the images from Kaggle (1.2 GB) into data.root, then check them
 check  report on splits, classes, patients, copies and unreadable files; exit 1 if it cannot be trained on
 cache  prepare the images now, so that no run has to"""
 
-codes: list[int] = []
-
 
 def main() -> None:
-    action = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if action in ("-h", "--help"):
-        print(USAGE)
-        sys.exit(0)
-    if action not in ACTIONS:
-        sys.exit(config.complain(f"{action or 'no action'!r} is not known.\n{USAGE}"))
-
-    def job(composed: DictConfig) -> None:
-        try:
-            settings = config.to_config(composed).data
-        except UserError as error:
-            codes.append(config.complain(error))
-            return
-        try:
-            codes.append(ACTIONS[action](settings))
-        except UserError as error:
-            codes.append(config.complain(error, 1))
-        except KeyboardInterrupt:
-            print("stopped; the same command starts again", file=sys.stderr)
-            codes.append(130)
-
-    code = config.run_hydra(job, "train")
-    sys.exit(max([code, *codes]))
+    sys.exit(config.run_action(ACTIONS, USAGE))
 
 
-def fetch(settings: DataSettings) -> int:
+def fetch(run: Config) -> int:
     """Download the Kaggle set into data.root unless it lies there, and check it."""
+    settings = run.data
     if settings.name != "chest_xray":
         raise UserError(f"fetch gets data=chest_xray, not data={settings.name}.")
     root = Path(settings.root or "data/chest_xray").expanduser()
@@ -62,7 +37,7 @@ def fetch(settings: DataSettings) -> int:
                 f"data.root={root} exists and holds something else; name an empty folder."
             ) from None
         download(root)
-    return check(settings)
+    return check(run)
 
 
 def download(root: Path) -> None:
@@ -98,8 +73,9 @@ def download(root: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def check(settings: DataSettings) -> int:
+def check(run: Config) -> int:
     """Print everything that is known of the data set; 1 if it has a problem."""
+    settings = run.data
     table = manifest.describe(settings)
     data = cache.inspect(table, replace(settings, on_bad_image="skip"))
     found = manifest.problems(table) + data.problems
@@ -127,7 +103,9 @@ def check(settings: DataSettings) -> int:
     return 1 if found else 0
 
 
-def build(settings: DataSettings) -> int:
+def build(run: Config) -> int:
+    """Prepare the images now."""
+    settings = run.data
     data = cache.prepare(manifest.build(settings), settings)
     print(f"{len(data.rows)} images of {settings.image_size} px lie ready in {settings.cache_dir}")
     return 0
