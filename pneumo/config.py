@@ -1,21 +1,22 @@
-"""yaml becomes typed dataclasses once, here; and Hydra is started here, so that one place words its errors."""
+"""yaml becomes typed dataclasses once, here; Hydra starts here too, so that one place words its errors."""
 
 import dataclasses
+import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pneumo import UserError
+from pneumo import UserError, one_of
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
 from pneumo.tracking.settings import TrackingSettings
@@ -73,13 +74,26 @@ def register() -> None:
 
 
 def to_config(composed: DictConfig) -> Config:
-    """The typed configuration; UserError for a value that is out of range or misses."""
+    """The typed configuration; UserError for a value that is out of range or misses, or an added key."""
+    _refuse_added_keys(composed, Config)
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise UserError(_words(error)) from None
     assert isinstance(config, Config)
     return config
+
+
+def _refuse_added_keys(composed: DictConfig, schema: type, above: str = "") -> None:
+    """`+key=value` gets past the schema; nothing would read that key."""
+    known = {field.name: field.type for field in dataclasses.fields(schema)}
+    for name, node in composed.items_ex(resolve=False):
+        key = str(name)
+        if key not in known:
+            raise UserError(_unknown_key(f"{above}{key}"))
+        inner = known[key]
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner) and isinstance(node, DictConfig):
+            _refuse_added_keys(node, inner, f"{above}{key}.")
 
 
 def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
@@ -93,48 +107,166 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
         return complain(f"{sweeps[0]}: one sweep at a time; give the sweeps as separate commands.")
     try:
         hydra.main(config_path=str(shipped_dir("conf")), config_name=config_name, version_base="1.3")(task)()
-    except (HydraException, OmegaConfBaseException) as error:
-        if asked_for_traceback:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        # Hydra raises a bare ValueError for a group set to no name (model=null); others are ours to find.
+        ours = not isinstance(error, HydraException | OmegaConfBaseException) and NO_NAME not in str(error)
+        if asked_for_traceback or ours:
             raise
         return complain(_words(error))
     return 0
 
 
+def run_action(actions: dict[str, Callable[[Config], int]], usage: str) -> int:
+    """Carry out the action that the command line names first, on the configuration of the rest of it.
+
+    Returns the action's exit code; 1 for a user's mistake that it meets, 2 for a wrong command line.
+    """
+    action = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if action in ("-h", "--help"):
+        print(usage)
+        return 0
+    if action not in actions:
+        return complain(f"{action or 'no action'!r} is not known.\n{usage}")
+    codes = []
+
+    def job(composed: DictConfig) -> None:
+        try:
+            config = to_config(composed)
+        except UserError as error:
+            codes.append(complain(error))
+            return
+        try:
+            codes.append(actions[action](config))
+        except UserError as error:
+            codes.append(complain(error, 1))
+        except KeyboardInterrupt:
+            codes.append(complain("stopped; the same command starts again", 130))
+
+    return max([run_hydra(job, "train"), *codes])
+
+
 def complain(message: object, code: int = USAGE) -> int:
     """Name what went wrong on stderr and return the exit code."""
-    print(f"error: {message}", file=sys.stderr)
+    # A file's name can hold anything, also what would steer the terminal.
+    kept = (sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in str(message))
+    print(f"error: {''.join(kept)}", file=sys.stderr)
     return code
 
 
 def _words(error: Exception) -> str:
-    """One message from Hydra's chain of them, with the keys or options that exist."""
-    texts = [str(error).strip()]
-    if isinstance(error.__cause__, Exception):
-        texts.append(str(error.__cause__).strip())
-    text = "\n".join(texts)
-    # OmegaConf: "Key 'epoch' not in 'TrainerSettings'" and "full_key: trainer.epoch".
-    if match := re.search(r"Key '([^']+)' (?:is )?not in (?:'(\w+)'|struct)", text):
-        key, known = match.group(1), _keys_of(match.group(2) or "Config")
-        full = re.search(r"full_key: (\S+)", text)
-        return _unknown_key(full.group(1) if full else key, key, known)
-    kept = [line for line in text.splitlines() if line.strip() and "object_type=" not in line]
-    kept = [line for line in kept if not line.startswith(("See ", "Set the environment"))]
-    return "\n".join(dict.fromkeys(kept))
+    """One message that names value, options and mend, out of Hydra's and OmegaConf's chain of them."""
+    chain = [error, *([error.__cause__] if isinstance(error.__cause__, Exception) else [])]
+    text = "\n".join(str(link).strip() for link in chain)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return _not_among(group, name, error.options)
+    if isinstance(error, OverrideParseException):
+        reason = next((line for line in str(error.__cause__ or "").splitlines() if line), "it is no override")
+        return (
+            f"cannot read {error.override!r}: {reason}. Write group=option or key=value, and quote a value "
+            "that holds brackets, commas or quotes: 'key=\"a,b\"'."
+        )
+    if NO_NAME in text:
+        return _unnamed_group()
+    if match := re.search(r"Ambiguous value for argument '(.+)'", text):
+        return (
+            f"{match.group(1)} gives several values. Add --multirun to train each of them; a list is written "
+            "key=[a,b], a text with a comma 'key=\"a,b\"'."
+        )
+    full_key = _search(r"full_key: (\S+)", text)
+    # OmegaConf: "Key 'epoch' not in 'TrainerSettings'" with "full_key: trainer.epoch".
+    if key := _search(r"Key '([^']+)' (?:is )?not in (?:'\w+'|struct)", text):
+        return _unknown_key(full_key or key)
+    if variable := _search(r"Environment variable '([^']+)' not found", text):
+        key = f"{full_key}: " if full_key else ""
+        return f"{key}the environment variable {variable} is not set; set it, or give the value itself."
+    if full_key and (wanted := _wanted(full_key)):
+        given = _search(r"Error merging override [+~]*[^=\s]+=(.*)", text)
+        value = given if given is not None else _search(r"Value '(.*?)' (?:of type|is not)", text)
+        return f"{full_key}={value or ''} is not {wanted}: give {full_key}={_example(full_key)}, for example."
+    noise = ("object_type=", "reference_type=", "full_key:", "See ", "Set the environment")
+    lines = [line.strip() for line in text.splitlines() if not line.strip().startswith(noise)]
+    return "\n".join(dict.fromkeys(line for line in lines if line))
 
 
-def _unknown_key(full_key: str, key: str, known: list[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f" Did you mean {full_key.removesuffix(key)}{close[0]}?" if close else ""
-    where = full_key.rpartition(".")[0]
-    return f"the key {full_key} is not known; {where or 'the top level'} has {', '.join(known)}.{hint}"
+NO_NAME = "Config group override must be a string"
 
 
-def _keys_of(schema: str) -> list[str]:
-    """The keys of a settings class by its name, groups and Hydra's own among the top level's."""
-    top = {type_.name: type_ for type_ in dataclasses.fields(Config)}
-    for entry in top.values():
-        if getattr(entry.type, "__name__", "") == schema:
-            return [key.name for key in dataclasses.fields(entry.type)]  # type: ignore[arg-type]
-    return [*top, "experiment", "sweep"]
+def _search(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return match.group(1) if match else None
+
+
+def _not_among(key: str, value: str, options: Iterable[str]) -> str:
+    try:
+        one_of(key, value, options)
+    except UserError as error:
+        return str(error)
+    raise AssertionError(f"{key}={value} is among its options")
+
+
+def _unnamed_group() -> str:
+    """Find the group that was given null, a number or the like instead of the name of an option."""
+    for argument in sys.argv[1:]:
+        group, _, value = argument.lstrip("+").partition("=")
+        options = sorted(file.stem for file in (shipped_dir("conf") / group).glob("*.yaml"))
+        if group and options and value not in options:
+            return _not_among(group, value, options)
+    return "a group takes the name of one of its options, for example model=resnet18."
+
+
+def _unknown_key(full_key: str) -> str:
+    """Say which keys there are beside it, and the likeliest that was meant, wherever it lies."""
+    where, _, key = full_key.rpartition(".")
+    beside = _schema(where)
+    known = [field.name for field in dataclasses.fields(beside)] if beside else []
+    if beside is Config:
+        known += ["experiment", "sweep"]
+    if key in known:  # a group that Hydra has no option of
+        return f"{full_key} has no such option: {shipped_dir(key)} holds none."
+    close = [f"{where}.{name}".lstrip(".") for name in difflib.get_close_matches(key, known, n=1)]
+    elsewhere = [other for other in _all_keys() if other.rpartition(".")[2] == key]
+    has = f"; {where or 'the top level'} has {', '.join(known)}" if known else ""
+    hint = f" Did you mean {' or '.join(close or elsewhere)}?" if close or elsewhere else ""
+    return f"the key {full_key} is not known{has}.{hint}"
+
+
+def _all_keys(schema: type = Config, above: str = "") -> Iterator[str]:
+    for field_ in dataclasses.fields(schema):
+        if isinstance(field_.type, type) and dataclasses.is_dataclass(field_.type):
+            yield from _all_keys(field_.type, f"{above}{field_.name}.")
+        else:
+            yield above + field_.name
+
+
+def _schema(full_key: str) -> type | None:
+    """The type of a key's settings: a dataclass for a group, None where there is no such key."""
+    schema: Any = Config
+    for part in full_key.split(".") if full_key else []:
+        if not dataclasses.is_dataclass(schema):
+            return None
+        schema = {field.name: field.type for field in dataclasses.fields(schema)}.get(part)
+    return schema if dataclasses.is_dataclass(schema) else None  # type: ignore[return-value]
+
+
+def _type_of(full_key: str) -> str:
+    """The type of a value as text, such as "int | None"; empty where the key is none of ours."""
+    where, _, key = full_key.rpartition(".")
+    beside = _schema(where)
+    types = {field.name: field.type for field in dataclasses.fields(beside)} if beside else {}
+    type_ = types.get(key, "")
+    return type_.__name__ if isinstance(type_, type) else str(type_)
+
+
+def _wanted(full_key: str) -> str:
+    type_, _, optional = _type_of(full_key).partition(" | ")
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+    return words[type_] + " or null" * bool(optional) if type_ in words else ""
+
+
+def _example(full_key: str) -> str:
+    where, _, key = full_key.rpartition(".")
+    beside = _schema(where)
+    assert beside is not None
+    default = {field.name: field.default for field in dataclasses.fields(beside)}[key]
+    return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)

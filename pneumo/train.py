@@ -108,7 +108,9 @@ def _prepare_data(settings: Config) -> "ImageCache":
             print(f"note: {len(data.bad)} unreadable images are left out (data.on_bad_image=skip)")
         for split, counts in table.counts().items():
             text = ", ".join(f"{count} {name}" for name, count in counts.items())
-            print(f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}")
+            print(
+                f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}"
+            )
     return data
 
 
@@ -140,7 +142,7 @@ class Run:
     def carry_out(self, started: float) -> Outcome:
         """Skip, continue or begin; whatever happens, the journal says how it ended."""
         from pneumo.tracking.journal import Journal, NullJournal
-        from pneumo.tracking.mlflow_run import NullSender, Sender
+        from pneumo.tracking.sender import NullSender, Sender
 
         self.sender: Sender | NullSender
         if self.settings.force and _rank() == 0 and self.folder.exists():
@@ -183,7 +185,7 @@ class Run:
         return self._outcome(status, code)
 
     def _explain(self, error: BaseException) -> str:
-        """The reason in one line; a traceback is printed and kept only where it is no mistake of the user's."""
+        """The reason in one line; a traceback is printed and kept unless the mistake is the user's."""
         from pneumo.training.signals import Interrupted, Stopped
 
         if self.stop.signal is not None:
@@ -276,8 +278,8 @@ class Run:
         )
         if machine.rank == 0:
             print(
-                f"{settings.model.name}: {size / 1e6:.1f} million weights, {machine.device}, {machine.precision}; "
-                f"ready after {time.monotonic() - started:.1f} s"
+                f"{settings.model.name}: {size / 1e6:.1f} million weights, {machine.device}, "
+                f"{machine.precision}; ready after {time.monotonic() - started:.1f} s"
             )
         self.stop.deferred = True  # from here on the trainer asks between steps
         trainer.fit()
@@ -290,7 +292,7 @@ class Run:
         self.sender.notify()
 
     def _report(self, trainer: "Trainer") -> None:
-        """Score validation and, once, test with the selected weights; write and record everything about them."""
+        """Score validation and, once, test with the selected weights; write and record what they show."""
         from pneumo.training.checkpoint import load_weights, save_weights
 
         progress = trainer.progress
@@ -364,7 +366,10 @@ class Run:
         return CLASS_NAMES
 
     def _say(self, test: dict[str, float], epoch: int, best: dict[str, float]) -> None:
-        print(f"chosen: epoch {epoch}, validation AUROC {best['val/auroc']:.4f}, accuracy {best['val/accuracy']:.4f}")
+        print(
+            f"chosen: epoch {epoch}, validation AUROC {best['val/auroc']:.4f}, "
+            f"accuracy {best['val/accuracy']:.4f}"
+        )
         words = {
             "test_selected": "TEST-SELECTED, optimistic: the epoch was chosen on these images",
             "official_val": "chosen on the official 16 validation images, which every model solves",
@@ -376,7 +381,7 @@ class Run:
     # ---- tracking
 
     def _open_sender(self) -> None:
-        from pneumo.tracking.mlflow_run import NullSender, Sender
+        from pneumo.tracking.sender import NullSender, Sender
 
         tracking = self.settings.tracking
         active = tracking.enabled and _rank() == 0

@@ -12,10 +12,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pneumo import UserError
-from pneumo.data.images import BadImage, Grey, preprocess, read
-from pneumo.data.manifest import Manifest, content_problems
+from pneumo.data.images import BadImage, Grey, check_file, preprocess, read
+from pneumo.data.manifest import Manifest, content_problems, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
 
 VERSION = 1  # of the pixels: raise it when preprocess gives other ones
@@ -71,8 +72,8 @@ def prepare(manifest: Manifest, settings: DataSettings) -> ImageCache:
     UserError for identical bytes in two splits or a cache folder that cannot be written.
     """
     data = inspect(manifest, settings)
-    if data.problems:
-        raise UserError("\n".join(data.problems))
+    if found := data.problems + (problems(manifest) if data.bad else []):
+        raise UserError("\n".join(found))
     return data
 
 
@@ -83,12 +84,12 @@ def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
         cache_dir.mkdir(parents=True, exist_ok=True)
         return _prepare(manifest, settings, cache_dir)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"data.cache_dir={cache_dir}: the disk is full ({error.strerror}); nothing half-made was kept. "
-                "Free some space or set data.cache_dir to another disk."
+                f"data.cache_dir={cache_dir}: the disk is full ({error.strerror}); nothing half-made "
+                "was kept. Free some space or set data.cache_dir to another disk."
             ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise UserError(
                 f"data.cache_dir={cache_dir} cannot be written ({error.strerror}); set data.cache_dir=DIR."
             ) from None
@@ -108,80 +109,102 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
     else:
         hashes, unreadable = content_hashes(manifest.root, paths, cache_dir)
         load = partial(_read_below, str(manifest.root))
-    contents = {content: path for path, content in reversed(hashes.items())}  # a copy is decoded once
-    order = sorted(contents)
+    sources = {content: path for path, content in reversed(hashes.items())}  # a copy is decoded once
+    order = sorted(sources)
     pixels = {
         "image_size": settings.image_size,
         "crop_black": settings.crop_black,
         "equalize": settings.equalize,
     }
-    key = _sha256(json.dumps([VERSION, pixels]), *order)
-    folder = cache_dir / key[:32]
-    if not folder.is_dir():
-        sources = [contents[content] for content in order]
-        _build(folder, sources, load, pixels, settings, unreadable)
-    reasons: dict[str, str] = json.loads((folder / "index.json").read_text())["bad"]
+    folder = cache_dir / _sha256(json.dumps([VERSION, pixels]), *order)[:32]
+    images, reasons = np.zeros((0, settings.image_size, settings.image_size), np.uint8), {}
+    if order:
+        if not folder.is_dir():
+            strict = settings.on_bad_image == "error"
+            files = [sources[content] for content in order]
+            reasons = _build(folder, files, load, pixels, settings.num_workers, strict, bool(unreadable))
+        if folder.is_dir():
+            images, reasons = _open(folder, len(order))
+    damaged = {order[row]: reason for row, reason in reasons.items()}
     bad = unreadable + [
-        BadImage(path, reasons[str(row)])
-        for row, content in enumerate(order)
-        if str(row) in reasons
-        for path in [p for p in paths if hashes.get(p) == content]
+        BadImage(path, damaged[hashes[path]]) for path in paths if hashes.get(path) in damaged
     ]
     if bad and settings.on_bad_image == "error":
         raise BadImages(bad)
     if bad:
         left_out = {image.path for image in bad}
         manifest.table = manifest.table[~manifest.table["path"].isin(left_out)].reset_index(drop=True)
-    problems = content_problems(manifest, hashes)
+    keep_copies_together(manifest, hashes, settings)
     rows = {content: row for row, content in enumerate(order)}
     return ImageCache(
         manifest,
-        np.load(folder / "images.npy", mmap_mode="r"),
+        images,
         np.array([rows[hashes[path]] for path in manifest.table["path"]], dtype=np.int64),
         _digest(manifest, hashes),
         bad,
-        problems,
-        copies=len(paths) - len(unreadable) - len(contents),
+        content_problems(manifest, hashes),
+        copies=len(hashes) - len(sources),
     )
 
 
 def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[str, str], list[BadImage]]:
     """SHA-256 of each file's bytes by path, and the files that cannot be opened.
 
-    A file whose size and time of change are those of the last look is not read again.
+    A file whose size and times of change are those of the last look is not read again.
     """
-    cache_dir.mkdir(parents=True, exist_ok=True)
     notes = cache_dir / f"hashes-{_sha256(str(root))[:16]}.json"
     try:
-        known: dict[str, list] = json.loads(notes.read_text())
-    except (OSError, ValueError):
+        known = dict(json.loads(notes.read_text()))
+    except (OSError, ValueError, TypeError):
         known = {}
     base = str(root)
 
     def look(path: str) -> tuple[list | None, str]:
         full = os.path.join(base, path)  # noqa: PTH118 - strings: 100,000 Path objects cost a second
         try:
-            info = os.stat(full)  # noqa: PTH116
+            info = check_file(full)
+            # ctime too: a copy that keeps the time of change (cp -p, rsync -t) would pass for the old file.
+            times = [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
             old = known.get(path)
-            if old and old[:2] == [info.st_size, info.st_mtime_ns]:
+            if isinstance(old, list) and old[:3] == times:
                 return old, ""
             with open(full, "rb") as file:  # noqa: PTH123
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except (OSError, ValueError) as error:
-            return None, getattr(error, "strerror", None) or str(error)
-        return [info.st_size, info.st_mtime_ns, digest], ""
+                return [*times, hashlib.file_digest(file, "sha256").hexdigest()], ""
+        except BadImage as error:
+            return None, error.reason
+        except OSError as error:
+            return None, error.strerror or str(error)
 
     with ThreadPoolExecutor(_num_workers(None)) as pool:
-        looks = list(tqdm(pool.map(look, paths, chunksize=64), "Hash images", len(paths), disable=None, leave=False))
-    fresh = {path: found for path, (found, _) in zip(paths, looks, strict=True) if found is not None}
+        found = pool.map(look, paths, chunksize=64)
+        looks = list(tqdm(found, "Hash images", len(paths), disable=None, leave=False))
+    fresh = {path: marks for path, (marks, _) in zip(paths, looks, strict=True) if marks is not None}
     if fresh != known:
         temporary = notes.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(fresh))
-        temporary.replace(notes)
+        try:
+            temporary.write_text(json.dumps(fresh))
+            temporary.replace(notes)
+        except OSError:  # full or read-only: the notes only save time, and a whole cache can still be used
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
     bad = [
-        BadImage(path, reason) for path, (found, reason) in zip(paths, looks, strict=True) if found is None
+        BadImage(path, reason) for path, (marks, reason) in zip(paths, looks, strict=True) if marks is None
     ]
-    return {path: found[2] for path, found in fresh.items()}, bad
+    return {path: marks[-1] for path, marks in fresh.items()}, bad
+
+
+def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """The images of a whole cache, and the reasons of the rows that could not be read."""
+    try:
+        reasons = json.loads((folder / "index.json").read_text())["bad"]
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        if len(images) != count:
+            raise ValueError(f"{len(images)} images instead of {count}")
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(
+            f"the cache {folder} is damaged ({error}); remove it, and it is built again."
+        ) from None
+    return images, {int(row): reason for row, reason in reasons.items()}
 
 
 def _build(
@@ -189,28 +212,45 @@ def _build(
     sources: list[str],
     load: Callable[[str], Grey],
     pixels: dict,
-    settings: DataSettings,
-    unreadable: list[BadImage],
-) -> None:
-    """Write `folder` by one rename; on any failure nothing of it stays."""
+    workers: int | None,
+    strict: bool,
+    incomplete: bool,
+) -> dict[int, str]:
+    """Write `folder` by one rename and return the reasons of its bad rows; a failure leaves nothing of it.
+
+    With `strict` bad rows are a failure, and so is a set that is `incomplete` without them.
+    """
     with _locked(folder.with_suffix(".lock")):
         if folder.is_dir():  # another run built it while we waited
-            return
-        for leftover in folder.parent.glob(f"{folder.name}.tmp*"):
-            shutil.rmtree(leftover)
+            return {}
+        _remove_leftovers(folder)
         temporary = folder.with_suffix(f".tmp{os.getpid()}")
         temporary.mkdir()
         try:
-            bad = _fill(temporary / "images.npy", sources, load, pixels, settings.num_workers)
-            if (bad or unreadable) and settings.on_bad_image == "error":
-                raise BadImages(unreadable + [BadImage(sources[row], bad[row]) for row in sorted(bad)])
-            index = {"version": VERSION, "pixels": pixels, "bad": {str(row): bad[row] for row in bad}}
+            bad = _fill(temporary / "images.npy", sources, load, pixels, workers)
+            if strict and (bad or incomplete):
+                return bad
+            index = {"version": VERSION, "pixels": pixels, "bad": {str(row): bad[row] for row in sorted(bad)}}
             (temporary / "index.json").write_text(json.dumps(index, indent=1))
             _sync(temporary / "index.json")
             _sync(temporary / "images.npy")
             temporary.rename(folder)
+            return bad
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed builds left: of `folder`, whose lock we hold, and of others that nobody builds."""
+    for leftover in folder.parent.glob("*.tmp*"):
+        if not leftover.is_dir():
+            continue
+        if leftover.stem == folder.name:
+            shutil.rmtree(leftover, ignore_errors=True)
+            continue
+        with leftover.with_suffix(".lock").open("w") as handle, suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _fill(
@@ -270,7 +310,20 @@ def _pool(workers: int) -> Executor:
     if workers <= 1:
         return _InProcess()
     # spawn: a process that has imported torch holds threads, which a fork does not survive.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the parent is killed; without this it would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _num_workers(wanted: int | None) -> int:
@@ -281,7 +334,11 @@ def _num_workers(wanted: int | None) -> int:
 def _locked(file: Path) -> Iterator[IO[str]]:
     """Hold an exclusive lock that the system gives back when the holder dies."""
     with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another run prepares these images; waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
 
 
@@ -291,10 +348,12 @@ def _sync(file: Path) -> None:
 
 
 def _sha256(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 def _digest(manifest: Manifest, hashes: dict[str, str]) -> str:
     columns = (manifest.table[name].tolist() for name in ("split", "path", "label", "patient"))
     rows = sorted(zip(*columns, strict=True))
-    return _sha256(*(f"{split}\t{path}\t{label}\t{patient}\t{hashes[path]}" for split, path, label, patient in rows))
+    return _sha256(
+        *(f"{split}\t{path}\t{label}\t{patient}\t{hashes[path]}" for split, path, label, patient in rows)
+    )

@@ -15,6 +15,9 @@ CLASS_NAMES = ("NORMAL", "PNEUMONIA")
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".jpeg", ".jpg", ".png")
 PATH_COLUMNS = ("path", "filepath", "img")
+# A table of this size takes about 600 MB to check; the largest public chest sets hold 400,000 images.
+MAX_CSV_ROWS = 1_000_000
+MAX_CSV_BYTES = 256 * 2**20
 COLUMNS = ["path", "label", "patient", "subtype", "split"]
 
 # Kaggle: person<N>_<bacteria|virus>_<serial>[_k] and [NORMAL2-]IM-<N>-<k>[-<kkkk>]; Mendeley V3:
@@ -28,8 +31,11 @@ _GRAMMARS = (
 
 @dataclass
 class Manifest:
-    """Every image of the set. `table` has the columns path (relative to `root`), label (0 NORMAL,
-    1 PNEUMONIA), patient (str, or None where unknown), subtype (normal, bacteria, virus or None) and split."""
+    """Every image of the set.
+
+    `table` has the columns path (relative to `root`), label (0 NORMAL, 1 PNEUMONIA), patient (str, or None
+    where unknown), subtype (normal, bacteria, virus or None) and split.
+    """
 
     root: Path
     table: pd.DataFrame
@@ -69,10 +75,13 @@ def describe(settings: DataSettings) -> Manifest:
         manifest = Manifest(Path("phantom"), phantom.table(settings.phantom)[COLUMNS])
     else:
         root = find_root(settings)
-        manifest = _from_folders(root) if settings.name == "chest_xray" else _from_csv(root)
+        try:
+            manifest = _from_folders(root) if settings.name == "chest_xray" else _from_csv(root)
+        except OSError as error:
+            raise UserError(f"data.root={root} cannot be read: {error}") from None
     table = manifest.table
     if settings.val_protocol == "patient":
-        table = _carve_validation(table, settings.val_fraction, settings.split_seed)
+        table = _carve_validation(table, settings, _patient_keys(table))
     elif not (table["split"] == "val").any():
         raise UserError(
             "data.val_protocol=official needs a val split, and this set has none: "
@@ -132,7 +141,9 @@ def _from_folders(root: Path) -> Manifest:
     table["patient"], table["subtype"] = _parse_names(table["path"])
     manifest = Manifest(root, table[COLUMNS])
     if others:
-        manifest.notes.append(f"{len(others)} files that are no .jpeg, .jpg or .png were left out: {_first(others)}")
+        manifest.notes.append(
+            f"{len(others)} files that are no .jpeg, .jpg or .png were left out: {_first(others)}"
+        )
     return manifest
 
 
@@ -168,30 +179,27 @@ def _from_csv(root: Path) -> Manifest:
         if file.is_file():
             tables.append(_read_csv(file, root).assign(split=split))
         elif split != "val":
-            raise UserError(f"{file} is missing; data=csv needs train.csv and test.csv (val.csv is optional).")
+            raise UserError(
+                f"{file} is missing; data=csv needs train.csv and test.csv (val.csv is optional)."
+            )
     manifest = Manifest(root, pd.concat(tables, ignore_index=True))
     known = manifest.table["patient"].notna()
     if not known.all():
         manifest.notes.append(
-            f"{int((~known).sum())} images have no patient: each counts as a patient of its own, so a patient "
-            "in two splits cannot be seen. Add a `patient` column to the CSV files."
+            f"{int((~known).sum())} images have no patient: each counts as a patient of its own, so a "
+            "patient in two splits cannot be seen. Add a `patient` column to the CSV files."
         )
     return manifest
 
 
 def _read_csv(file: Path, root: Path) -> pd.DataFrame:
-    try:
-        # Only the first line is needed to know the columns; the rest as text, so that nothing is guessed.
-        raw = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise UserError(f"{file} cannot be read as CSV: {str(error).splitlines()[0]}") from None
-    raw.columns = [str(column).strip() for column in raw.columns]
+    raw = _read_text(file)
     path_column = next((column for column in PATH_COLUMNS if column in raw.columns), None)
     if path_column is None or "label" not in raw.columns:
         missing = "path (or filepath, or img)" if path_column is None else "label"
         raise UserError(
             f"{file} has no column {missing}; its columns are {', '.join(raw.columns)}. Needed are "
-            "path|filepath|img and label; patient is optional."
+            "path|filepath|img and label, separated by commas; patient is optional."
         )
     if raw.empty:
         raise UserError(f"{file} has no rows.")
@@ -211,6 +219,40 @@ def _read_csv(file: Path, root: Path) -> pd.DataFrame:
     return table[COLUMNS[:-1]].astype({"patient": object, "subtype": object})
 
 
+def _read_text(file: Path) -> pd.DataFrame:
+    """The rows of a CSV file as text, their line numbers less two as the index; bounded in size."""
+    try:
+        size = file.stat().st_size
+        if size > MAX_CSV_BYTES:
+            raise UserError(
+                f"{file} has {size:,} bytes, more than the limit of {MAX_CSV_BYTES:,}; divide the set."
+            )
+        # As text, so that nothing is guessed. Blank lines are dropped below, to keep count of the lines.
+        raw = pd.read_csv(
+            file,
+            dtype=str,
+            header=None,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+            skipinitialspace=True,
+            nrows=MAX_CSV_ROWS + 2,
+        )
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as CSV (UTF-8): {str(error).splitlines()[0]}") from None
+    raw = raw.fillna("")
+    columns = [str(column).strip() for column in raw.iloc[0]]
+    if len(raw) > MAX_CSV_ROWS + 1:
+        raise UserError(f"{file} has more rows than the limit of {MAX_CSV_ROWS:,}; divide the set.")
+    if twice := {column for column in columns if column and columns.count(column) > 1}:
+        raise UserError(f"{file} has the column {', '.join(sorted(twice))} more than once.")
+    raw.columns = pd.Index(columns)
+    raw = raw.iloc[1:].reset_index(drop=True)
+    return raw[(raw != "").any(axis=1)]
+
+
 def _parse_labels(labels: pd.Series, file: Path) -> pd.Series:
     names = {str(label): label for label in range(len(CLASS_NAMES))}
     names |= {name: label for label, name in enumerate(CLASS_NAMES)}
@@ -218,7 +260,7 @@ def _parse_labels(labels: pd.Series, file: Path) -> pd.Series:
     if numbers.isna().any():
         row = int(np.flatnonzero(numbers.isna())[0])
         raise UserError(
-            f"{file}, line {row + 2}: label {labels.iloc[row]!r} is not known; "
+            f"{file}, line {labels.index[row] + 2}: label {labels.iloc[row]!r} is not known; "
             f"give 0 or {CLASS_NAMES[0]}, 1 or {CLASS_NAMES[1]}."
         )
     return numbers.astype(int)
@@ -230,7 +272,7 @@ def _check_paths(paths: pd.Series, root: Path, file: Path) -> None:
     folders: dict[str, bool] = {}  # a folder is resolved once, however many images it holds
 
     def inside(path: str) -> bool:
-        if not path or "\0" in path or os.path.isabs(path):
+        if not path or "\0" in path or os.path.isabs(path):  # noqa: PTH117
             return False
         full = os.path.join(base, path)  # noqa: PTH118 - strings: this runs for every image
         parent = os.path.dirname(full)  # noqa: PTH120
@@ -240,7 +282,7 @@ def _check_paths(paths: pd.Series, root: Path, file: Path) -> None:
             return (os.path.realpath(full) + os.sep).startswith(base + os.sep)
         return folders[parent]
 
-    for row, path in enumerate(paths):
+    for row, path in zip(paths.index.tolist(), paths, strict=True):
         if not inside(path):
             raise UserError(
                 f"{file}, line {row + 2}: path {path!r} leaves data.root={root} or is not a path. "
@@ -248,31 +290,62 @@ def _check_paths(paths: pd.Series, root: Path, file: Path) -> None:
             )
 
 
-def _carve_validation(table: pd.DataFrame, fraction: float, split_seed: int) -> pd.DataFrame:
-    """Take a patient-disjoint, class-stratified validation split out of train, the official val joining train.
+def _carve_validation(table: pd.DataFrame, settings: DataSettings, groups: pd.Series) -> pd.DataFrame:
+    """Take a class-stratified validation split out of train, the official val joining train first.
 
-    Depends on the images' patients and labels and on `split_seed` alone, not on the order of the files.
+    No group (a patient) is torn apart; one with images of both classes counts as PNEUMONIA. Depends on the
+    groups, their labels and `split_seed` alone, not on the order of the files.
     """
     table = table.copy()
     pool = table["split"] != "test"
     table.loc[pool, "split"] = "train"
-    groups = _patient_keys(table).loc[pool]
+    labels = table.loc[pool, "label"].groupby(groups).transform("max")
     for label in range(len(CLASS_NAMES)):
-        sizes = groups[table.loc[pool, "label"] == label].value_counts().sort_index()
-        order = np.random.default_rng([split_seed, label]).permutation(len(sizes))
+        sizes = groups[pool][labels == label].value_counts().sort_index()
+        order = np.random.default_rng([settings.split_seed, label]).permutation(len(sizes))
         taken = sizes.iloc[order]
-        wanted = fraction * int(sizes.sum())
+        wanted = settings.val_fraction * int(sizes.sum())
         # Take patients while that brings the number of images nearer to the wanted one.
         before = taken.cumsum() - taken
-        chosen = set(taken.index[(before + taken / 2) <= wanted]) or set(taken.index[:1])
-        if len(sizes) > len(chosen):
-            mine = pool & (table["label"] == label) & _patient_keys(table).isin(chosen)
-            table.loc[mine, "split"] = "val"
-    # A patient with images of both classes must not be torn apart: all its images follow the first class.
-    torn = set(groups[table.loc[pool, "split"] == "val"]) & set(groups[table.loc[pool, "split"] == "train"])
-    if torn:
-        table.loc[pool & _patient_keys(table).isin(torn), "split"] = "val"
+        count = int(((before + taken / 2) <= wanted).sum())
+        count = max(min(max(count, 1), len(taken) - 1), 0)  # some for each side, where there are two patients
+        table.loc[pool & groups.isin(taken.index[:count]), "split"] = "val"
     return table
+
+
+def keep_copies_together(manifest: Manifest, hashes: dict[str, str], settings: DataSettings) -> None:
+    """Carve again, patients who share identical bytes as one, so that our own split tears no copies apart.
+
+    `hashes` gives the content's hash by path. A set in which no two patients share bytes stays as it is.
+    """
+    if settings.val_protocol != "patient":
+        return  # the folders decide, and content_problems judges them
+    table = manifest.table
+    groups = _patient_keys(table)
+    pool = table["split"] != "test"
+    contents = table["path"].map(hashes)
+    shared = groups[pool].groupby(contents).transform("nunique") > 1
+    if not shared.any():
+        return
+    leaders: dict[str, str] = {}
+
+    def leader(key: str) -> str:
+        while (above := leaders.get(key, key)) != key:
+            leaders[key] = leaders.get(above, above)  # halve the way for the next one
+            key = above
+        return key
+
+    first: dict[str, str] = {}
+    for key, content in zip(groups[pool][shared], contents[pool][shared], strict=True):
+        one, other = leader(key), leader(first.setdefault(content, key))
+        leaders[max(one, other)] = min(one, other)  # the least key leads, in whatever order they come
+    joined = groups.map({key: leader(key) for key in groups[pool][shared]}).fillna(groups)
+    table = _carve_validation(table, settings, joined)
+    manifest.table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
+    manifest.notes.append(
+        f"{int(shared.sum())} images outside test repeat another patient's bytes (or one of an unknown "
+        "patient's); such patients were kept in one split."
+    )
 
 
 def _patient_keys(table: pd.DataFrame) -> pd.Series:
@@ -281,14 +354,15 @@ def _patient_keys(table: pd.DataFrame) -> pd.Series:
 
 
 def problems(manifest: Manifest) -> list[str]:
-    """What forbids training on this manifest: an empty class, a patient in two splits, a path listed twice."""
+    """What forbids training on it: an empty class, a patient in two splits, a path listed twice."""
     found = []
     for split, classes in manifest.counts().items():
         empty = [name for name, count in classes.items() if count == 0]
         if empty:
             found.append(
                 f"the {split} split of {manifest.root} has no {' and no '.join(empty)} image "
-                f"(it has {classes}); every split needs both classes."
+                f"(it has {', '.join(f'{count} {name}' for name, count in classes.items())}); every split "
+                "needs both classes, so each class needs two patients outside test, one for validation."
             )
     known = manifest.table.dropna(subset=["patient"])
     splits = known.groupby("patient")["split"].nunique()
@@ -311,11 +385,13 @@ def content_problems(manifest: Manifest, hashes: dict[str, str]) -> list[str]:
         if varied.any():
             paths = table.loc[varied].sort_values(["content", "path"])["path"].tolist()
             found.append(
-                f"{len(paths)} files with identical bytes stand {trouble}: {_first(paths)}. Remove the copies."
+                f"{len(paths)} files with identical bytes stand {trouble}: {_first(paths)}. "
+                "Remove the copies, or put them into one split under one label."
             )
     return found
 
 
 def _first(names: list[str], count: int = 10) -> str:
     rest = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + rest
+    # A file's name need not be UTF-8; printed as it is, it would end the program.
+    return ", ".join(name.encode(errors="backslashreplace").decode() for name in names[:count]) + rest

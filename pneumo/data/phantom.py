@@ -1,6 +1,13 @@
 """The embedded synthetic set: chest-like radiographs with a known label, drawn from a seed.
 
 It lets every command run without a download, and lets a test ask whether training learns anything.
+Exposure, pose, noise, anatomy, leads and soft shadows vary alike in both classes; only opacities tell.
+
+Measured on the default set at VERSION 1 (train on train, score on test, black border cropped, equalised,
+test majority 0.625): logistic regression on standardised pixels, C of 1 to 1e-4, has accuracy 0.60-0.64 at
+32 px and 0.64-0.65 at 64 px (AUROC 0.60-0.68). torchvision's resnet18 at 64 px, AdamW 1e-3, batch 32, has
+AUROC 0.83, 0.92, 0.94, 0.96, 0.94, 0.94 after epochs 1-6; its accuracy at threshold 0.5 swings from 0.65 to
+0.86, for the test split is shifted. One image takes 6.5-9 ms of one busy 2.8 GHz Xeon thread.
 """
 
 import hashlib
@@ -25,19 +32,22 @@ TRAPPED = 0.8  # how much of the air that fluid replaced the rest of the lungs t
 MAX_IMAGES = 4  # of one patient
 LEAST_PATIENTS = {"train": 10, "test": 8}  # fewer leave a subtype without a patient
 
-# The shift: means and widths of what an image draws, a split each. Test comes from "another machine".
-ACQUISITION: dict[str, dict[str, tuple[float, float]]] = {
-    "train": {"exposure": (0.0, 0.10), "contrast": (1.0, 0.12), "blur": (0.5, 0.2), "scale": (1.0, 0.05), "noise": (5.0, 1.5)},
-    "test": {"exposure": (0.09, 0.10), "contrast": (0.84, 0.12), "blur": (0.9, 0.25), "scale": (0.95, 0.06), "noise": (8.0, 2.0)},
-}  # fmt: skip
+# Mean and deviation of what each image draws. Test comes from another machine: that is the shift.
+ACQUISITION = {
+    "exposure": {"train": (0.0, 0.10), "test": (0.09, 0.10)},  # added attenuation
+    "contrast": {"train": (1.0, 0.12), "test": (0.84, 0.12)},  # slope of the tone curve
+    "blur": {"train": (0.5, 0.25), "test": (1.1, 0.3)},  # radius of the box, pixels
+    "scale": {"train": (1.0, 0.05), "test": (0.95, 0.06)},
+    "noise": {"train": (5.0, 1.5), "test": (8.0, 2.0)},  # deviation, grey levels of 255
+}
 
-_PATH = re.compile(r"(train|test)/(NORMAL|PNEUMONIA)/((?:train|test)\d+)_(normal|bacteria|virus)_(\d+)\.png")
+_PATH = re.compile(r"(train|test)/(NORMAL|PNEUMONIA)/(\1\d+)_(normal|bacteria|virus)_\d+\.png")
 _CANVAS = (132, 156)  # rows, columns of the patient's canvas; the image is cut out of it and enlarged
 # A column and a row, so that a term of x or y alone costs next to nothing; the picture shows about [-1, 1].
 _Y = np.linspace(-1.25, 1.25, _CANVAS[0], dtype=np.float32)[:, None]
 _X = np.linspace(-1.25, 1.25, _CANVAS[1], dtype=np.float32)[None, :]
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 
 
 def table(settings: PhantomSettings) -> pd.DataFrame:
@@ -46,22 +56,18 @@ def table(settings: PhantomSettings) -> pd.DataFrame:
     Raises UserError where the set would be too small to hold both classes and subtypes.
     """
     _check(settings)
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[str, int, str, str, str]] = []
     for split, num_patients in (("train", settings.train_patients), ("test", settings.test_patients)):
-        rng = _rng(settings.seed, "table", split)
         subtypes = _subtypes(num_patients, NORMAL_SHARE[split])
-        order = rng.permutation(num_patients)
+        order = _rng(settings.seed, "table", split).permutation(num_patients)
         # Counts go round 1-4 within the sorted subtypes, so the balance of images is that of patients.
         for number, which in enumerate(order):
             patient, subtype = f"{split}{number:04d}", subtypes[which]
-            folder = "NORMAL" if subtype == "normal" else "PNEUMONIA"
+            folder, label = ("NORMAL", 0) if subtype == "normal" else ("PNEUMONIA", 1)
             for index in range(1 + int(which) % MAX_IMAGES):
                 path = f"{split}/{folder}/{patient}_{subtype}_{index}.png"
-                label = int(subtype != "normal")
-                rows.append(
-                    {"path": path, "label": label, "patient": patient, "subtype": subtype, "split": split}
-                )
-    return pd.DataFrame(rows)
+                rows.append((path, label, patient, subtype, split))
+    return pd.DataFrame(rows, columns=["path", "label", "patient", "subtype", "split"])
 
 
 def render(path: str, settings: PhantomSettings) -> NDArray[np.uint8]:
@@ -70,9 +76,9 @@ def render(path: str, settings: PhantomSettings) -> NDArray[np.uint8]:
     Only the seed and the path decide; the patient's part of the path decides the anatomy and the disease.
     """
     match = _PATH.fullmatch(path)
-    if match is None:
+    if match is None or (match[2] == "NORMAL") != (match[4] == "normal"):
         raise UserError(f"{path!r} is not a path of the phantom set; take one from phantom.table(settings).")
-    split, _, patient, subtype, _ = match.groups()
+    split, _, patient, subtype = match.groups()
     canvas = _chest(_rng(settings.seed, patient, "anatomy"), _rng(settings.seed, patient, "disease"), subtype)
     return _acquire(canvas, split, _rng(settings.seed, path))
 
@@ -131,7 +137,7 @@ def _chest(anatomy: np.random.Generator, disease: np.random.Generator, subtype: 
     # How much air each lung holds varies in both classes, so its mean brightness tells little.
     depth = 0.36 * np.exp(0.18 * anatomy.standard_normal() + 0.20 * _smooth_noise(anatomy, 4, 5))
     opacity = _opacity(disease, subtype, hila)
-    # Ill lungs trap air elsewhere, which also keeps their mean as it was: the sign is the pattern, not the sum.
+    # Ill lungs trap air elsewhere; it keeps their mean, so that the sign is the pattern and not the sum.
     share = float((opacity * lung).sum() / lung.sum())
     air = lung * depth * (1 - opacity) / (1 - TRAPPED * share)
     chest = tissue - air + _vessels(anatomy, hila) * lung + _bones(anatomy, lung) + _soft_shadows(anatomy)
@@ -174,7 +180,7 @@ def _bones(rng: np.random.Generator, lung: Field) -> Field:
     """Posterior ribs (down and outwards), fainter anterior ones, the spine and the clavicles."""
     side, pitch, phase = np.abs(_X), rng.uniform(0.165, 0.20), rng.uniform(0, 1)
     cage = _edge(0.80 - side, 0.03) * _edge(_Y + 0.85, 0.06) * _edge(0.75 - _Y, 0.1)
-    back = _Y - rng.uniform(0.25, 0.45) * side + 0.35 * (1 - side) ** 2 * 0.6
+    back = _Y - rng.uniform(0.25, 0.45) * side + 0.21 * (1 - side) ** 2
     front = _Y + rng.uniform(0.5, 0.8) * side**1.5
     ribs = 0.075 * _edge(np.cos(2 * np.pi * (back / pitch + phase)) - 0.15, 0.35)
     ribs += 0.035 * _edge(np.cos(2 * np.pi * (front / (1.2 * pitch) + phase)) - 0.35, 0.4)
@@ -212,7 +218,9 @@ def _consolidation(rng: np.random.Generator) -> Field:
     out = np.zeros(_CANVAS, np.float32)
     for _ in range(1 + (rng.random() < 0.25)):
         side = rng.choice((-1, 1))
-        oval = _oval(side * rng.uniform(0.30, 0.55), rng.uniform(-0.45, 0.45), *rng.uniform(0.17, 0.27, size=2))
+        oval = _oval(
+            side * rng.uniform(0.30, 0.55), rng.uniform(-0.45, 0.45), *rng.uniform(0.17, 0.27, size=2)
+        )
         patch = _edge(oval + 0.22 * _smooth_noise(rng, 22, 26), 0.28)
         out = np.maximum(out, patch * rng.uniform(0.55, 0.90))
     return out
@@ -227,13 +235,13 @@ def _interstitial(rng: np.random.Generator, hila: list[tuple[float, float]]) -> 
 
 
 def _acquire(canvas: Field, split: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One exposure of the patient: pose, leads and marker, tone, blur, noise, and sometimes a black border."""
-    draw = {key: float(rng.normal(*spread)) for key, spread in ACQUISITION[split].items()}
+    """One exposure of the patient: tone, pose, leads and marker, blur, noise, perhaps a black border."""
+    draw = {key: float(rng.normal(*spread[split])) for key, spread in ACQUISITION.items()}
     height, width = int(rng.integers(220, 261)), int(rng.integers(264, 313))
     tone = 1 / (1 + np.exp(-4.6 * draw["contrast"] * (canvas - 0.47 + draw["exposure"])))
     picture = Image.fromarray((255 * _posed(tone, height, width, draw["scale"], rng)).astype(np.uint8))
     _overlay(picture, rng)
-    blurred = picture.filter(ImageFilter.GaussianBlur(max(draw["blur"], 0.0)))
+    blurred = picture.filter(ImageFilter.BoxBlur(max(draw["blur"], 0.0)))
     grain = rng.standard_normal((height, width), dtype=np.float32) * np.float32(max(draw["noise"], 1.0))
     pixels = np.clip(np.asarray(blurred) + grain, 0, 255).astype(np.uint8)
     return _bordered(pixels, rng)

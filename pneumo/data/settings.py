@@ -34,7 +34,9 @@ class DataSettings:
         one_of("data.val_protocol", self.val_protocol, ("patient", "official"))
         one_of("data.on_bad_image", self.on_bad_image, ("error", "skip"))
         if not 0 < self.val_fraction < 1:
-            raise UserError(f"data.val_fraction={self.val_fraction} must lie between 0 and 1, for example 0.1.")
+            raise UserError(
+                f"data.val_fraction={self.val_fraction} must lie between 0 and 1, for example 0.1."
+            )
         if not 16 <= self.image_size <= 2048:
             raise UserError(f"data.image_size={self.image_size} must lie between 16 and 2048 pixels.")
         if self.num_workers is not None and self.num_workers < 1:

@@ -74,9 +74,9 @@ def write(
     """Write figures/, reports/ and predictions/ under `directory` and return the scores of the test split.
 
     `history` has a dict an epoch (`epoch`, `train/loss`, `val/f1`, ...), `splits` the keys val and test,
-    `class_counts` the images by split and class, `patients` the patients by split. `val_monitor` is the figure by which validation would have
-    chosen the epoch; it is read for protocol=test_selected only. Each file is replaced whole; nothing is
-    written where a split cannot be scored.
+    `class_counts` the images by split and class, `patients` the patients by split. `val_monitor` is the
+    figure by which validation would have chosen the epoch; it is read for protocol=test_selected only. Each
+    file is replaced whole; nothing is written where a split cannot be scored.
     """
     one_of("protocol", protocol, PROTOCOLS)
     for needed in ("val", "test"):

@@ -50,7 +50,7 @@ def encode(record: Record) -> bytes:
 def decode(line: bytes) -> Record | None:
     """The record of one line without its newline; None if the line is damaged."""
     head, rest = line[:_HEAD], line[_HEAD:]
-    return json.loads(line) if head == b'{"crc":"%08x",' % zlib.crc32(rest) else None
+    return json.loads(b"{" + rest) if head == b'{"crc":"%08x",' % zlib.crc32(rest) else None
 
 
 def read_records(path: Path, offset: int = 0, last: int = 0) -> tuple[list[Record], int]:
@@ -93,6 +93,19 @@ def artifact_file(folder: Path, name: str) -> Path:
     if not (root / name).resolve().is_relative_to(root.resolve()):
         raise UserError(f"artifact {name!r} leads out of {root}: copy the file there instead of linking it.")
     return root / name
+
+
+def is_being_written(folder: Path) -> bool:
+    """True while a process writes the journal in `folder`. Not for that process itself: a POSIX lock is lost
+    when its holder closes any other handle on the file."""
+    try:
+        with (folder / "journal.lock").open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 class Journal:

@@ -1,4 +1,4 @@
-"""Carries a run's journal to MLflow: in the background while it trains (Sender), or any time later (sync).
+"""Carries a run's journal to MLflow, one pass at a time (Courier); pneumo.tracking.sender says when.
 
 The only importer of mlflow, and only inside functions: the import costs seconds. Sending again is harmless:
 a metric row's key holds its recorded time and value, params and tags are equal, files are replaced whole.
@@ -12,25 +12,21 @@ import json
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pneumo import UserError
 from pneumo.tracking.journal import Record, artifact_file, read_records, redact
-from pneumo.tracking.settings import TrackingSettings
 
 JOURNAL_TAG = "pneumo.journal_id"
 REASON_TAG = "pneumo.status_reason"
 MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits params and tags by 100
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 8000
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-GATHER_S = 0.1  # what is written close together goes in one call
-SYNC_TRIES = 3  # failures in a row without progress
+_BATCHED = ("start", "params", "tags", "metrics")
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ENVIRONMENT = {
@@ -43,7 +39,16 @@ _ENVIRONMENT = {
 }
 _log = logging.getLogger(__name__)
 
-Item = tuple[str, str, Any, int, int]  # metrics | params | tags, key, value, timestamp, step
+
+class Item(NamedTuple):
+    """One metric point, param or tag of record `n`."""
+
+    n: int
+    kind: str
+    key: str
+    value: Any
+    t: int = 0
+    step: int = 0
 
 
 class NotSent(Exception):
@@ -52,15 +57,6 @@ class NotSent(Exception):
 
 class Busy(Exception):
     """Another process holds the lock."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyncResult:
-    sent: int
-    left: int
-    error: str | None = None
-    run_id: str | None = None
-    refused: int = 0  # records of which MLflow refused a part: see refused.jsonl
 
 
 @dataclass(kw_only=True)
@@ -116,7 +112,8 @@ def _client(uri: str) -> Any:
 
     for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations for every new database
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
+    with _database_lock(uri):  # the client creates the tables
+        return MlflowClient(tracking_uri=uri)
 
 
 def _code(error: Exception) -> str | None:
@@ -136,7 +133,7 @@ def _refusal(error: Exception) -> bool:
     return isinstance(error, UserError | FileNotFoundError) or _code(error) in _REFUSALS
 
 
-def _reason(error: Exception, uri: str) -> str:
+def describe(error: Exception, uri: str) -> str:
     text = str(error).replace(uri, redact(uri))
     for key in _SECRETS:
         if os.environ.get(key):
@@ -152,22 +149,19 @@ def _text(value: str, limit: int) -> str:
 
 def _items(record: Record) -> list[Item]:
     """What of a record goes through log_batch."""
-    kind, body, t = record["kind"], record["body"], record["t"]
-    if kind == "start":
-        kind, body = "tags", body["tags"]
+    n, kind, body = record["n"], record["kind"], record["body"]
     if kind == "metrics":
-        return [(kind, key, value, t, body["step"]) for key, value in body["values"].items()]
-    if kind in ("params", "tags"):
-        limit = MAX_PARAM_CHARS if kind == "params" else MAX_TAG_CHARS
-        return [(kind, _text(key, 250), _text(value, limit), t, 0) for key, value in body.items()]
-    return []
+        return [Item(n, kind, key, value, record["t"], body["step"]) for key, value in body["values"].items()]
+    limit = MAX_PARAM_CHARS if kind == "params" else MAX_TAG_CHARS
+    kind, pairs = ("tags", body["tags"]) if kind == "start" else (kind, body)
+    return [Item(n, kind, _text(key, 250), _text(value, limit)) for key, value in pairs.items()]
 
 
 def _head(records: list[Record]) -> tuple[int, list[Item]]:
     """How many of the first records fit in one log_batch, and their items; 0 if the first goes alone."""
     items: list[Item] = []
     for count, record in enumerate(records):
-        if record["kind"] not in ("start", "params", "tags", "metrics"):
+        if record["kind"] not in _BATCHED:
             return count, items
         new = _items(record)
         if count and len(items) + len(new) > MAX_ITEMS:
@@ -181,27 +175,27 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(match[1]).absolute() if match and match[1] != ":memory:" else None
 
 
-def _experiment_id(client: Any, uri: str, name: str) -> str:
-    """The experiment's id; whoever asks first creates it."""
+def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
+    """One at a time on a SQLite file: of four processes on a new one, three die (table already exists)."""
     database = _sqlite_file(uri)
     if database is None:
-        return _get_or_create(client, name, None)
-    # Four processes on a new file: without the lock, three die over "table already exists".
-    location = database.parent / "mlartifacts" / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "_")
-    with _locked(database.with_name(database.name + ".lock"), wait_s=60):
-        return _get_or_create(client, name, location.as_uri())
+        return contextlib.nullcontext()
+    return _locked(database.with_name(database.name + ".lock"), wait_s=60)
 
 
-def _get_or_create(client: Any, name: str, location: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        try:
-            return _given(client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:
-            if _code(error) != "RESOURCE_ALREADY_EXISTS":
-                raise
+def _experiment_id(client: Any, uri: str, name: str) -> str:
+    """The experiment's id; whoever asks first creates it, with its artifacts beside a SQLite file."""
+    database = _sqlite_file(uri)
+    folder = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
+    location = (database.parent / "mlartifacts" / folder).as_uri() if database else None
+    with _database_lock(uri):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return _given(client.create_experiment(name, artifact_location=location))
+            except Exception as error:
+                if _code(error) != "RESOURCE_ALREADY_EXISTS":
+                    raise
             experiment = client.get_experiment_by_name(name)  # another process was first
     if experiment is None or experiment.lifecycle_stage != "active":
         raise NotSent(
@@ -218,7 +212,7 @@ def _given(identifier: str) -> str:
     return identifier
 
 
-class _Courier:
+class Courier:
     """One pass at a time: sends what the journal holds beyond the note. Raises on the first failure."""
 
     def __init__(self, folder: Path, uri: str) -> None:
@@ -250,6 +244,10 @@ class _Courier:
         self._records, self._offset = 0, 0
         self._start: Record = {}
         self._unsent: list[Record] = []
+        # What of the first unsent records is through: where every third request is lost, a step that takes
+        # several must not start over each time.
+        self._through: set[Item | str] = set()
+        self._part = MAX_ITEMS
 
     def _read(self) -> None:
         noted = read_note(self.folder, self.uri)  # another process may have sent meanwhile
@@ -267,6 +265,7 @@ class _Courier:
         self.note.sequence = self._unsent[count - 1]["n"]
         _write_note(self.folder, self.uri, self.note)
         del self._unsent[:count]
+        self._through, self._part = set(), MAX_ITEMS
         self.sent += count
 
     # -- MLflow's side
@@ -288,15 +287,13 @@ class _Courier:
             _write_note(self.folder, self.uri, self.note)
         if self.note.run_id is None:
             self.note.run_id = self._only_run() or self._create_run()
-            _write_note(self.folder, self.uri, self.note)
+        _write_note(self.folder, self.uri, self.note)
         self._checked = True
 
     def _still_there(self, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
         try:
             run = self._client.get_run(run_id)
-        except MlflowException as error:
+        except Exception as error:
             if _code(error) == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
@@ -308,11 +305,8 @@ class _Courier:
         return True
 
     def _create_run(self) -> str:
-        body = self._start["body"]
-        tags = {JOURNAL_TAG: body["journal_id"]}
-        if "mlflow.parentRunId" in body["tags"]:
-            tags["mlflow.parentRunId"] = body["tags"]["mlflow.parentRunId"]
-        name = _text(body["name"], 250)
+        body = self._start["body"]  # its tags follow in a batch, where one may be refused alone
+        tags, name = {JOURNAL_TAG: body["journal_id"]}, _text(body["name"], 250)
         run = self._client.create_run(self.note.experiment_id, self._start["t"], tags, run_name=name)
         return _given(run.info.run_id)
 
@@ -335,56 +329,55 @@ class _Courier:
         first = self._unsent[0]
         try:
             if count:
-                self._log_batch(items, first["n"])
+                self._log_batch(items)
             else:
-                self._attempt(lambda: self._send_single(first), first, first["body"].get("name", ""))
+                self._send_single(first)
         except Exception as error:
-            # Whatever failed may have failed because the run is gone: look at the next pass.
-            self._checked = self._checked and _code(error) is None
-            raise
+            if not count and _refusal(error):
+                self._refused(first["n"], first["kind"], first["body"].get("name", ""), error)
+            else:
+                self._checked = _code(error) is None  # the run may be gone: look at the next pass
+                raise
         self._done(count or 1)
 
-    def _log_batch(self, items: list[Item], n: int) -> None:
+    def _log_batch(self, items: list[Item]) -> None:
         """Log `items`; one that MLflow refuses is found by halving, noted, and left out."""
         from mlflow.entities import Metric, Param, RunTag
 
-        if not items:
-            return
-        metrics = [Metric(key, value, t, step) for kind, key, value, t, step in items if kind == "metrics"]
-        params = [Param(key, value) for kind, key, value, *_ in items if kind == "params"]
-        tags = [RunTag(key, value) for kind, key, value, *_ in items if kind == "tags"]
+        while rest := [item for item in items if item not in self._through]:
+            part = rest[: self._part]
+            metrics = [Metric(i.key, i.value, i.t, i.step) for i in part if i.kind == "metrics"]
+            params = [Param(i.key, i.value) for i in part if i.kind == "params"]
+            tags = [RunTag(i.key, i.value) for i in part if i.kind == "tags"]
+            try:
+                self._client.log_batch(self.note.run_id, metrics, params, tags, synchronous=True)
+            except Exception as error:
+                if not _refusal(error):
+                    raise
+                if len(part) > 1:
+                    self._part = len(part) // 2
+                    continue
+                self._refused(part[0].n, part[0].kind, part[0].key, error)
+            self._through.update(part)
+            self._part = min(2 * self._part, MAX_ITEMS)
 
-        def send() -> None:
-            self._client.log_batch(self.note.run_id, metrics, params, tags, synchronous=True)
-
-        if len(items) == 1:
-            self._attempt(send, {"n": n, "kind": items[0][0]}, items[0][1])
-            return
-        try:
+    def _once(self, step: str, send: Callable[[], object]) -> None:
+        if step not in self._through:
             send()
-        except Exception as error:
-            if not _refusal(error):
-                raise
-            half = len(items) // 2
-            self._log_batch(items[:half], n)
-            self._log_batch(items[half:], n)
+            self._through.add(step)
 
-    def _attempt(self, send: Callable[[], None], record: Record, key: str) -> None:
-        """Send one thing; if MLflow refuses it for good, note that and go on, so the rest is not held up."""
-        try:
-            send()
-        except Exception as error:
-            if not _refusal(error):
-                raise
-            self._still_there(self.note.run_id or "")  # a deleted run refuses everything
-            entry = {"uri": redact(self.uri), "sequence": record["n"], "kind": record["kind"], "key": key}
-            line = json.dumps({**entry, "reason": _reason(error, self.uri)}) + "\n"
-            with (self.folder / "refused.jsonl").open("a+") as file:
-                file.seek(0)
-                if line not in file.readlines():  # not again when all is sent again
-                    file.write(line)
-            self.refused += 1
-            _log.warning("MLflow refused %s %s: %s", record["kind"], key, _reason(error, self.uri))
+    def _refused(self, n: int, kind: str, key: str, error: Exception) -> None:
+        """Note what MLflow refuses for good, so that it does not hold up the rest."""
+        self._still_there(self.note.run_id or "")  # a deleted run refuses everything
+        reason = describe(error, self.uri)
+        entry = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
+        line = json.dumps(entry) + "\n"
+        with (self.folder / "refused.jsonl").open("a+") as file:
+            file.seek(0)
+            if line not in file.readlines():  # not again when all is sent again
+                file.write(line)
+        self.refused += 1
+        _log.warning("MLflow refused %s %s: %s", kind, key, reason)
 
     def _send_single(self, record: Record) -> None:
         body, client, run_id = record["body"], self._client, self.note.run_id
@@ -394,12 +387,20 @@ class _Courier:
         elif record["kind"] == "dataset":
             client.log_inputs(run_id, datasets=[_dataset_input(body)])
         elif record["kind"] == "resume":
+            self._once("untag", lambda: self._untag(REASON_TAG))
             client.update_run(run_id, status="RUNNING")
         elif record["kind"] == "end":
-            self._only_run()
-            if body["reason"] is not None:
-                client.set_tag(run_id, REASON_TAG, _text(body["reason"], MAX_TAG_CHARS))
+            if reason := body["reason"]:
+                self._once("tag", lambda: client.set_tag(run_id, REASON_TAG, _text(reason, MAX_TAG_CHARS)))
+            self._once("only", self._only_run)
             client.set_terminated(run_id, body["status"], end_time=record["t"])
+
+    def _untag(self, key: str) -> None:
+        try:
+            self._client.delete_tag(self.note.run_id, key)
+        except Exception as error:
+            if _code(error) != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
 
 def _dataset_input(body: Record) -> Any:
@@ -408,101 +409,3 @@ def _dataset_input(body: Record) -> Any:
     source = json.dumps({"uri": body["source"]})
     dataset = Dataset(body["name"], body["digest"][:36], source_type="local", source=source)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", body["context"])])
-
-
-class Sender:
-    """Sends a run's journal from a daemon thread while it is written. Nothing here raises or blocks."""
-
-    def __init__(self, folder: Path, settings: TrackingSettings, uri: str) -> None:
-        self.error: str | None = None  # the last failure, without credentials
-        self._courier = _Courier(folder, uri)
-        self._flush_s = settings.flush_s
-        self._wake, self._closing, self._stopped = (threading.Event() for _ in range(3))
-        self._thread = threading.Thread(target=self._run, name="pneumo-sender", daemon=True)
-
-    @property
-    def run_id(self) -> str | None:
-        return self._courier.note.run_id
-
-    def start(self) -> None:
-        self._thread.start()
-        self.notify()
-
-    def notify(self) -> None:
-        """Something was written."""
-        self._wake.set()
-
-    def finish(self, timeout_s: float | None = None) -> int:
-        """Wait at most `timeout_s` (None: tracking.flush_s) until all is sent; the number of records left."""
-        self._closing.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(self._flush_s if timeout_s is None else timeout_s)
-        self._stopped.set()
-        try:
-            return self._courier.left()
-        except Exception as error:
-            self.error = _reason(error, self._courier.uri)
-            return 1
-
-    def _run(self) -> None:
-        pause_s = FIRST_PAUSE_S
-        while not self._stopped.is_set():
-            self._wake.wait()
-            self._closing.wait(GATHER_S)
-            self._wake.clear()
-            closing = self._closing.is_set()  # read after clear(): finish() sets it before it wakes
-            try:
-                self._courier.carry(self._stopped.is_set)
-                self.error, pause_s = None, FIRST_PAUSE_S
-                if closing:
-                    return
-            except Exception as error:
-                self.error = _reason(error, self._courier.uri)
-                _log.debug("not sent yet: %s", self.error)
-                self._wake.set()
-                if closing and isinstance(error, NotSent | UserError):
-                    return  # waiting mends nothing
-                if closing:
-                    self._stopped.wait(FIRST_PAUSE_S)
-                else:
-                    self._closing.wait(pause_s)
-                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-
-class NullSender:
-    """Sends nothing: for ranks above 0 and tracking.enabled=false."""
-
-    run_id: str | None = None
-
-    def start(self) -> None: ...
-
-    def notify(self) -> None: ...
-
-    def finish(self, timeout_s: float | None = None) -> int:
-        return 0
-
-
-def sync(folder: Path, settings: TrackingSettings, uri: str) -> SyncResult:
-    """Send now what is left of the run in `folder`; harmless at any time, twice, and by two at once."""
-    courier = _Courier(folder, uri)
-    error, failures, left = None, 0, 1
-    deadline = time.monotonic() + settings.flush_s
-    while True:
-        before = replace(courier.note)
-        try:
-            courier.carry(wait_s=settings.flush_s)
-            error = None
-            break
-        except Exception as problem:
-            error = _reason(problem, uri)
-            failures = failures + 1 if courier.note == before else 0
-            late = failures > 0 and time.monotonic() > deadline
-            if late or failures == SYNC_TRIES or isinstance(problem, NotSent | Busy | UserError):
-                break
-            time.sleep(failures * FIRST_PAUSE_S)
-    with contextlib.suppress(UserError):  # a damaged journal: error says so
-        left = courier.left()
-    return SyncResult(
-        sent=courier.sent, left=left, error=error, run_id=courier.note.run_id, refused=courier.refused
-    )

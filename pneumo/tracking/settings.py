@@ -14,6 +14,8 @@ class TrackingSettings:
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():
-            raise UserError("tracking.experiment is empty: give a name, for example tracking.experiment=pneumo.")
+            raise UserError(
+                "tracking.experiment is empty: give a name, for example tracking.experiment=pneumo."
+            )
         if self.flush_s < 0:
             raise UserError(f"tracking.flush_s={self.flush_s} must not be negative.")

@@ -1,0 +1,136 @@
+"""What the tests share: the real images where they are at hand, tiny generated sets, the doors in-process."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumo.data.settings import DataSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the real images: beside the checkout, or where PNEUMO_SHARED says."""
+    folder = Path(os.environ.get("PNEUMO_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"the real images are not at hand: {folder}/data is missing (PNEUMO_SHARED names it)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def native(shared: Path) -> list[Path]:
+    """160 X-rays at their original size."""
+    files = sorted((shared / "data" / "native").rglob("*.jpeg"))
+    if not files:
+        pytest.skip(f"no original images in {shared}/data/native")
+    return files
+
+
+@pytest.fixture(scope="session")
+def real_root(shared: Path) -> Path:
+    """The whole public set in the Kaggle layout."""
+    root = shared / "data" / "chest_xray"
+    if not root.is_dir():
+        pytest.skip(f"the public set is not at hand: {root} is missing")
+    return root
+
+
+def picture(label: int, seed: int, height: int = 48, width: int = 60) -> np.ndarray:
+    """A grey image whose class shows in its grain: level stripes for NORMAL, upright ones for PNEUMONIA."""
+    rng = np.random.default_rng(seed)
+    period, phase = rng.uniform(6, 9), rng.uniform(0, 6)
+    place = np.arange(width)[None, :] if label else np.arange(height)[:, None]
+    stripes = 60 * np.sin(2 * np.pi * (place + phase) / period)
+    return np.clip(128 + stripes + rng.normal(0, 20, (height, width)), 1, 255).astype(np.uint8)
+
+
+def save(image: np.ndarray | Image.Image, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(file, format="PNG" if file.suffix == ".png" else "JPEG")
+    return file
+
+
+def make_kaggle(root: Path, patients: int = 10, images: int = 2, test_patients: int = 4) -> Path:
+    """A generated, learnable set in the Kaggle layout: `patients` of each class in train, `images` each."""
+    seed = 0
+    for split, count in (("train", patients), ("val", 1), ("test", test_patients)):
+        offset = {"train": 0, "val": 500, "test": 700}[split]
+        for number in range(offset + 1, offset + count + 1):
+            for k in range(images):
+                seed += 1
+                name = f"NORMAL/IM-{number:04d}-{k + 1:04d}.jpeg"
+                save(picture(0, seed), root / split / name)
+                subtype = ("bacteria", "virus")[number % 2]
+                name = f"PNEUMONIA/person{number}_{subtype}_{1000 + k}.jpeg"
+                save(picture(1, seed + 100_000), root / split / name)
+    return root
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path) -> Path:
+    return make_kaggle(tmp_path / "chest_xray")
+
+
+@pytest.fixture(scope="session")
+def kaggle_read_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `kaggle`, shared by the tests that change nothing in it."""
+    return make_kaggle(tmp_path_factory.mktemp("kaggle") / "chest_xray")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., DataSettings]:
+    """DataSettings with a cache folder of the test's own, one process and small images."""
+
+    def make(**keys: object) -> DataSettings:
+        base = {"cache_dir": str(tmp_path / "cache"), "num_workers": 1, "image_size": 32, "val_fraction": 0.2}
+        return DataSettings(**{**base, **{k: str(v) if k == "root" else v for k, v in keys.items()}})
+
+    return make
+
+
+@dataclass
+class Ending:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> Callable[..., Ending]:
+    """Run `pneumo.train` or `pneumo.data` in this process as if from a shell, everything below tmp_path."""
+    monkeypatch.setenv("PNEUMO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.delenv("PNEUMO_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(module: str, *arguments: str) -> Ending:
+        from hydra.core.global_hydra import GlobalHydra
+
+        import pneumo.data.__main__ as data_door
+        from pneumo import train
+
+        os.environ["HYDRA_FULL_ERROR"] = "0"
+        GlobalHydra.instance().clear()
+        train.outcomes.clear()
+        told = [*arguments, f"output_dir={tmp_path}/outputs"] if "=" in "".join(arguments) else [*arguments]
+        monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *told])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            {"train": train, "data": data_door}[module].main()
+        out, err = capfd.readouterr()
+        return Ending(int(end.value.code or 0), out, err)
+
+    return run

@@ -1,0 +1,183 @@
+"""python -m pneumo.data: what it prints, what it downloads and how it ends."""
+
+import shutil
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Ending, make_kaggle, picture, save
+
+from pneumo.data.__main__ import KAGGLE_HANDLE
+
+Door = Callable[..., Ending]
+SMALL = ("data.image_size=32", "data.num_workers=1")
+
+
+def test_check_reports_everything(kaggle: Path, door: Door) -> None:
+    folder = kaggle / "train" / "NORMAL"
+    shutil.copy(folder / "IM-0001-0001.jpeg", folder / "IM-0001-0009.jpeg")
+    (folder / "notes.txt").write_text("x")
+    ending = door("data", "check", f"data.root={kaggle}", *SMALL)
+    assert ending.code == 0, ending.err
+    for words in (
+        f"chest_xray in {kaggle}",
+        "val         4 images of",
+        "test       16 images of 8 patients: 8 NORMAL, 8 PNEUMONIA (4 bacteria, 8 normal, 4 virus)",
+        "identical bytes: 1 files repeat another one",
+        "unreadable files: 0",
+        "note: 1 files that are no .jpeg",
+        "digest: ",
+        "result: ready to train on",
+    ):
+        assert words in ending.out, (words, ending.out)
+    assert not ending.err
+
+
+def test_check_names_each_problem_and_ends_with_1(kaggle: Path, door: Door) -> None:
+    (kaggle / "train" / "NORMAL" / "IM-0001-0091.jpeg").write_bytes(b"")
+    save(picture(0, 5), kaggle / "test" / "NORMAL" / "IM-0002-0009.jpeg")
+    shutil.copy(
+        kaggle / "train" / "NORMAL" / "IM-0003-0001.jpeg", kaggle / "test" / "NORMAL" / "IM-0701-0009.jpeg"
+    )
+    ending = door("data", "check", f"data.root={kaggle}", *SMALL)
+    assert ending.code == 1
+    assert "IM-0001-0091.jpeg: the file is empty" in ending.out and "result: 3 problems" in ending.out
+    assert "IM-2" in ending.err and "identical bytes" in ending.err and "on_bad_image=skip" in ending.err
+    assert "Traceback" not in ending.err
+    ending = door("data", "check", f"data.root={kaggle}", "data.on_bad_image=skip", *SMALL)
+    assert ending.code == 1 and "result: 2 problems" in ending.out
+
+
+def test_check_of_a_table_without_patients_warns(tmp_path: Path, door: Door) -> None:
+    for split, first in (("train", 0), ("test", 20)):
+        lines = ["path,label"]
+        for number in range(first, first + 12):
+            save(picture(number % 2, number), tmp_path / "set" / f"{number}.png")
+            lines.append(f"{number}.png,{number % 2}")
+        (tmp_path / "set" / f"{split}.csv").write_text("\n".join(lines))
+    ending = door("data", "check", "data=csv", f"data.root={tmp_path}/set", *SMALL)
+    assert ending.code == 0 and "note: 24 images have no patient" in ending.out
+    assert "unknown" in ending.out
+
+
+def test_cache_prepares_ahead(kaggle: Path, door: Door, tmp_path: Path) -> None:
+    ending = door("data", "cache", f"data.root={kaggle}", *SMALL)
+    assert ending.code == 0 and f"60 images of 32 px lie ready in {tmp_path}/cache" in ending.out
+    (kaggle / "train" / "NORMAL" / "IM-0001-0001.jpeg").write_bytes(b"")
+    ending = door("data", "cache", f"data.root={kaggle}", *SMALL)
+    assert ending.code == 1 and "the file is empty" in ending.err and "Traceback" not in ending.err
+
+
+def test_phantom_is_checked_like_any_set(door: Door) -> None:
+    sizes = ("data.phantom.train_patients=12", "data.phantom.test_patients=8")
+    ending = door("data", "check", "data=phantom", *sizes, *SMALL)
+    assert ending.code == 0 and "phantom" in ending.out and "ready to train on" in ending.out
+
+
+@pytest.mark.parametrize("arguments", [(), ("chek",), ("data=phantom",)])
+def test_an_unknown_action_shows_the_usage(door: Door, arguments: tuple[str, ...]) -> None:
+    ending = door("data", *arguments)
+    assert ending.code == 2 and "usage: python -m pneumo.data fetch|check|cache" in ending.err
+
+
+def test_help(door: Door) -> None:
+    ending = door("data", "--help")
+    assert ending.code == 0 and "fetch" in ending.out and not ending.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("check", "data.root=nowhere"), 1, ["nowhere", "pneumo.data fetch", "data=phantom"]),
+        (("check", "data.rot=nowhere"), 2, ["data.rot", "data.root"]),
+        (("check", "data=cvs"), 2, ["data=cvs", "chest_xray, csv, phantom", "Did you mean csv?"]),
+        (("fetch", "data=phantom"), 1, ["data=phantom"]),
+    ],
+)
+def test_wrong_usage(door: Door, arguments: tuple[str, ...], code: int, words: list[str]) -> None:
+    ending = door("data", *arguments)
+    assert ending.code == code and "Traceback" not in ending.err
+    assert all(word in ending.err for word in words), ending.err
+
+
+# ---- fetch: everything around the download call
+
+
+@pytest.fixture
+def kagglehub(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    """A stand-in that keeps a cache as kagglehub does; `fail_after` images it loses the connection."""
+    import os
+
+    monkeypatch.setenv("KAGGLEHUB_CACHE", "unset")
+    hub = types.SimpleNamespace(calls=0, fail=False, path=None)
+
+    def dataset_download(handle: str, path: str | None = None, **options: object) -> str:
+        assert handle == KAGGLE_HANDLE and not options
+        hub.calls += 1
+        folder = Path(os.environ["KAGGLEHUB_CACHE"]) / "datasets" / handle / "versions" / "2"
+        archive = folder.parent / "2.archive"
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        hub.resumed = archive.exists()
+        if hub.fail:
+            archive.write_bytes(b"half")
+            raise ConnectionError("connection reset by peer\nand more lines")
+        archive.unlink(missing_ok=True)
+        return str(hub.path or make_kaggle(folder / "chest_xray", patients=3).parent)
+
+    module = types.ModuleType("kagglehub")
+    module.dataset_download = dataset_download  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kagglehub", module)
+    return hub
+
+
+def test_fetch_then_check(tmp_path: Path, door: Door, kagglehub: types.SimpleNamespace) -> None:
+    (tmp_path / "xrays").mkdir()  # an empty folder is taken
+    ending = door("data", "fetch", f"data.root={tmp_path}/xrays", *SMALL)
+    assert ending.code == 0, ending.err
+    assert "result: ready to train on" in ending.out
+    assert (tmp_path / "xrays" / "chest_xray" / "train" / "NORMAL").is_dir()
+    assert not (tmp_path / ".xrays.part").exists()
+    again = door("data", "fetch", f"data.root={tmp_path}/xrays", *SMALL)
+    assert again.code == 0 and "already" in again.out and kagglehub.calls == 1
+
+
+def test_a_broken_fetch_is_kept_and_goes_on(
+    tmp_path: Path, door: Door, kagglehub: types.SimpleNamespace
+) -> None:
+    kagglehub.fail = True
+    ending = door("data", "fetch", "data.root=some/where/xrays", *SMALL)
+    assert ending.code == 1 and "connection reset by peer" in ending.err and "more lines" not in ending.err
+    assert "is kept" in ending.err and "by hand" in ending.err and "Traceback" not in ending.err
+    assert not (tmp_path / "some/where/xrays").exists()
+    assert [*(tmp_path / "some/where/.xrays.part").rglob("2.archive")]
+    kagglehub.fail = False
+    ending = door("data", "fetch", "data.root=some/where/xrays", *SMALL)
+    assert ending.code == 0 and kagglehub.resumed
+    assert (tmp_path / "some/where/xrays").is_dir() and not (tmp_path / "some/where/.xrays.part").exists()
+
+
+def test_fetch_does_not_touch_other_files(
+    tmp_path: Path, door: Door, kagglehub: types.SimpleNamespace
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for name in ("full", "file"):
+        ending = door("data", "fetch", f"data.root={tmp_path}/{name}", *SMALL)
+        assert ending.code == 1 and "holds something else" in ending.err and not kagglehub.calls
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "x"
+
+
+def test_a_mounted_set_is_named(tmp_path: Path, door: Door, kagglehub: types.SimpleNamespace) -> None:
+    kagglehub.path = tmp_path / "kaggle" / "input"
+    ending = door("data", "fetch", f"data.root={tmp_path}/xrays", *SMALL)
+    assert ending.code == 1 and f"data.root={tmp_path}/kaggle/input" in ending.err
+
+
+def test_without_kagglehub_it_says_how(tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    ending = door("data", "fetch", f"data.root={tmp_path}/xrays")
+    assert ending.code == 1 and "pip install 'pneumo[fetch]'" in ending.err and KAGGLE_HANDLE in ending.err
+    assert not (tmp_path / "xrays").exists()

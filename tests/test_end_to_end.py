@@ -1,0 +1,209 @@
+"""From the command line to MLflow: every name of the public contract, in every combination."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumo.evaluation import metrics
+
+EPOCH_METRICS = (
+    "train/loss train/accuracy train/f1 val/loss val/accuracy val/f1 val/precision val/recall val/auroc "
+    "optim/lr time/epoch_s time/images_per_s"
+).split()
+FINAL_METRICS = (
+    "best/epoch best/val_auroc best/val_accuracy test/accuracy test/precision test/recall test/specificity "
+    "test/f1 test/auroc test/auprc test/brier test/ece"
+).split()
+FIGURES = (
+    "class_distribution curves_loss curves_accuracy curves_f1 confusion_val confusion_test roc_test pr_test "
+    "calibration_test"
+).split()
+ARTIFACTS = {
+    "config.yaml",
+    *(f"figures/{name}.png" for name in FIGURES),
+    *(f"reports/classification_{split}.{end}" for split in ("val", "test") for end in ("txt", "json")),
+    "predictions/val.csv",
+    "predictions/test.csv",
+    "checkpoints/best.safetensors",
+    "checkpoints/best.json",
+}
+PARAMS = (
+    "model.name model.dropout model.pretrained model.in_channels sampler.name augment.name optim.name "
+    "optim.lr optim.weight_decay schedule.name trainer.epochs trainer.batch_size trainer.class_weights "
+    "trainer.label_smoothing trainer.ema_decay data.name data.image_size data.val_protocol seed"
+).split()
+SMALL = (
+    "data=phantom data.phantom.train_patients=40 data.phantom.test_patients=16 data.image_size=32 "
+    "trainer.epochs=2 trainer.limit_batches=2 trainer.batch_size=16"
+).split()
+MODELS, SAMPLERS, AUGMENTS = (
+    ("resnet18", "resnet50", "densenet121"),
+    ("shuffle", "imbalanced", "weighted"),
+    ("none", "light", "strong"),
+)
+
+
+def pneumo(folder: Path, *arguments: str, module: str = "train") -> subprocess.CompletedProcess[str]:
+    """Run a door with all its state in `folder`."""
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "PNEUMO_CACHE": str(folder / "cache"),
+    }
+    command = [sys.executable, "-m", f"pneumo.{module}", *arguments, f"output_dir={folder}/outputs"]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+
+
+def client(folder: Path):  # type: ignore[no-untyped-def]
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+
+def runs(folder: Path) -> list:
+    tracker = client(folder)
+    experiment = tracker.get_experiment_by_name("pneumo")
+    return list(tracker.search_runs([experiment.experiment_id]))
+
+
+def artifact_names(folder: Path, run_id: str, path: str = "") -> set[str]:
+    found = set()
+    for entry in client(folder).list_artifacts(run_id, path or None):
+        found |= artifact_names(folder, run_id, entry.path) if entry.is_dir else {entry.path}
+    return found
+
+
+def read_artifact(folder: Path, run_id: str, name: str) -> bytes:
+    return Path(client(folder).download_artifacts(run_id, name, str(folder))).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def every_combination(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("combinations")
+    axes = (
+        f"model={','.join(MODELS)}",
+        f"sampler={','.join(SAMPLERS)}",
+        f"augment={','.join(AUGMENTS)}",
+    )
+    done = pneumo(folder, "--multirun", *axes, *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test AUROC" in done.stdout  # the table of the sweep
+    return folder
+
+
+def test_all_27_combinations_finish_with_every_name_of_the_contract(every_combination: Path) -> None:
+    found = runs(every_combination)
+    names = {tuple(run.data.params[f"{g}.name"] for g in ("model", "sampler", "augment")) for run in found}
+    assert len(found) == len(names) == 27
+    for run in found:
+        assert run.info.status == "FINISHED"
+        check_contract(every_combination, run)
+
+
+def check_contract(folder: Path, run) -> None:  # type: ignore[no-untyped-def]
+    tracker = client(folder)
+    for name in EPOCH_METRICS:
+        assert [point.step for point in tracker.get_metric_history(run.info.run_id, name)] == [1, 2], name
+    for name in FINAL_METRICS:
+        assert len(tracker.get_metric_history(run.info.run_id, name)) == 1, name
+    assert set(PARAMS) <= set(run.data.params)
+    assert 25 <= len(run.data.params) <= 50
+    tags = run.data.tags
+    assert tags["pneumo.protocol"] == "patient_val"
+    assert len(tags["pneumo.fingerprint"]) == 16
+    assert (folder / "outputs" / tags["pneumo.fingerprint"] / "journal.jsonl").is_file()
+    assert artifact_names(folder, run.info.run_id) >= ARTIFACTS
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest and dataset.dataset.digest == tags["pneumo.data_digest"][:36]
+
+
+def test_figures_reports_and_predictions_agree(every_combination: Path) -> None:
+    run = runs(every_combination)[0]
+    read = lambda name: read_artifact(every_combination, run.info.run_id, name)  # noqa: E731
+    rows = list(csv.DictReader(io.StringIO(read("predictions/test.csv").decode())))
+    assert list(rows[0]) == ["path", "patient", "label", "probability", "prediction"]
+    labels = np.array([int(row["label"]) for row in rows])
+    probabilities = np.array([float(row["probability"]) for row in rows])
+    for name, value in metrics.scores(labels, probabilities).items():
+        assert run.data.metrics[f"test/{name}"] == pytest.approx(value, abs=1e-12), name
+    report = json.loads(read("reports/classification_test.json"))
+    assert report["scores"]["accuracy"] == run.data.metrics["test/accuracy"]
+    for name in FIGURES:
+        with Image.open(io.BytesIO(read(f"figures/{name}.png"))) as picture:
+            assert min(picture.size) > 400
+    assert "ynthetic" in read("reports/classification_test.txt").decode()
+
+
+def test_checkpoint_alone_rebuilds_the_model_and_its_test_figures(every_combination: Path) -> None:
+    """From best.safetensors and best.json, by the library's public names."""
+    import torch
+    from safetensors.torch import load_file
+
+    from pneumo.data import images, phantom
+    from pneumo.data.augment import normalise
+    from pneumo.data.settings import PhantomSettings
+    from pneumo.models import build_model
+
+    run = next(run for run in runs(every_combination) if run.data.params["model.name"] == "densenet121")
+    folder = every_combination / "outputs" / run.data.tags["pneumo.fingerprint"] / "artifacts"
+    facts = json.loads((folder / "checkpoints/best.json").read_text())
+    model = build_model(**facts["model"])
+    model.load_state_dict(load_file(folder / "checkpoints/best.safetensors"))
+    model.eval()
+    settings = PhantomSettings(train_patients=40, test_patients=16)
+    for row in list(csv.DictReader((folder / "predictions/test.csv").open()))[:4]:
+        grey = images.preprocess(phantom.render(row["path"], settings), **facts["preprocess"])
+        with torch.inference_mode():
+            logits = model(normalise(torch.from_numpy(grey.copy())[None], facts["model"]["in_channels"]))
+        assert logits.softmax(1)[0, 1].item() == pytest.approx(float(row["probability"]), abs=1e-4)
+
+
+def test_the_same_command_again_is_skipped(every_combination: Path) -> None:
+    before = {run.info.run_id for run in runs(every_combination)}
+    done = pneumo(every_combination, "model=resnet18", "sampler=shuffle", "augment=none", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "done already" in done.stdout
+    assert {run.info.run_id for run in runs(every_combination)} == before
+
+
+def test_seed_report_sees_the_test_set_every_epoch_and_says_so(tmp_path: Path) -> None:
+    done = pneumo(tmp_path, "experiment=seed_report", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "optimistic" in done.stdout
+    (run,) = runs(tmp_path)
+    assert run.data.tags["pneumo.protocol"] == "test_selected"
+    points = client(tmp_path).get_metric_history(run.info.run_id, "test/accuracy")
+    history = {point.step: point.value for point in points}
+    assert sorted(history) == [1, 2, 3]  # two epochs, then the chosen one
+    assert history[3] == max(history[1], history[2]) == run.data.metrics["test/accuracy"]
+    assert (
+        "optimistic" in read_artifact(tmp_path, run.info.run_id, "reports/classification_test.txt").decode()
+    )
+
+
+def test_a_failing_job_does_not_stop_the_sweep(tmp_path: Path) -> None:
+    done = pneumo(tmp_path, "--multirun", "optim.lr=1e30,1e-3", *SMALL)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "not finite" in done.stderr and "learning rate" in done.stderr
+    states = {run.data.params["optim.lr"]: run.info.status for run in runs(tmp_path)}
+    assert states == {"1e+30": "FAILED", "0.001": "FINISHED"}
+    failed = next(run for run in runs(tmp_path) if run.info.status == "FAILED")
+    assert "not finite" in failed.data.tags["pneumo.status_reason"]
+
+
+def test_training_needs_no_tracker(tmp_path: Path) -> None:
+    done = pneumo(tmp_path, "tracking.enabled=false", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    journals: Mapping[str, object] = {str(file): file for file in tmp_path.glob("outputs/*/journal.jsonl")}
+    assert len(journals) == 1

@@ -1,0 +1,187 @@
+"""Whatever is mistyped or handed in: one clear message, the right exit code, nothing half-made."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Ending
+from test_images import GREY, encoded, png
+
+Door = Callable[..., Ending]
+
+
+def check_words(ending: Ending, code: int, words: tuple[str, ...]) -> None:
+    said = ending.out + ending.err
+    assert ending.code == code, said
+    assert ending.err.startswith("error: ") and ending.err.count("error:") == 1, said
+    for word in words:
+        assert word in ending.err, (word, said)
+    for noise in ("Traceback", "Config search path", "full_key", "object_type", "HYDRA_FULL_ERROR", 'File "'):
+        assert noise not in said, said
+
+
+def nothing_half_made(folder: Path) -> None:
+    """No cache, not even half of one, and no run begun (Hydra makes the empty output folder)."""
+    assert not [entry for entry in (folder / "cache").glob("*") if entry.is_dir()]
+    assert not [file for file in (folder / "outputs").rglob("*") if file.is_file() and file.suffix != ".yaml"]
+
+
+TYPOS = [
+    (("model=resnet19",), ("model=resnet19", "densenet121, resnet18, resnet50", "Did you mean resnet18?")),
+    (("sampler=imbalance",), ("sampler=imbalance", "imbalanced, shuffle, weighted")),
+    (("experiment=nope",), ("experiment=nope", "seed_report")),
+    (("--multirun", "model=resnet18,resnet19"), ("model=resnet19", "densenet121, resnet18, resnet50")),
+    (("modle=resnet18",), ("key modle", "model, sampler, augment", "Did you mean model?")),
+    (("model.drpout=0.1",), ("key model.drpout", "model has name, dropout", "Did you mean model.dropout?")),
+    (("trainer.epoch=3",), ("key trainer.epoch", "Did you mean trainer.epochs?")),
+    (("data.phantom.sed=3",), ("data.phantom.sed", "data.phantom has train_patients", "data.phantom.seed?")),
+    (("lr=3e-4",), ("key lr", "Did you mean optim.lr?")),
+    (("trainer.lr=3e-4",), ("key trainer.lr", "Did you mean optim.lr?")),
+    (("foo.bar=1",), ("key foo", "the top level has model")),
+    (("+foo=1",), ("key foo is not known", "the top level has model")),
+    (("+data.foo=1",), ("key data.foo is not known", "data has name, root")),
+    (("++model.foo=1",), ("key model.foo is not known", "model has name")),
+    (("hydra.foo=1",), ("key hydra.foo is not known",)),
+    (("trainer.epochs=abc",), ("trainer.epochs=abc", "a whole number", "trainer.epochs=")),
+    (("trainer.epochs=1.5",), ("trainer.epochs=1.5", "a whole number")),
+    (("trainer.epochs=",), ("trainer.epochs= is not a whole number",)),
+    (("trainer.epochs=null",), ("trainer.epochs=null is not a whole number",)),
+    (("trainer.limit_batches=x",), ("trainer.limit_batches=x", "a whole number or null")),
+    (("optim.lr=1e-3x",), ("optim.lr=1e-3x", "is not a number")),
+    (("force=maybe",), ("force=maybe", "true or false")),
+    (("seed=x",), ("seed=x is not a whole number",)),
+    (("model.dropout=2",), ("model.dropout=2", "at least 0 and below 1")),
+    (("trainer.precision=bf17",), ("trainer.precision=bf17", "auto, float32, bf16, fp16", "mean bf16?")),
+    (("data.image_size=4",), ("data.image_size=4", "16 and 2048")),
+    (("data.on_bad_image=ignore",), ("data.on_bad_image=ignore", "error, skip")),
+    (("model=null",), ("model=null", "densenet121, resnet18, resnet50")),
+    (("trainer=3",), ("trainer=3", "the options are default")),
+    (("trainer",), ("'trainer'", "group=option or key=value")),
+    (("trainer.epochs=[1",), ("'trainer.epochs=[1'", "group=option or key=value")),
+    (("model=resnet18,densenet121",), ("model=resnet18,densenet121", "--multirun")),
+    (("sweep=a,b",), ("sweep=a,b", "one sweep at a time")),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), TYPOS, ids=[" ".join(case[0]) for case in TYPOS])
+def test_a_typo_is_answered_with_what_there_is(
+    door: Door, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    ending = door("train", *arguments, "data=phantom")
+    check_words(ending, 2, words)
+    nothing_half_made(tmp_path)
+
+
+def test_a_wrong_value_in_a_file_is_named_too(door: Door, tmp_path: Path) -> None:
+    (tmp_path / "more" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ntrainer:\n  epochs: many\n"
+    (tmp_path / "more" / "experiment" / "mine.yaml").write_text(text)
+    ending = door("train", "--config-dir", str(tmp_path / "more"), "experiment=mine", "data=phantom")
+    check_words(ending, 2, ("trainer.epochs=many", "a whole number"))
+
+
+def test_a_missing_environment_variable_is_named(door: Door) -> None:
+    ending = door("data", "check", "data.root=${oc.env:PNEUMO_NOT_SET}")
+    check_words(ending, 2, ("data.root", "PNEUMO_NOT_SET is not set"))
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ValueError in a job that is no UserError must not be dressed as wrong usage."""
+    from pneumo import train
+
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(train, "run", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        door("train", "data=phantom")
+
+
+# ---- data
+
+
+def test_a_missing_root(door: Door, tmp_path: Path) -> None:
+    ending = door("train", "data.root=nowhere")
+    check_words(ending, 1, ("data.root=nowhere", "pneumo.data fetch", "data.root=DIR", "data=phantom"))
+    nothing_half_made(tmp_path)
+
+
+CSVS = [
+    ("path,lable\na.png,0\n", ("train.csv", "no column label", "path, lable")),
+    ("path,label\na.png,0\nb.png,7\n", ("train.csv, line 3", "'7'", "0 or NORMAL, 1 or PNEUMONIA")),
+    ("path,label\n../a.png,0\n", ("train.csv, line 2", "'../a.png'", "leaves data.root")),
+    ("path,label\n/etc/passwd,0\n", ("'/etc/passwd'", "leaves data.root")),
+    ("path,label\nbell\x07.png,7\n", ("train.csv, line 2",)),
+    ("", ("train.csv", "cannot be read as CSV")),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), CSVS)
+def test_a_hostile_csv(door: Door, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "set" / f"{split}.csv").write_text(text)
+    ending = door("train", "data=csv", f"data.root={tmp_path}/set")
+    check_words(ending, 1, words)
+    nothing_half_made(tmp_path)
+
+
+def spoiled(root: Path) -> dict[str, str]:
+    """Four unreadable images in a good set, and what must be said of each."""
+    jpeg = encoded(GREY, "JPEG")
+    files = {
+        "IM-0001-0091.jpeg": (b"", "the file is empty"),
+        "IM-0001-0092.jpeg": (jpeg[: len(jpeg) // 2], "damaged"),
+        "IM-0001-0093.jpeg": (b"Dear Sir or Madam\n", "neither a JPEG nor a PNG"),
+        "IM-0001-0094.png": (png(30_000, 30_000, 1, 0, b"\0" * 99), "more pixels than the limit"),
+    }
+    for name, (content, _) in files.items():
+        (root / "train" / "NORMAL" / name).write_bytes(content)
+    return {f"train/NORMAL/{name}": reason for name, (_, reason) in files.items()}
+
+
+def test_unreadable_images_are_all_named_before_training(door: Door, kaggle: Path, tmp_path: Path) -> None:
+    bad = spoiled(kaggle)
+    ending = door("train", f"data.root={kaggle}", "data.image_size=32", "data.num_workers=1")
+    check_words(ending, 1, ("4 images cannot be read", "data.on_bad_image=skip"))
+    for path, reason in bad.items():
+        assert any(path in line and reason in line for line in ending.err.splitlines()), ending.err
+    nothing_half_made(tmp_path)
+
+
+def test_a_name_cannot_steer_the_terminal(door: Door, kaggle: Path) -> None:
+    (kaggle / "train" / "NORMAL" / "\x1b[2Jx.jpeg").write_bytes(b"")
+    ending = door("train", f"data.root={kaggle}")
+    check_words(ending, 1, ("\\x1b[2Jx.jpeg", "`patient` column"))
+    assert "\x1b" not in ending.err
+
+
+# ---- as a user sees it: a process of its own
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "code", "words"),
+    [
+        ("train", ("model=resnet19",), 2, "the options are densenet121, resnet18, resnet50"),
+        ("train", ("data.root={root}",), 1, "4 images cannot be read"),
+        ("data", ("check", "data.root={root}"), 1, "unreadable files stop training"),
+    ],
+)
+def test_from_a_shell(
+    kaggle: Path, tmp_path: Path, module: str, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    spoiled(kaggle)
+    told = [argument.format(root=kaggle) for argument in arguments]
+    command = [sys.executable, "-m", f"pneumo.{module}", *told, f"output_dir={tmp_path}/outputs"]
+    environment = {
+        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT),
+        "PNEUMO_CACHE": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr + done.stdout
+    assert not [*(tmp_path / "cache").glob("*.tmp*")]
+    if module == "train":
+        nothing_half_made(tmp_path)
