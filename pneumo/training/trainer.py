@@ -150,13 +150,9 @@ class Trainer:
         self._started = time.monotonic() - progress.elapsed_s
         groups = self._groups(progress.epoch)
         self.model.train()
+        title, hidden = f"Epoch {progress.epoch}/{settings.epochs}", True if self.quiet else None
         bar = tqdm(
-            total=len(groups),
-            initial=progress.step,
-            desc=f"Epoch {progress.epoch}/{settings.epochs}",
-            unit="step",
-            disable=True if self.quiet else None,
-            leave=False,
+            total=len(groups), desc=title, leave=False, initial=progress.step, unit="step", disable=hidden
         )
         with bar:
             for number in range(progress.step, len(groups)):
@@ -193,12 +189,9 @@ class Trainer:
                 with self.runtime.autocast():
                     logits = self.model(inputs)
                 logits = logits.float()
+                smoothing = self.settings.label_smoothing
                 loss = cross_entropy(
-                    logits,
-                    labels,
-                    self.class_weights,
-                    reduction="sum",
-                    label_smoothing=self.settings.label_smoothing,
+                    logits, labels, self.class_weights, reduction="sum", label_smoothing=smoothing
                 )
                 # DDP averages gradients over the processes; the mean over all `count` images is wanted.
                 self.scaler.scale(loss * (self.runtime.world_size / count)).backward()
