@@ -28,6 +28,7 @@ class Outcome:
 
     row: dict[str, object]
     code: int = 0
+    stop_code: int = 0  # 143 or 130 where a signal came, also if the run could still finish
     score: float = float("nan")
 
 
@@ -36,7 +37,13 @@ outcomes: list[Outcome] = []
 
 def main() -> None:
     """Run the command line; the exit code is 0 done, 1 failed, 2 wrong usage, 143 or 130 stopped."""
-    code = config.run_hydra(job, "train")
+    from pneumo.training.signals import Interrupted, StopRequest
+
+    try:
+        with StopRequest():  # while Hydra composes, and between the jobs of a sweep
+            code = config.run_hydra(job, "train")
+    except Interrupted as error:
+        sys.exit(config.complain(error, error.code))
     if len(outcomes) > 1:
         from pneumo.evaluation.run_report import terminal_table
 
@@ -50,6 +57,7 @@ def main() -> None:
 def job(composed: DictConfig) -> float:
     """Train one configuration and return its validation score; a failure ends this job alone."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     choices = ", ".join(HydraConfig.get().overrides.task) or "defaults"
     try:
@@ -57,8 +65,8 @@ def job(composed: DictConfig) -> float:
     except UserError as error:
         outcome = _failed(choices, str(error), config.USAGE)
     outcomes.append(outcome)
-    if outcome.code in (130, 143):  # asked to stop: no further job of a sweep starts
-        sys.exit(outcome.code)
+    if outcome.stop_code and (outcome.code or HydraConfig.get().mode == RunMode.MULTIRUN):
+        sys.exit(outcome.stop_code)  # asked to stop: no further job of a sweep starts
     return outcome.score
 
 
@@ -69,21 +77,18 @@ def run(settings: Config, choices: str = "") -> Outcome:
     started = time.monotonic()
     if "RANK" in os.environ and "--multirun" in sys.argv:
         raise UserError("--multirun does not go with torchrun: every process would run the whole sweep.")
-    with StopRequest(settings.trainer) as stop:
-        try:
+    try:
+        with StopRequest(settings.trainer.grace_s) as stop:
             data = _prepare_data(settings)
-        except UserError as error:
-            return _failed(choices, str(error))
-        except Interrupted:
-            return _failed(
-                choices, f"{stop.reason()} before training began; nothing was lost", stop.exit_code
-            )
-        try:
-            return Run(settings, data, stop, choices).carry_out(started)
-        except UserError as error:
-            return _failed(choices, str(error))
-        except Interrupted as error:
-            return _failed(choices, str(error), stop.exit_code)
+            outcome = Run(settings, data, stop, choices).carry_out(started)
+            outcome.stop_code = stop.exit_code
+            return outcome
+    except UserError as error:
+        return _failed(choices, str(error))
+    except Interrupted as error:  # before the run began
+        outcome = _failed(choices, f"{error}; the same command continues", error.code)
+        outcome.stop_code = error.code
+        return outcome
 
 
 def _failed(choices: str, message: str, code: int = 1) -> Outcome:
@@ -137,19 +142,24 @@ class Run:
     def carry_out(self, started: float) -> Outcome:
         """Skip, continue or begin; whatever happens, the journal says how it ended."""
         from pneumo.tracking.journal import Journal, NullJournal
+        from pneumo.tracking.sender import NullSender, Sender
 
+        self.sender: Sender | NullSender
         if self.settings.force and _rank() == 0 and self.folder.exists():
             self.folder.rename(self.folder.with_name(f"{self.fingerprint}-{time.strftime('%Y%m%dT%H%M%S')}"))
-        self.journal: Journal = Journal(self.folder) if _rank() == 0 else NullJournal()
-        if self.journal.status == "FINISHED":
-            print(f"{self.name}: done already, skipped (force=true trains it again)")
-            self._open_sender()
-            self._close_sender()
+        self.sender = NullSender()
+        self.journal = Journal(self.folder)  # every rank looks whether the run is done; rank 0 writes
+        if self.journal.status == "FINISHED" and not self.settings.force:
+            if _rank() == 0:
+                print(f"{self.name}: done already, skipped (force=true trains it again)")
+                self._open_sender()
+                self._close_sender()
             return self._outcome("FINISHED (skipped)")
-        verb = "begins" if self.journal.status is None else f"continues (was {self.journal.status})"
         if _rank() == 0:
+            verb = "begins" if self.journal.status is None else f"continues (was {self.journal.status})"
             print(f"{self.name}: {verb} in {self.folder}")
-        self._begin()
+        else:
+            self.journal = NullJournal()
         try:
             return self._guarded(started)
         finally:
@@ -158,16 +168,17 @@ class Run:
     def _guarded(self, started: float) -> Outcome:
         from pneumo.training.signals import Interrupted
 
-        status, code = "FAILED", 1
+        status, code, reason = "FINISHED", 0, None
         try:
+            self._begin()
             self._train(started)
-            status, code, reason = "FINISHED", 0, None
+            self.stop.shielded = True
         except (Exception, Interrupted) as error:
-            if self.stop.signal is not None:
-                status, code = "KILLED", self.stop.exit_code
+            self.stop.shielded = True
+            status, code = ("KILLED", self.stop.exit_code) if self.stop.signal else ("FAILED", 1)
             reason = self._explain(error)
-        self.stop.deferred = True
-        self.journal.end(status, reason)
+        if self.journal.started:
+            self.journal.end(status, reason)
         self._close_sender()
         if reason:
             print(f"{'stopped' if status == 'KILLED' else 'error'}: {reason}", file=sys.stderr)
@@ -175,12 +186,15 @@ class Run:
 
     def _explain(self, error: BaseException) -> str:
         """The reason in one line; a traceback is printed and kept unless the mistake is the user's."""
-        from pneumo.training.trainer import NonFiniteLoss, Stopped
+        from pneumo.training.signals import Interrupted, Stopped
 
         if self.stop.signal is not None:
-            hint = "" if isinstance(error, Stopped) else " (since the last saved state some steps are lost)"
-            return f"{self.stop.reason()}; the same command continues{hint}"
-        if isinstance(error, UserError | NonFiniteLoss):
+            if isinstance(error, Stopped):
+                return f"{error}; the same command continues"
+            if isinstance(error, Interrupted):
+                return f"{error}; the same command continues, from the last saved state"
+            return f"{self.stop.reason()}; and then: {error}"
+        if isinstance(error, UserError):
             return str(error)
         text = "".join(traceback.format_exception(error))
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
@@ -375,8 +389,17 @@ class Run:
         self.sender.start()
 
     def _close_sender(self) -> None:
-        self.sender.notify()
-        if left := self.sender.finish():
+        """Wait for the tracking server, at most tracking.flush_s; a signal cuts the wait short."""
+        from pneumo.training.signals import Interrupted
+
+        wait_s, grace_s = self.settings.tracking.flush_s, self.stop.seconds_left
+        try:
+            self.stop.deferred = self.stop.shielded = False
+            left = self.sender.finish(wait_s if grace_s is None else min(wait_s, grace_s))
+            self.stop.shielded = True
+        except Interrupted:
+            left = self.sender.finish(0)
+        if left:
             print(
                 f"{left} records are still to be sent to the tracking server; nothing is lost: "
                 "`python -m pneumo.runs sync` sends them"

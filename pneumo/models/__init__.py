@@ -35,7 +35,8 @@ def build_model(
     Raises UserError for an unknown name or weights that do not fit.
     """
     one_of("model.name", name, MODELS)
-    model = import_module(MODELS[name]).build(name, num_classes=num_classes, in_channels=in_channels, dropout=dropout)
+    build = import_module(MODELS[name]).build
+    model: nn.Module = build(name, num_classes=num_classes, in_channels=in_channels, dropout=dropout)
     if pretrained or weights:
         from pneumo.models.weights import load_backbone
 

@@ -1,4 +1,4 @@
-"""DenseNet-121 on torchvision's backbone (Huang et al. 2017, arXiv:1608.06993), with dropout before its head."""
+"""DenseNet-121 on torchvision's backbone (Huang et al. 2017, arXiv:1608.06993), dropout before its head."""
 
 import torch
 import torchvision

@@ -65,6 +65,11 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 class ResNet(nn.Module):
     """Images [B, in_channels, S, S] -> logits [B, num_classes]; `features` gives [B, 512 * expansion]."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
@@ -107,7 +112,7 @@ class ResNet(nn.Module):
         return self.fc(self.features(x))
 
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
 }

@@ -19,6 +19,6 @@ class ModelSettings:
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1; 0 means none.")
         if self.in_channels < 1:
-            raise UserError(f"model.in_channels={self.in_channels} must be at least 1; 3 repeats the grey image.")
+            raise UserError(f"model.in_channels={self.in_channels} must be at least 1; 3 repeats the image.")
         if self.pretrained and self.weights:
             raise UserError("model.pretrained=true and model.weights exclude each other: give one of them.")

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -29,10 +30,12 @@ def load_backbone(model: nn.Module, name: str, path: str | None) -> None:
     if not with_head:
         state = {key: value for key, value in state.items() if not key.startswith(HEADS)}
     for key in ("conv1.weight", "features.conv0.weight"):
-        if key in state and key in own:
+        if key in state and key in own and state[key].ndim == 4:
             state[key] = fit_channels(state[key], own[key].shape[1])
-    wanted = {key for key in own if (with_head or key not in heads) and not key.endswith("num_batches_tracked")}
-    _check(source, name, state, {key: own[key] for key in wanted}, set(own))
+    wanted = own if with_head else {key: value for key, value in own.items() if key not in heads}
+    # Old files do without BatchNorm's count of batches.
+    wanted = {key: value for key, value in wanted.items() if not key.endswith("num_batches_tracked")}
+    _check(source, name, state, wanted, set(own))
     model.load_state_dict(state, strict=False)
 
 
@@ -57,15 +60,17 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"model.weights={path} holds more than plain tensors and could run code, so it is refused; "
-            "save model.state_dict() alone, best as .safetensors."
+            f"model.weights={path} is no state dict written by torch.save, or holds more than that and could "
+            "run code, so it is refused; save model.state_dict() alone, best as .safetensors."
         ) from None
     except Exception as error:  # whatever a damaged file makes of the readers
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"model.weights={path} cannot be read: {reason}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise UserError(f"model.weights={path} is no state dict (names -> tensors).")
     return state
 
@@ -74,18 +79,21 @@ def _download(name: str) -> dict[str, Tensor]:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the checksum is wrong
         raise UserError(
             f"model.pretrained=true: the ImageNet weights of {name} could not be downloaded ({error}). "
             "Download them elsewhere and give the file with model.weights=PATH."
         ) from None
 
 
-def _check(source: str, name: str, state: dict[str, Tensor], wanted: dict[str, Tensor], known: set[str]) -> None:
+def _check(
+    source: str, name: str, state: dict[str, Tensor], wanted: dict[str, Tensor], known: set[str]
+) -> None:
     missing = sorted(set(wanted) - set(state))
     strange = sorted(set(state) - known)
     misshapen = sorted(key for key in wanted if key in state and state[key].shape != wanted[key].shape)
-    for trouble, keys in (("lacks", missing), ("has the unknown", strange), ("has other shapes for", misshapen)):
+    troubles = {"lacks": missing, "has the unknown": strange, "has other shapes for": misshapen}
+    for trouble, keys in troubles.items():
         if keys:
             raise UserError(
                 f"{source} does not fit model.name={name}: it {trouble} {', '.join(keys[:5])}"

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,24 @@ KEEP = 2  # resume states: should the newest be damaged, the one before it serve
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either all of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(
-                f"the disk is full: {path} was not written ({len(content):,} bytes). What was there before is "
-                "intact; free some space and give the same command again to continue."
+                f"the disk is full: {path} was not written ({len(content):,} bytes). What was there before "
+                "is intact; free some space and give the same command again to continue."
             ) from None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -71,20 +73,40 @@ def save_resume(folder: Path, state: dict[str, Any], step: int) -> None:
     torch.save(state, buffer)
     payload = buffer.getvalue()
     write_atomically(folder / f"step-{step:09d}.pt", hashlib.sha256(payload).digest() + payload)
-    for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
-        old.unlink()
+    older = [path for path in _states(folder) if _step(path) <= step]
+    for path in _states(folder):
+        if path not in older[:KEEP]:  # those above `step` were passed over as damaged
+            path.unlink()
 
 
 def load_resume(folder: Path) -> dict[str, Any] | None:
     """The newest whole state in `folder`, or None; a damaged one is passed over with a warning."""
-    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+    for leftover in folder.glob(".*.tmp"):  # of a killed process
+        leftover.unlink(missing_ok=True)
+    for path in _states(folder):
         content = path.read_bytes()
         if hashlib.sha256(content[32:]).digest() == content[:32]:
             try:
-                return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+                state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+                if not isinstance(state, dict) or "identity" not in state:
+                    raise ValueError("it is no state of a run")
+                return state
             except Exception as error:  # a file of another origin: it is refused, not run
                 reason = str(error).splitlines()[0]
         else:
             reason = "its checksum is wrong"
-        warnings.warn(f"{path} is damaged ({reason}); continuing from the state before it.", stacklevel=2)
+        warnings.warn(
+            f"{path} is damaged ({reason}); continuing from the state before it, or from the start where "
+            "there is none.",
+            stacklevel=2,
+        )
     return None
+
+
+def _states(folder: Path) -> list[Path]:
+    """The saved states, newest first."""
+    return sorted(folder.glob("step-*.pt"), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))

@@ -39,26 +39,33 @@ def learning_rate(schedule: ScheduleSettings, lr: float, step: int, total_steps:
     if schedule.name == "constant":
         return lr
     progress = (step - warmup) / max(1.0, total_steps - 1 - warmup)
-    return lr * (schedule.final_fraction + (1 - schedule.final_fraction) * (1 + math.cos(math.pi * progress)) / 2)
+    final = schedule.final_fraction
+    return lr * (final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 class WeightAverage:
     """`model`: an exponential moving average of a model's parameters and BatchNorm statistics.
 
-    The decay is min(decay, (1 + step) / (10 + step)), so that the first, random weights are soon forgotten.
+    Integer buffers (BatchNorm's count of batches) are copied. The decay is min(decay, (1 + step) /
+    (10 + step)), so that the first, random weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.model = deepcopy(model).requires_grad_(False).eval()
-        self._mine, self._theirs = _floats(self.model), _floats(model)
+        self._mine, self._my_counts = _by_kind(self.model)
+        self._theirs, self._their_counts = _by_kind(model)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the model's weights after optimiser step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._mine, self._theirs, 1 - decay)
+        if self._my_counts:
+            torch._foreach_copy_(self._my_counts, self._their_counts)
 
 
-def _floats(model: nn.Module) -> list[Tensor]:
-    return [value for value in model.state_dict().values() if value.is_floating_point()]
+def _by_kind(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors of a model that can be averaged, and the integer ones."""
+    values = list(model.state_dict().values())
+    return [v for v in values if v.is_floating_point()], [v for v in values if not v.is_floating_point()]

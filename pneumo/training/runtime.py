@@ -81,36 +81,38 @@ def close_runtime(runtime: Runtime) -> None:
 def seed_everything(seed: int) -> None:
     """Seed every generator that initial weights or a library may draw from."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that use the global generator
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def _device(name: str) -> torch.device:
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if name == "auto":
-        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"trainer.device={name} is not known; the options are auto, cpu, cuda, cuda:0, cuda:1, ...")
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise UserError(
-                f"trainer.device={name}: this machine has {count} CUDA devices that torch can use; "
-                "take trainer.device=cpu or auto."
-            )
-        if device.index is None:
-            device = torch.device("cuda", local_rank)
+        raise UserError(f"trainer.device={name} is not known; the options are auto, cpu, cuda, cuda:0, ...")
+    if device.type == "cpu":
+        return device
+    if device.index is None:
+        device = torch.device("cuda", local_rank)
+    count = torch.cuda.device_count()
+    if device.index >= count:
+        raise UserError(
+            f"trainer.device={name}: this machine has {count} CUDA devices that torch can use, and device "
+            f"{device.index} is asked for; take trainer.device=cpu or auto, or fewer processes."
+        )
     return device
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.bfloat16 if has_bf16 else torch.float16
         return torch.bfloat16 if cpu_has_bf16() else None
     if precision == "fp16" and device.type != "cuda":
         raise UserError("trainer.precision=fp16 needs a CUDA device; on a CPU take bf16, float32 or auto.")
@@ -118,5 +120,5 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def cpu_has_bf16() -> bool:
-    """True where the processor has bf16 matrix units: emulated, ResNet-18 trains at a third of float32's speed."""
+    """True where the CPU has bf16 matrix units: emulated, ResNet-18 trains at a third of float32's speed."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -65,7 +65,7 @@ class TrainerSettings:
             if value is not None and value < 1:
                 raise UserError(f"trainer.{key}={value} must be at least 1.")
         if self.batch_size < 2:
-            raise UserError(f"trainer.batch_size={self.batch_size} must be at least 2: BatchNorm needs two images.")
+            raise UserError(f"trainer.batch_size={self.batch_size} must be at least 2: BatchNorm needs that.")
         for key in ("grad_clip_norm", "checkpoint_every_s", "grace_s"):
             value = getattr(self, key)
             if value is not None and value <= 0:
@@ -74,5 +74,5 @@ class TrainerSettings:
             raise UserError(f"trainer.label_smoothing={self.label_smoothing} must be at least 0 and below 1.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(
-                f"trainer.ema_decay={self.ema_decay} must lie between 0 and 1, for example 0.995; null means none."
+                f"trainer.ema_decay={self.ema_decay} must lie between 0 and 1, like 0.995; null means none."
             )

@@ -1,26 +1,36 @@
-"""SIGTERM, SIGINT and Slurm's warning signal, turned into a request to stop that training obeys between steps."""
+"""SIGTERM, SIGINT and Slurm's warning signal as a request to stop, which training obeys between steps."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
-
-from pneumo.training.settings import TrainerSettings
 
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
 
 
 class Interrupted(BaseException):
-    """A signal came where nothing needs to be saved first. No Exception, so that no library swallows it."""
+    """A signal that could not wait. No Exception, so that no library swallows it; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved and the same command continues it."""
 
 
 class StopRequest:
-    """Within `with`, notes the first signal; `reason()` says it, and outside `deferred` it interrupts at once.
+    """Within `with`, notes the first signal: `reason()` says it, and unless `deferred` it interrupts at once.
 
-    A second signal, or one not obeyed within `trainer.grace_s`, ends the process the hard way.
+    A second signal, or a first one not obeyed within `grace_s`, interrupts also where it is deferred. Whoever
+    catches Interrupted works undisturbed (`shielded`) until he clears that. Outside the main thread, where
+    Python takes no signals, nothing is noted.
     """
 
-    def __init__(self, settings: TrainerSettings) -> None:
-        self.grace_s = settings.grace_s
+    def __init__(self, grace_s: float = 30.0) -> None:
+        self.grace_s = grace_s
         self.deferred = False
+        self.shielded = False
         self.signal: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -29,28 +39,45 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        return EXIT_CODES[self.signal] if self.signal is not None else 1
+        """143 or 130 once a signal came, 0 before."""
+        return 0 if self.signal is None else EXIT_CODES[self.signal]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How much of the grace is left; None without a signal."""
+        return None if self.signal is None else signal.getitimer(signal.ITIMER_REAL)[0]
 
     def __enter__(self) -> "StopRequest":
-        for number in EXIT_CODES:
-            self._before[number] = signal.signal(number, self._handle)
-        signal.signal(signal.SIGALRM, self._too_late)
+        if threading.current_thread() is threading.main_thread():
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._too_late)
+            for number in EXIT_CODES:
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.alarm(0)
+        self.shielded = True
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            self._too_late(number, frame)
-        self.signal = signal.Signals(number)
-        signal.setitimer(signal.ITIMER_REAL, self.grace_s)
-        if not self.deferred:
-            raise Interrupted(self.reason())
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+            # Rings again every second: the first ring may fall where the run is shielded.
+            signal.setitimer(signal.ITIMER_REAL, self.grace_s, 1)
+            if not self.deferred:
+                self._interrupt("")
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 1, 1)
+            self._interrupt(", and a second signal came")
 
     def _too_late(self, number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"{self.reason()} and did not end within trainer.grace_s={self.grace_s:g}")
+        self._interrupt(f" and did not end within trainer.grace_s={self.grace_s:g}")
+
+    def _interrupt(self, how: str) -> None:
+        if not self.shielded:
+            self.shielded = True
+            raise Interrupted(f"{self.reason()}{how}", self.exit_code)

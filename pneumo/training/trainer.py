@@ -25,16 +25,13 @@ from pneumo.training.checkpoint import load_resume, save_resume, save_weights
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.runtime import Runtime
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
+from pneumo.training.signals import Stopped
 
 VAL_METRICS = ("accuracy", "f1", "precision", "recall", "auroc")
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(UserError):
     """The loss became infinite or not a number."""
-
-
-class Stopped(Exception):
-    """The run was asked to stop; its state is saved and the same command continues it."""
 
 
 class Record(Protocol):
@@ -81,6 +78,7 @@ class Progress:
     best_epoch: int = 0
     best_score: float = -math.inf
     best_loss: float = math.inf
+    best_before: int = 0  # the best epoch before that one: the saved state before the last may still name it
     elapsed_s: float = 0.0  # spent in this epoch before an interruption
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -110,10 +108,9 @@ class Trainer:
         self.identity, self.should_stop = identity or {}, should_stop
         self.quiet = quiet or runtime.rank > 0
         self.progress = Progress()
-        self.network = model.to(runtime.device, memory_format=torch.channels_last)
-        self.average = (
-            WeightAverage(self.network, self.settings.ema_decay) if self.settings.ema_decay is not None else None
-        )
+        self.network = model.to(runtime.device).to(memory_format=torch.channels_last)
+        decay = self.settings.ema_decay
+        self.average = WeightAverage(self.network, decay) if decay is not None else None
         self.optimizer = build_optimizer(recipe.optim, list(self.network.parameters()))
         self.scaler = torch.amp.GradScaler(
             runtime.device.type, enabled=runtime.autocast_dtype is torch.float16
@@ -136,10 +133,17 @@ class Trainer:
     def fit(self) -> Progress:
         """Train to the end, from the saved state if there is one. Raises Stopped or NonFiniteLoss."""
         self._resume()
-        while self.progress.epoch <= self.settings.epochs and not self._stops_early():
+        while not self.finished:
             self._train_epoch()
             self._finish_epoch()
         return self.progress
+
+    @property
+    def finished(self) -> bool:
+        """True once the last epoch is done, or `early_stop_epochs` went by without a better one."""
+        done, patience = self.progress.epoch - 1, self.settings.early_stop_epochs
+        stale = patience is not None and done - self.progress.best_epoch >= patience
+        return stale or done >= self.settings.epochs
 
     def _train_epoch(self) -> None:
         progress, settings = self.progress, self.settings
@@ -161,8 +165,7 @@ class Trainer:
                 self._train_group(groups[number], number, (progress.epoch - 1) * len(groups), len(groups))
                 progress.step = number + 1
                 self._show(bar)
-                if time.monotonic() - self._saved_at > settings.checkpoint_every_s:
-                    self._save()
+        self._obey_stop()
 
     def _train_group(self, group: list[Tensor], number: int, steps_before: int, steps_an_epoch: int) -> None:
         """One optimiser step on the micro-batches of `group`, this process taking its share of each."""
@@ -249,23 +252,33 @@ class Trainer:
         }
         progress.history.append({"epoch": progress.epoch, **figures})
         self._keep_best(figures)
-        self.record.metrics({name: value for name, value in figures.items() if math.isfinite(value)}, progress.epoch)
         self._say(figures)
-        progress.epoch, progress.step, progress.elapsed_s = progress.epoch + 1, 0, 0.0
+        progress.epoch, progress.step = progress.epoch + 1, 0
         self.sums.zero_()
         self._save()
+        self._record_epoch()
+
+    def _record_epoch(self) -> None:
+        """Record the last epoch's figures: after its state is saved, and again on resuming. What is recorded
+        is what the state holds, also where an epoch repeated would give other last digits."""
+        figures = dict(self.progress.history[-1])
+        epoch = int(figures.pop("epoch"))
+        self.record.metrics({name: value for name, value in figures.items() if math.isfinite(value)}, epoch)
 
     def _keep_best(self, figures: dict[str, float]) -> None:
-        """Keep the weights if `trainer.monitor` rose, or stayed while the loss fell (early AUROCs often tie)."""
+        """Keep the weights if `trainer.monitor` rose, or stayed while the loss fell (AUROCs often tie)."""
         progress, monitor = self.progress, self.settings.monitor
         if self.settings.select_on == "test":  # the seed report's rule: its first best test accuracy
             score, loss = figures["test/accuracy"], 0.0
         else:
             score = -figures[monitor] if monitor == "val/loss" else figures[monitor]
             loss = figures["val/loss"]
+        if math.isnan(score):  # an AUROC of one class
+            score = -math.inf
         if (score, -loss) <= (progress.best_score, -progress.best_loss):
             return
-        progress.best_epoch, progress.best_score, progress.best_loss = progress.epoch, score, loss
+        progress.best_before, progress.best_epoch = progress.best_epoch, progress.epoch
+        progress.best_score, progress.best_loss = score, loss
         if self.runtime.rank == 0:
             facts = {"epoch": progress.epoch, **figures}
             save_weights(self.best_path, self._evaluated().state_dict(), facts)
@@ -291,7 +304,7 @@ class Trainer:
                 torch.distributed.broadcast(buffer, 0)
         model.eval()
         rows = []
-        for part in mine.split(self.settings.batch_size):
+        for part in mine.split(self.settings.batch_size) if len(mine) else ():
             if self.runtime.world_size == 1:  # shares differ in length, so processes could not agree here
                 self._obey_stop()
             images, labels = split.take(part)
@@ -325,38 +338,39 @@ class Trainer:
     # ---- state
 
     def _save(self) -> None:
-        self.progress.elapsed_s = time.monotonic() - self._started if self.progress.step else 0.0
+        """Save the state, on rank 0; all processes call it together."""
+        self._check_finite()  # a state from which only the same failure follows would be of no use
+        progress = self.progress
+        progress.elapsed_s = time.monotonic() - self._started if progress.step else 0.0
         self._saved_at = time.monotonic()
+        sums = self.runtime.gather(self.sums[None])
         if self.runtime.rank > 0:
             return
         state = {
             "identity": self.identity,
-            "progress": vars(self.progress),
+            "progress": vars(progress),
             "model": self.network.state_dict(),
             "average": self.average.model.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "sums": self.sums,
+            "sums": sums,
         }
-        save_resume(self.folder, state, (self.progress.epoch - 1) * 1_000_000 + self.progress.step)
-        # The two kept states name at most two best epochs.
-        for weights in sorted(self.folder.glob("best-*.safetensors"))[:-2]:
-            weights.unlink()
-            weights.with_suffix(".json").unlink(missing_ok=True)
+        save_resume(self.folder, state, (progress.epoch - 1) * 1_000_000 + progress.step)
+        for weights in self.folder.glob("best-*.safetensors"):
+            if int(weights.stem.removeprefix("best-")) not in (progress.best_epoch, progress.best_before):
+                weights.unlink()
+                weights.with_suffix(".json").unlink(missing_ok=True)
 
     def _resume(self) -> None:
         state = load_resume(self.folder)
         if state is None:
             return
-        differing = sorted(
-            key
-            for key in {*self.identity, *state["identity"]}
-            if self.identity.get(key) != state["identity"].get(key)
-        )
+        there, here = state["identity"], self.identity
+        differing = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
         if differing:
+            words = (f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in differing)
             raise UserError(
-                f"{self.folder} holds the state of another configuration; differing: "
-                + ", ".join(f"{k} ({state['identity'].get(k)} there, {self.identity.get(k)} here)" for k in differing)
+                f"{self.folder} holds the state of another configuration; differing: {', '.join(words)}"
             )
         self.progress = Progress(**state["progress"])
         self.network.load_state_dict(state["model"])
@@ -364,25 +378,29 @@ class Trainer:
             self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.sums.copy_(state["sums"])
+        sums, rank = state["sums"].reshape(-1, len(self.sums)), self.runtime.rank  # a row a process
+        self.sums.copy_(sums[rank] if len(sums) == self.runtime.world_size else sums.sum(0) * (rank == 0))
+        if self.progress.history:
+            self._record_epoch()
 
     def _obey_stop(self) -> None:
-        """Stop if asked to; under several processes all stop at the same step if one of them is asked."""
+        """Save the state when that is due, and stop if asked to; several processes do so at the same step."""
         reason = self.should_stop()
+        stop, due = reason is not None, time.monotonic() - self._saved_at > self.settings.checkpoint_every_s
         if self.runtime.world_size > 1:
-            asked = torch.tensor(float(reason is not None), device=self.runtime.device)
-            if self.runtime.sum(asked).item() and reason is None:
-                reason = "another process of this run was asked to stop"
-        if reason is not None:
+            stop, due = self.runtime.sum(torch.tensor([stop, due], device=self.runtime.device).int()).tolist()
+        if (stop or due) and not self.finished:
             self._save()
-            raise Stopped(reason)
+        if stop:
+            raise Stopped(reason or "another process of this run was asked to stop")
 
     # ---- small parts
 
     def _groups(self, epoch: int) -> list[list[Tensor]]:
         """The epoch's batches, as many together as make one optimiser step."""
         train, size = self.splits["train"], self.settings.grad_accum_steps
-        order = epoch_order(self.recipe.sampler, train.labels.cpu().numpy(), seed=self.recipe.seed, epoch=epoch)
+        labels = train.labels.cpu().numpy()
+        order = epoch_order(self.recipe.sampler, labels, seed=self.recipe.seed, epoch=epoch)
         cut = batches(order, self.settings.batch_size, self.runtime.world_size)[: self.settings.limit_batches]
         return [cut[start : start + size] for start in range(0, len(cut), size)]
 
@@ -401,8 +419,9 @@ class Trainer:
         return nullcontext()
 
     def _check_finite(self) -> None:
-        step = int(self.bad_step)
-        if step >= 0:
+        bad = [step for step in self.runtime.gather(self.bad_step[None]).tolist() if step >= 0]
+        if bad:
+            step = min(bad)
             steps = len(self._groups(self.progress.epoch))
             number = (self.progress.epoch - 1) * steps + step
             rate = learning_rate(
@@ -413,12 +432,8 @@ class Trainer:
                 f"at learning rate {rate:.3g}; try a lower optim.lr or trainer.grad_clip_norm=1"
             )
 
-    def _stops_early(self) -> bool:
-        patience = self.settings.early_stop_epochs
-        return patience is not None and self.progress.epoch - 1 - self.progress.best_epoch >= patience
-
     def _show(self, bar: tqdm) -> None:
-        """Put the running figures on the bar, a few times a second at most (each look waits for the device)."""
+        """Put the running figures on the bar, twice a second at most: each look waits for the device."""
         now = time.monotonic()
         if bar.disable or now - self._shown_at < 0.5:
             bar.update()
@@ -439,4 +454,3 @@ class Trainer:
         mark = " *" if self.progress.best_epoch == self.progress.epoch else ""
         speed = f"{figures['time/images_per_s']:.0f} images/s"
         tqdm.write(f"epoch {self.progress.epoch:3d}  {text}  {speed}{mark}")
-
