@@ -98,11 +98,11 @@ class AugmentSettings:
             )
         if not 0 < self.erase_min <= self.erase_max <= 1:
             raise UserError(
-                f"augment.erase_min={self.erase_min} and augment.erase_max={self.erase_max} are fractions of a "
-                "side, the first at most the second."
+                f"augment.erase_min={self.erase_min} and augment.erase_max={self.erase_max} must be fractions of "
+                "a side, the first at most the second."
             )
-        if self.blur_sigma_min > self.blur_sigma_max:
+        if not 0 <= self.blur_sigma_min <= self.blur_sigma_max:
             raise UserError(
-                f"augment.blur_sigma_min={self.blur_sigma_min} is above "
+                f"augment.blur_sigma_min={self.blur_sigma_min} must lie between 0 and "
                 f"augment.blur_sigma_max={self.blur_sigma_max}."
             )
