@@ -98,7 +98,7 @@ class AugmentSettings:
             )
         if not 0 < self.erase_min <= self.erase_max <= 1:
             raise UserError(
-                f"augment.erase_min={self.erase_min} and augment.erase_max={self.erase_max} must be fractions "
+                f"augment.erase_min={self.erase_min} and augment.erase_max={self.erase_max} are fractions "
                 "of a side, the first at most the second."
             )
         if not 0 <= self.blur_sigma_min <= self.blur_sigma_max:
