@@ -37,6 +37,7 @@ def with_pneumo(s: AugmentSettings) -> Callable[[Tensor], Tensor]:
 def with_kornia(s: AugmentSettings) -> Callable[[Tensor], Tensor]:
     import kornia.augmentation as K
 
+    low, high = 1 - s.scale, 1 + s.scale
     parts = [
         *(
             [K.RandomGaussianBlur((3, 3), (s.blur_sigma_min, s.blur_sigma_max), p=s.blur_p)]
@@ -47,9 +48,7 @@ def with_kornia(s: AugmentSettings) -> Callable[[Tensor], Tensor]:
         K.RandomAffine(
             s.rotate_deg,
             (s.translate, s.translate),
-            torch.tensor([[1 - s.scale, 1 + s.scale]] * 2)
-            if s.scale_each_axis
-            else (1 - s.scale, 1 + s.scale),
+            (low, high, low, high) if s.scale_each_axis else (low, high),
             p=1.0,
         ),
         K.RandomBrightness((1 - s.brightness, 1 + s.brightness), p=1.0),

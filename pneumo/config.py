@@ -5,7 +5,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
     return 0
 
 
-def run_action(actions: dict[str, Callable[[Config], int]], usage: str) -> int:
+def run_action(actions: Mapping[str, Callable[[Config], int]], usage: str) -> int:
     """Carry out the action that the command line names first, on the configuration of the rest of it.
 
     Returns the action's exit code; 1 for a user's mistake that it meets, 2 for a wrong command line.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pneumo import UserError, config
 from pneumo.config import Config
@@ -59,7 +59,11 @@ def job(composed: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    choices = ", ".join(HydraConfig.get().overrides.task) or "defaults"
+    from pneumo.tracking.journal import redact
+
+    # As typed: resolved, an override could show a secret that it takes from the environment.
+    typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    choices = redact(", ".join(typed)) or "defaults"
     try:
         outcome = run(config.to_config(composed), choices)
     except UserError as error:
@@ -141,11 +145,13 @@ class Run:
 
     def carry_out(self, started: float) -> Outcome:
         """Skip, continue or begin; whatever happens, the journal says how it ended."""
-        from pneumo.tracking.journal import Journal, NullJournal
+        from pneumo.tracking.journal import Journal, NullJournal, is_being_written
         from pneumo.tracking.sender import NullSender, Sender
 
         self.sender: Sender | NullSender
         if self.settings.force and _rank() == 0 and self.folder.exists():
+            if is_being_written(self.folder):
+                raise UserError(f"force=true: another process trains in {self.folder}; stop it first.")
             self.folder.rename(self.folder.with_name(f"{self.fingerprint}-{time.strftime('%Y%m%dT%H%M%S')}"))
         self.sender = NullSender()
         self.journal = Journal(self.folder)  # every rank looks whether the run is done; rank 0 writes

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -43,9 +44,13 @@ def test_every_sweep_composes(name: str) -> None:
     assert composed(f"sweep={name}")
 
 
-@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] == "experiment"])
-def test_every_experiment_opens_with_its_question(group: str, option: str) -> None:
-    text = (config.shipped_dir("conf") / group / f"{option}.yaml").read_text()
+@pytest.mark.parametrize(
+    "file",
+    [*config.shipped_dir("sweeps").glob("*.yaml"), *config.shipped_dir("conf").glob("experiment/*.yaml")],
+    ids=lambda file: file.stem,
+)
+def test_every_sweep_and_experiment_opens_with_its_question(file: Path) -> None:
+    text = file.read_text()
     for word in ("Question:", "Command:", "Time:", "Result:"):
         assert word in text
 

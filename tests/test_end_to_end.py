@@ -201,6 +201,13 @@ def test_a_failing_job_does_not_stop_the_sweep(tmp_path: Path) -> None:
     assert "not finite" in failed.data.tags["pneumo.status_reason"]
 
 
+def test_a_sweep_file_runs_and_the_command_line_wins(tmp_path: Path) -> None:
+    done = pneumo(tmp_path, "sweep=dropout_lr", "model.dropout=0.2", "optim.lr=1e-3,2e-3", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    params = [run.data.params for run in runs(tmp_path)]
+    assert sorted((p["model.dropout"], p["optim.lr"]) for p in params) == [("0.2", "0.001"), ("0.2", "0.002")]
+
+
 def test_training_needs_no_tracker(tmp_path: Path) -> None:
     done = pneumo(tmp_path, "tracking.enabled=false", *SMALL)
     assert done.returncode == 0, done.stderr

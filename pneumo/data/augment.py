@@ -5,6 +5,10 @@ float32 [B, C, S, S]; three channels are made only at the end, so geometry and i
 parameter is drawn per image and on the device; whether an operation runs at all is read from the settings on
 the host. An image that an operation spares gets its neutral parameter (sigma 0, factor 1, ...), so no step
 waits for the device.
+
+Cost, batch 64, one CPU thread: light 8, strong 11 ms at 64 px; 100 and 109 ms at 224 px; about 1 % of a
+ResNet-18 step. kornia takes 1.4 to 2 times that, torchvision image by image 1.9 to 5.8 times; neither takes a
+generator (benchmarks/augment.py).
 """
 
 import hashlib
@@ -22,21 +26,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # One row of uniform numbers each, drawn whether used or not: switching one operation off leaves the others'
 # draws as they were, so two runs of a sweep differ by that operation alone. (The noise itself comes after.)
 _DRAWS = (
-    *("rotate", "shift_x", "shift_y", "scale_x", "scale_y", "flip", "brightness", "contrast", "gamma"),
-    *(
-        "blur",
-        "sigma",
-        "degrade",
-        "degree",
-        "erase",
-        "erase_h",
-        "erase_w",
-        "erase_y",
-        "erase_x",
-        "erase_grey",
-    ),
+    "rotate", "shift_x", "shift_y", "scale_x", "scale_y", "flip", "brightness", "contrast", "gamma",
+    "blur", "sigma", "degrade", "degree", "erase", "erase_h", "erase_w", "erase_y", "erase_x", "erase_grey",
     "noise",
-)
+)  # fmt: skip
 
 
 def step_generator(
@@ -97,7 +90,7 @@ def affine(images: Tensor, angle_deg: Tensor, shift_px: Tensor, scale: Tensor, f
     centres = (torch.arange(size, device=images.device) + 0.5) * (2 / size) - 1
     x, y = (centres - (2 / size) * shift_px.unsqueeze(-1)).unbind(1)  # [B, S] each
     across, down = x[:, None, :, None] * per_x, y[:, :, None, None] * per_y
-    # One broadcast sum of a row and a column: a fifth of the time of affine_grid's matrix product.
+    # A broadcast sum of a row and a column takes a quarter of affine_grid's time at 224 px (12, not 45 ms).
     return F.grid_sample(images[:, None], across + down, padding_mode="zeros", align_corners=False)[:, 0]
 
 

@@ -81,3 +81,28 @@ class AugmentSettings:
         for key in ("flip_p", "blur_p", "degrade_p", "noise_p", "erase_p"):
             if not 0 <= getattr(self, key) <= 1:
                 raise UserError(f"augment.{key}={getattr(self, key)} is a probability: give 0 to 1.")
+        for key in (
+            "rotate_deg",
+            "translate",
+            "brightness",
+            "contrast",
+            "gamma",
+            "noise_std",
+            "blur_sigma_min",
+        ):
+            if getattr(self, key) < 0:
+                raise UserError(f"augment.{key}={getattr(self, key)} must not be negative; 0 means none.")
+        if not 0 <= self.scale < 1:
+            raise UserError(
+                f"augment.scale={self.scale} must be at least 0 and below 1; 0.15 draws 0.85 to 1.15."
+            )
+        if not 0 < self.erase_min <= self.erase_max <= 1:
+            raise UserError(
+                f"augment.erase_min={self.erase_min} and augment.erase_max={self.erase_max} are fractions "
+                "of a side, the first at most the second."
+            )
+        if not 0 <= self.blur_sigma_min <= self.blur_sigma_max:
+            raise UserError(
+                f"augment.blur_sigma_min={self.blur_sigma_min} must lie between 0 and "
+                f"augment.blur_sigma_max={self.blur_sigma_max}."
+            )

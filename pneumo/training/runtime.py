@@ -58,6 +58,11 @@ class Runtime:
 def open_runtime(settings: TrainerSettings) -> Runtime:
     """The runtime that `settings` ask for on this machine, the process group opened under torchrun."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if settings.batch_size < 2 * world_size:
+        raise UserError(
+            f"trainer.batch_size={settings.batch_size} leaves {world_size} processes fewer than two images "
+            f"each; it is the batch of all of them together: take at least {2 * world_size}."
+        )
     device = _device(settings.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
