@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-DEMO_DIR := outputs/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui test test-services bench lint
@@ -21,7 +20,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 demo: install ## three architectures on the embedded synthetic set, side by side, tracked in MLflow
 	$(BIN)/python -m pneumo.train --multirun model=resnet18,resnet50,densenet121 data=phantom \
-	  data.image_size=64 trainer.epochs=4 optim.lr=2e-3 tracking.experiment=demo
+	  data.image_size=64 augment=light trainer.epochs=4 trainer.batch_size=32 trainer.ema_decay=0.98 \
+	  tracking.experiment=demo
 	@echo
 	@echo "The runs are in MLflow's experiment 'demo': open them with  make ui"
 
