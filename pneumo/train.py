@@ -45,13 +45,22 @@ def main() -> None:
     except Interrupted as error:
         sys.exit(config.complain(error, error.code))
     if len(outcomes) > 1:
-        from pneumo.evaluation.run_report import terminal_table
-
-        print("\n" + terminal_table([outcome.row for outcome in outcomes]))
+        _print_table()
     failed = [outcome.code for outcome in outcomes if outcome.code]
     if failed:
         code = failed[0] if len(outcomes) == 1 else 1
     sys.exit(code)
+
+
+def _print_table() -> None:
+    """The jobs of a sweep side by side, each named by what it does not share with all the others."""
+    from pneumo.evaluation.run_report import terminal_table
+
+    choices = [str(outcome.row["run"]).split(", ") for outcome in outcomes]
+    shared = set(choices[0]).intersection(*choices)
+    own = [", ".join(choice for choice in mine if choice not in shared) for mine in choices]
+    rows = [{**outcome.row, "run": name} for outcome, name in zip(outcomes, own, strict=True)]
+    print("\n" + terminal_table(rows))
 
 
 def job(composed: DictConfig) -> float:
