@@ -271,7 +271,7 @@ def test_a_signal_while_waiting_for_a_dead_server(tmp_path: Path, cache: Path) -
     dead = ("tracking.enabled=true", "tracking.uri=http://127.0.0.1:9", "tracking.flush_s=100")
     door = Door(tmp_path / "done", cache, *dead)
     started = time.monotonic()
-    done = door.signalled("pneumo.tracking.mlflow_run:Sender.finish", code=0)
+    done = door.signalled("pneumo.tracking.sender:Sender.finish", code=0)
     door.assert_state("FINISHED")
     assert "records are still to be sent" in done.stdout
     door = Door(tmp_path / "killed", cache, *dead, "trainer.grace_s=3")
