@@ -74,6 +74,8 @@ def job(composed: DictConfig) -> float:
     typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     choices = redact(", ".join(typed)) or "defaults"
     try:
+        if "RANK" in os.environ and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise UserError("a sweep does not go with torchrun: every process would run the whole of it.")
         outcome = run(config.to_config(composed), choices)
     except UserError as error:
         outcome = _failed(choices, str(error), config.USAGE)
@@ -88,8 +90,6 @@ def run(settings: Config, choices: str = "") -> Outcome:
     from pneumo.training.signals import Interrupted, StopRequest
 
     started = time.monotonic()
-    if "RANK" in os.environ and "--multirun" in sys.argv:
-        raise UserError("--multirun does not go with torchrun: every process would run the whole sweep.")
     try:
         with StopRequest(settings.trainer.grace_s) as stop:
             data = _prepare_data(settings)

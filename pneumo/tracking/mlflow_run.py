@@ -112,7 +112,14 @@ def _client(uri: str) -> Any:
 
     for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations for every new database
         logging.getLogger(name).setLevel(logging.WARNING)
+    database = _sqlite_file(uri)
     with _database_lock(uri):  # the client creates the tables
+        if database is not None and not database.exists():
+            # Aside, then renamed: killed inside its migrations, MLflow leaves a file that it never opens again.
+            aside = database.with_name(database.name + ".new")
+            aside.unlink(missing_ok=True)
+            MlflowClient(tracking_uri=f"sqlite:///{aside}")
+            aside.rename(database)
         return MlflowClient(tracking_uri=uri)
 
 
