@@ -115,7 +115,7 @@ def _client(uri: str) -> Any:
     database = _sqlite_file(uri)
     with _database_lock(uri):  # the client creates the tables
         if database is not None and not database.exists():
-            # Aside, then renamed: killed inside its migrations, MLflow leaves a file that it never opens again.
+            # Aside, then renamed: a kill inside the migrations leaves a file that MLflow never opens again.
             aside = database.with_name(database.name + ".new")
             aside.unlink(missing_ok=True)
             MlflowClient(tracking_uri=f"sqlite:///{aside}")
