@@ -1,5 +1,6 @@
 """python -m pneumo.train: one run, or with --multirun one for each combination."""
 
+import json
 import os
 import sys
 import time
@@ -429,8 +430,6 @@ class Run:
     def _outcome(self, state: str, code: int = 0) -> Outcome:
         row: dict[str, object] = {"run": self.choices, "state": state}
         score = float("nan")
-        import json
-
         facts_file = self.artifacts / "checkpoints" / "best.json"
         if state.startswith("FINISHED") and facts_file.is_file():
             score = json.loads(facts_file.read_text())["score"]

@@ -122,8 +122,8 @@ class Trainer:
             self.model = DistributedDataParallel(self.model)
         self.augment = Augment(recipe.augment, recipe.in_channels)
         self.class_weights = self._class_weights()
-        # Sums over the epoch: loss, images, true negatives, false positives, false negatives, true
-        # positives, and the first step whose loss was not finite. They stay on the device until it ends.
+        # Sums over the epoch (loss, images, true negatives, false positives, false negatives, true positives)
+        # and the first step whose loss was not finite, or -1. They stay on the device until the epoch ends.
         self.sums = torch.zeros(6, device=runtime.device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=runtime.device)
         self._started = self._saved_at = self._shown_at = time.monotonic()
