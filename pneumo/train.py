@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -195,6 +196,8 @@ class Run:
             reason = self._explain(error)
         if self.journal.started:
             self.journal.end(status, reason)
+            if status == "FINISHED":  # nothing continues from it any more, and it is five times the weights
+                shutil.rmtree(self.folder / "state", ignore_errors=True)
         self._close_sender()
         if reason:
             print(f"{'stopped' if status == 'KILLED' else 'error'}: {reason}", file=sys.stderr)

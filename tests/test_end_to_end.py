@@ -107,6 +107,7 @@ def test_all_27_combinations_finish_with_every_name_of_the_contract(every_combin
     for run in found:
         assert run.info.status == "FINISHED"
         check_contract(every_combination, run)
+    assert not list(every_combination.glob("outputs/*/state"))  # of finished runs nothing is left to continue
 
 
 def check_contract(folder: Path, run) -> None:  # type: ignore[no-untyped-def]
