@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pneumo import UserError, one_of
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
+from pneumo.tracking.journal import redact
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 
@@ -49,7 +50,8 @@ class Config:
         return dataclasses.asdict(self)
 
     def as_yaml(self) -> str:
-        return OmegaConf.to_yaml(OmegaConf.create(self.as_dict()))
+        """For a file that others read: without the credentials of any URI."""
+        return redact(OmegaConf.to_yaml(OmegaConf.create(self.as_dict())))
 
 
 def project_dir() -> Path:

@@ -320,6 +320,8 @@ class Run:
         if trainer.runtime.rank > 0:
             return
         best = progress.history[progress.best_epoch - 1]
+        # Without the times, which are metrics: the same run twice leaves the same artifacts, byte for byte.
+        history = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in progress.history]
         facts = {
             "fingerprint": self.fingerprint,
             "protocol": self.protocol,
@@ -335,7 +337,7 @@ class Run:
             "class_names": self._class_names(),
             "data_digest": self.data.digest,
             "synthetic": self.note is not None,
-            "history": progress.history,
+            "history": history,
         }
         save_weights(self.artifacts / "checkpoints" / "best.safetensors", trainer.network.state_dict(), facts)
         test = self._write_report(trainer, scored)

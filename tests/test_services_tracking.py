@@ -1,15 +1,11 @@
 """The journal's way to a real MLflow server that is killed, silent, wrong or drops requests."""
 
 import http.client
-import os
-import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +13,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from services import Mlflow
 
 from pneumo.tracking.journal import Journal, artifact_file
 from pneumo.tracking.sender import Sender, sync
@@ -25,58 +22,6 @@ from pneumo.tracking.settings import TrackingSettings
 pytestmark = pytest.mark.services
 SETTINGS = TrackingSettings(flush_s=30)
 PASSWORD = "xyzzy-4711"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-class Server:
-    """`mlflow server` on 127.0.0.1 with SQLite and proxied artifacts."""
-
-    def __init__(self, folder: Path) -> None:
-        self.database, self.artifacts, self.port = folder / "server.db", folder / "artifacts", free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.log = (folder / "server.log").open("a")
-
-    def start(self) -> None:
-        where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        store = ["--backend-store-uri", f"sqlite:///{self.database}"]
-        files = ["--serve-artifacts", "--artifacts-destination", str(self.artifacts)]
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *where, *store, *files],
-            env={**os.environ, **quiet},
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(self.uri + "/health", timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.2)
-        raise TimeoutError(f"no MLflow server: see {self.log.name}")
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)  # with its workers; the group is its own
-        self.process.wait()
-
-    def rows(self, run_id: str | None) -> list[tuple[Any, ...]]:
-        with sqlite3.connect(self.database) as connection:
-            query = "SELECT key, value, timestamp, step FROM metrics WHERE run_uuid = ?"
-            return sorted(connection.execute(query, (run_id,)).fetchall())
-
-    def run_ids(self, journal: Journal) -> list[str]:
-        with sqlite3.connect(self.database) as connection:
-            query = "SELECT run_uuid FROM tags WHERE key = 'pneumo.journal_id' AND value = ?"
-            return [run_id for (run_id,) in connection.execute(query, (journal.journal_id,))]
 
 
 class Between(BaseHTTPRequestHandler):
@@ -124,17 +69,16 @@ class Between(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
+    server = Mlflow(tmp_path_factory.mktemp("server"))
     server.start()
     server.wait()
     yield server
     server.kill()
-    server.log.close()
 
 
 @pytest.fixture
-def proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def proxy(server: Mlflow, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     Between.upstream = server.port
     listener = ThreadingHTTPServer(("127.0.0.1", 0), Between)
@@ -166,14 +110,17 @@ def trained(folder: Path, sender: Sender | None = None, epochs: int = 6, epoch_s
     return journal
 
 
-def check(server: Server, journal: Journal, tmp_path: Path) -> None:
+def check(server: Mlflow, journal: Journal, tmp_path: Path) -> None:
     """Rows and files on the server equal the journal's, in one run."""
     (run_id,) = server.run_ids(journal)
-    assert server.rows(run_id) == sorted(row for row in journal.metric_rows() if row[0] != "bad@name")
+    expected = sorted(row for row in journal.metric_rows() if row[0] != "bad@name")
+    assert server.rows(run_id) == expected
     client = MlflowClient(server.uri)
     run = client.get_run(run_id)
-    assert run.info.status == "FINISHED" and len(run.data.params) == 30
-    assert len(run.inputs.dataset_inputs) == 1
+    assert run.info.status == "FINISHED" and len(run.inputs.dataset_inputs) == 1
+    assert run.data.params == journal.params_logged and journal.tags_logged.items() <= run.data.tags.items()
+    last = sorted(expected, key=lambda row: row[3])
+    assert run.data.metrics == {key: value for key, value, _, _ in last}
     copies = Path(client.download_artifacts(run_id, "figures", str(tmp_path)))
     assert {path.name for path in copies.iterdir()} == {Path(name).name for name in journal.artifacts}
     for name in journal.artifacts:
@@ -181,7 +128,7 @@ def check(server: Server, journal: Journal, tmp_path: Path) -> None:
 
 
 def test_a_server_killed_in_the_middle(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Mlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     sender = Sender(tmp_path / "run", SETTINGS, server.uri)
@@ -204,7 +151,7 @@ def test_a_server_killed_in_the_middle(
 
 @pytest.mark.parametrize("mode", ["silent", "wrong"])
 def test_a_server_that_never_answers_or_only_500(
-    server: Server, proxy: str, tmp_path: Path, mode: str
+    server: Mlflow, proxy: str, tmp_path: Path, mode: str
 ) -> None:
     Between.mode = mode
     began = time.monotonic()
@@ -223,7 +170,7 @@ def test_a_server_that_never_answers_or_only_500(
 
 @pytest.mark.parametrize("phase", range(6))
 def test_every_third_request_or_its_answer_lost(
-    server: Server, proxy: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], phase: int
+    server: Mlflow, proxy: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], phase: int
 ) -> None:
     Between.mode, Between.count = "third", phase
     journal = trained(tmp_path / "run")

@@ -1,0 +1,162 @@
+"""What does tracking cost an epoch?
+
+    python benchmarks/tracking.py [--rounds 3] [--epochs 4] [--limit-batches 40] [--data-root DIR]
+
+Trains the same ResNet-18 in turn with tracking.enabled=false, into SQLite and to an MLflow server (SQLite
+behind it) on this machine, each time in a process of its own, without the first epoch (warm-up, import of
+mlflow). Choose --limit-batches so that an epoch takes about ten seconds; the target is a ratio of at most
+1.01 there. The journal is written in all three, between two epochs: its time is added to the epochs with
+tracking and not to those without, so that the ratio holds all of it.
+
+On a busy machine the ratio is noise. What the parts took is not: the journal's calls (with their fsync, on
+the training thread) and the CPU time of the sending thread, and their sum as a share of ten seconds.
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from pneumo.tracking.journal import Journal
+
+PROJECT = Path(__file__).resolve().parents[1]
+TARGET, EPOCH_S = 1.01, 10.0
+
+
+def train_timed(result: Path, overrides: list[str]) -> None:
+    """`pneumo.train` in this process; leaves (part, when it ended, seconds, CPU seconds) of every call."""
+    from pneumo import train
+    from pneumo.tracking.mlflow_run import Courier
+
+    calls: list[tuple[str, float, float, float]] = []
+
+    def time_calls(owner: type, name: str, part: str) -> None:
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def timed(*args: Any, **keys: Any) -> Any:
+            began, cpu = time.perf_counter(), time.thread_time()
+            try:
+                return function(*args, **keys)
+            finally:
+                seconds, cpu_s = time.perf_counter() - began, time.thread_time() - cpu
+                calls.append((part, time.time(), seconds, cpu_s))
+
+        setattr(owner, name, timed)
+
+    for name in ("params", "tags", "metrics", "artifact", "dataset"):
+        time_calls(Journal, name, "journal")
+    time_calls(Courier, "carry", "sender")
+    sys.argv = ["pneumo.train", *overrides]
+    try:
+        train.main()
+    finally:
+        result.write_text(json.dumps(calls))
+
+
+def measure(folder: Path, overrides: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Train once in `folder`: the seconds of every epoch but the first, and what tracking took of them."""
+    result, script = folder.with_suffix(".json"), Path(__file__).resolve()
+    command = [sys.executable, str(script), "--timed-run", str(result), *overrides, f"output_dir={folder}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder.parent)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(overrides)} failed:\n{done.stdout}{done.stderr}")
+    (path,) = folder.glob("*/journal.jsonl")
+    journal = Journal(path.parent)
+    epochs = [seconds for _, seconds in journal.history("time/epoch_s")]
+    recorded_s = [t / 1000 for key, _, t, _ in journal.metric_rows() if key == "time/epoch_s"]
+    calls = json.loads(result.read_text())
+    # Between the first and the last epoch's records lie as many records, and their sending, as epochs.
+    inside = [call for call in calls if recorded_s[0] <= call[1] < recorded_s[-1]]
+    count = len(epochs) - 1
+    return {
+        "epochs": epochs[1:],
+        "journal_s": sum(seconds for part, _, seconds, _ in inside if part == "journal") / count,
+        "sender_s": sum(cpu_s for part, _, _, cpu_s in inside if part == "sender") / count,
+        "first_s": sum(cpu_s for part, t, _, cpu_s in calls if part == "sender" and t < recorded_s[0]),
+    }
+
+
+def table(measured: dict[str, list[dict[str, Any]]]) -> str:
+    share, first = f"of {EPOCH_S:g} s", "first contact CPU s"
+    lines = [
+        f"{'tracking':<8} {'epochs':>6} {'median s':>9} {'ratio':>7} {'journal ms':>11} "
+        f"{'sender CPU ms':>14} {share:>8} {first:>20}"
+    ]
+    base_s = 0.0
+    for name, runs in measured.items():
+        epochs = [seconds for run in runs for seconds in run["epochs"]]
+        journal_s, sender_s, first_s = (
+            statistics.median(run[part] for run in runs) for part in ("journal_s", "sender_s", "first_s")
+        )
+        median_s = statistics.median(epochs) + (journal_s if name != "off" else 0.0)
+        base_s = base_s or median_s
+        lines.append(
+            f"{name:<8} {len(epochs):6d} {median_s:9.3f} {median_s / base_s:7.4f} {journal_s * 1e3:11.2f} "
+            f"{sender_s * 1e3:14.1f} {(journal_s + sender_s) / EPOCH_S:8.3%} {first_s:20.2f}"
+        )
+    return "\n".join([*lines, f"target: a ratio of at most {TARGET} at an epoch of {EPOCH_S:g} s"])
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--timed-run"]:
+        return train_timed(Path(sys.argv[2]), sys.argv[3:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4, help="of each run; the first one does not count")
+    parser.add_argument("--limit-batches", type=int, default=40)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data-root", type=Path, help="chest_xray folder; default: the synthetic images")
+    args = parser.parse_args()
+    if args.epochs < 2:
+        parser.error("--epochs must be at least 2: the first one does not count")
+    sys.path.insert(0, str(PROJECT / "tests"))
+    from services import Mlflow
+
+    data = ["data=phantom", "data.phantom.train_patients=1200"]
+    if args.data_root:
+        data = ["data=chest_xray", f"data.root={args.data_root.resolve()}"]
+    common = [
+        *data,
+        f"data.image_size={args.image_size}",
+        f"trainer.epochs={args.epochs}",
+        f"trainer.limit_batches={args.limit_batches}",
+        f"trainer.device={args.device}",
+    ]
+    with tempfile.TemporaryDirectory(prefix="pneumo-tracking-") as name:
+        work = Path(name)
+        path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path}
+        environment.setdefault("PNEUMO_CACHE", str(work / "cache"))
+        server = Mlflow(work)
+        kinds = {
+            "off": ["tracking.enabled=false"],
+            "SQLite": [f"tracking.uri=sqlite:///{work}/mlflow.db"],
+            "server": [f"tracking.uri={server.uri}"],
+        }
+        measured: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+        server.start()
+        try:
+            server.wait()
+            for number in range(1, args.rounds + 1):
+                for kind, overrides in kinds.items():
+                    measured[kind].append(measure(work / f"{kind}-{number}", common + overrides, environment))
+                    seconds = ", ".join(f"{epoch:.2f}" for epoch in measured[kind][-1]["epochs"])
+                    print(f"round {number}, {kind}: epochs of {seconds} s", flush=True)
+        finally:
+            server.kill()
+    print("\n" + table(measured))
+
+
+if __name__ == "__main__":
+    main()

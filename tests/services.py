@@ -1,0 +1,151 @@
+"""Real servers on 127.0.0.1 for the tests: PostgreSQL, and MLflow over any database."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import sqlalchemy
+
+from pneumo.tracking.journal import Journal
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Service:
+    """A server process in a group of its own, on a port that stays its own over restarts."""
+
+    start_s = 180  # seconds idle; minutes on a machine that is busy with other tests
+    user: str | None = None  # None: ours
+    environment: ClassVar[Mapping[str, str]] = {}
+    end = signal.SIGKILL
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.log = folder / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ready(self) -> None:
+        """Raise OSError while it does not answer."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self.identity,
+            )
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + self.start_s
+        while time.monotonic() < deadline and self.process and self.process.poll() is None:
+            try:
+                return self.ready()
+            except OSError:
+                time.sleep(0.2)
+        raise TimeoutError(f"{self.log}:\n{self.log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        if self.process:
+            os.killpg(self.process.pid, self.end)  # with its workers
+            self.process.wait()
+            self.process = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """How subprocess takes on `user`."""
+        return {"user": self.user, "group": self.user, "extra_groups": [], "cwd": "/"} if self.user else {}
+
+
+class Postgres(Service):
+    """A new cluster in `folder`, which its user must be able to reach. Raises LookupError: not installed."""
+
+    end = signal.SIGQUIT  # it leaves at once, and takes its children along
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: path.parts[4])
+        initdb = Path(found[-1] if found else shutil.which("initdb") or "")
+        if not initdb.is_file():
+            raise LookupError("PostgreSQL is not installed: no initdb in /usr/lib/postgresql/*/bin or PATH")
+        self.postgres, self.data = initdb.with_name("postgres"), folder / "data"
+        self.data.mkdir()
+        if os.getuid() == 0:  # which it refuses to run as
+            self.user = "postgres"
+            shutil.chown(self.data, self.user, self.user)
+        make = [initdb, "--pgdata", self.data, "--username=postgres", "--auth=trust", "--encoding=UTF8"]
+        subprocess.run([*make, "--no-locale", "--no-sync"], check=True, capture_output=True, **self.identity)
+        self.uri = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def command(self) -> list[str]:
+        settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
+        options = [word for setting in settings for word in ("-c", setting)]
+        return [str(self.postgres), "-D", str(self.data), "-p", str(self.port), *options]
+
+    def ready(self) -> None:
+        import psycopg
+
+        try:
+            psycopg.connect(self.uri, connect_timeout=2).close()
+        except psycopg.OperationalError as error:
+            raise OSError from error
+
+
+class Mlflow(Service):
+    """`mlflow server` over the database `store` (None: SQLite) with proxied artifacts."""
+
+    environment: ClassVar[Mapping[str, str]] = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+    def __init__(self, folder: Path, store: str | None = None) -> None:
+        super().__init__(folder)
+        self.database, self.artifacts = folder / "server.db", folder / "artifacts"
+        self.store = store or f"sqlite:///{self.database}"
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        files = ["--serve-artifacts", "--artifacts-destination", str(self.artifacts)]
+        return [sys.executable, "-m", "mlflow", "server", *where, "--backend-store-uri", self.store, *files]
+
+    def ready(self) -> None:
+        urllib.request.urlopen(self.uri + "/health", timeout=2).close()
+
+    @cached_property
+    def _engine(self) -> sqlalchemy.Engine:
+        return sqlalchemy.create_engine(self.store, poolclass=sqlalchemy.NullPool)
+
+    def query(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows of the database itself, past the server."""
+        with self._engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sqlalchemy.text(statement), values)]
+
+    def rows(self, run_id: str | None) -> list[tuple[Any, ...]]:
+        where = "FROM metrics WHERE run_uuid = :run_id"
+        return sorted(self.query(f"SELECT key, value, timestamp, step {where}", run_id=run_id))
+
+    def run_ids(self, journal: Journal) -> list[str]:
+        """Every run that holds this journal, deleted ones too."""
+        where = "FROM tags WHERE key = 'pneumo.journal_id' AND value = :journal_id"
+        return [run_id for (run_id,) in self.query(f"SELECT run_uuid {where}", journal_id=journal.journal_id)]
