@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--limit-batches", type=int, default=40)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--patients", type=int, default=1200, help="of the synthetic training images")
     parser.add_argument("--data-root", type=Path, help="chest_xray folder; default: the synthetic images")
     args = parser.parse_args()
     if args.epochs < 2:
@@ -123,7 +124,7 @@ def main() -> None:
     sys.path.insert(0, str(PROJECT / "tests"))
     from services import Mlflow
 
-    data = ["data=phantom", "data.phantom.train_patients=1200"]
+    data = ["data=phantom", f"data.phantom.train_patients={args.patients}"]
     if args.data_root:
         data = ["data=chest_xray", f"data.root={args.data_root.resolve()}"]
     common = [

@@ -95,6 +95,13 @@ def test_environment_names_data_and_tracker(monkeypatch: pytest.MonkeyPatch) -> 
     assert (run.data.root, run.tracking.uri) == ("/somewhere", "http://127.0.0.1:5000")
 
 
+def test_the_trackers_password_is_not_kept_with_a_run() -> None:
+    run = composed("tracking.uri='http://me:xyzzy-4711@127.0.0.1:5000/x'")
+    assert run.tracking.uri == "http://me:xyzzy-4711@127.0.0.1:5000/x"
+    assert "uri: http://127.0.0.1:5000/x" in run.as_yaml()
+    assert "xyzzy-4711" not in run.as_yaml()
+
+
 def test_seed_report_is_the_seed_reports_recipe() -> None:
     run = composed("experiment=seed_report", "model=densenet121")
     assert run.model.name == "densenet121"
