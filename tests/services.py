@@ -27,7 +27,7 @@ def free_port() -> int:
 class Service:
     """A server process in a group of its own, on a port that stays its own over restarts."""
 
-    start_s = 180  # seconds idle; minutes on a machine that is busy with other tests
+    start_s = 300  # seconds on an idle machine, minutes on a busy one
     user: str | None = None  # None: ours
     environment: ClassVar[Mapping[str, str]] = {}
     end = signal.SIGKILL

@@ -47,7 +47,6 @@ class Job:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
             "PNEUMO_CACHE": str(self.folder.parent / "cache"),
             "MLFLOW_TRACKING_URI": self.uri,
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
             "OMP_NUM_THREADS": "1",  # the servers want a core too
         }
         command = [sys.executable, "-m", f"pneumo.{door}", *(arguments or OVERRIDES)]
@@ -164,15 +163,18 @@ def jobs(server: Mlflow, late_server: Mlflow, tmp_path_factory: pytest.TempPathF
     """An undisturbed run and, beside it, one whose server is never there; both to their ends."""
     folder = tmp_path_factory.mktemp("jobs")
     with_credentials = late_server.uri.replace("//", f"//me:{PASSWORD}@")
-    alone = Job(folder / "alone", with_credentials)
-    process = alone.start()
-    server.wait()
-    whole = Job(folder / "whole", server.uri)
-    other = whole.start()
-    codes = {"alone": process.wait()}
-    ended = time.time()
-    codes["whole"] = other.wait()
-    assert codes == {"alone": 0, "whole": 0}, alone.said + whole.said
+    alone, whole = Job(folder / "alone", with_credentials), Job(folder / "whole", server.uri)
+    processes = [alone.start()]
+    try:
+        server.wait()
+        processes.append(whole.start())
+        codes = [processes[0].wait()]
+        ended = time.time()
+        codes.append(processes[1].wait())
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0, 0], alone.said + whole.said
     assert "sync" not in whole.said  # the server got all of it
     return {"whole": whole, "alone": alone, "alone_ended": ended, "expected": held(server, whole)}
 
@@ -189,21 +191,24 @@ def test_a_server_killed_three_times_in_a_run(jobs: dict[str, Any], server: Mlfl
     job = Job(jobs["whole"].folder.with_name("killed"), server.uri)
     process = job.start()
     seen: list[int] = []
-    for _ in range(OUTAGES):
-        began = time.monotonic()
-        while process.poll() is None and (not seen or time.monotonic() - began < 2):
-            if list(job.folder.glob("outputs/*/journal.jsonl")):
-                rows = sum(len(server.rows(run_id)) for run_id in server.run_ids(job.journal))
-                if rows > max(seen, default=0):
-                    break  # it has just sent something
-            time.sleep(0.1)
-        server.kill()
-        assert process.poll() is None and job.journal.status == "RUNNING", f"too short a run:\n{job.said}"
-        seen.append(rows)
-        time.sleep(OUTAGE_S)
-        server.start()
-        server.wait()
-    assert process.wait() == 0, job.said
+    try:
+        for _ in range(OUTAGES):
+            began = time.monotonic()
+            while process.poll() is None and (not seen or time.monotonic() - began < 2):
+                if list(job.folder.glob("outputs/*/journal.jsonl")):
+                    rows = sum(len(server.rows(run_id)) for run_id in server.run_ids(job.journal))
+                    if rows > max(seen, default=0):
+                        break  # it has just sent something
+                time.sleep(0.1)
+            server.kill()
+            assert process.poll() is None and job.journal.status == "RUNNING", f"too short:\n{job.said}"
+            seen.append(rows)
+            time.sleep(OUTAGE_S)
+            server.start()
+            server.wait()
+        assert process.wait() == 0, job.said
+    finally:
+        process.kill()
     assert " 0 left" in job.sync()
     assert_equal(held(server, job), jobs["expected"])
 
