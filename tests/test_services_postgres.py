@@ -218,7 +218,7 @@ def test_a_server_that_was_never_there_is_synced_later(jobs: dict[str, Any], lat
     journal = job.journal
     end = next(line for line in reversed(journal.path.read_text().splitlines()) if '"kind":"end"' in line)
     ended_s = int(re.findall(r'"t":(\d+)', end)[0]) / 1000
-    assert FLUSH_S - 1 < jobs["alone_ended"] - ended_s < FLUSH_S + 10
+    assert FLUSH_S - 1 < jobs["alone_ended"] - ended_s < FLUSH_S + 20  # the process has to end, too
     (line,) = [line for line in job.said.splitlines() if "sync" in line]
     assert line.startswith(f"{journal.last} records are still to be sent")
     late_server.start()
