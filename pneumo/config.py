@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pneumo import UserError, one_of
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
+from pneumo.tracking import sweep
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 
@@ -39,11 +40,15 @@ class Config:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     seed: int = 0
     force: bool = False
+    sweep_id: str | None = None
+    on_failure: str = "continue"
+    keep_best: int | None = 3
     output_dir: str = "${pneumo.project:outputs}"
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must not be negative.")
+        sweep.check(self.sweep_id, self.on_failure, self.keep_best)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -67,6 +72,7 @@ def shipped_dir(name: str) -> Path:
 def register() -> None:
     """Make the schema, the sweeps and the resolvers known to Hydra."""
     OmegaConf.register_new_resolver("pneumo.project", lambda name: str(project_dir() / name), replace=True)
+    OmegaConf.register_new_resolver("pneumo.shipped", lambda name: str(shipped_dir(name)), replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for file in sorted(shipped_dir("sweeps").glob("*.yaml")):
