@@ -122,6 +122,11 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
     return 0
 
 
+def compose(overrides: list[str]) -> Config:
+    """What a command line of these overrides would be; only within an action."""
+    return to_config(hydra.compose("train", overrides))
+
+
 def run_action(actions: Mapping[str, Callable[[Config], int]], usage: str) -> int:
     """Carry out the action that the command line names first, on the configuration of the rest of it.
 

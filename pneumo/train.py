@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Params are the columns of the runs table: what differs between runs, not where things lie.
 PARAM_GROUPS = ("model", "sampler", "optim", "schedule", "trainer")
+OFTEN_CHANGED = tuple(f"trainer.{key}" for key in ("device", "compile", "checkpoint_every_s", "grace_s"))
 PARAM_DATA = ("name", "image_size", "val_protocol", "val_fraction", "split_seed", "equalize", "crop_black")
 
 
@@ -363,6 +364,8 @@ class Run:
         whole = settings.as_dict()
         params = {f"{group}.{key}": value for group in PARAM_GROUPS for key, value in whole[group].items()}
         params |= {f"data.{key}": whole["data"][key] for key in PARAM_DATA}
+        # What may change from one start to the next; MLflow takes a param once.
+        params = {key: value for key, value in params.items() if key not in OFTEN_CHANGED}
         params |= {"augment.name": settings.augment.name, "seed": settings.seed}
         self.journal.params(params)
         source = "phantom" if settings.data.name == "phantom" else str(settings.data.root)
@@ -384,9 +387,9 @@ class Run:
         runtime.seed_everything(settings.seed)
         model = build_model(**{**vars(settings.model)})
         size = sum(parameter.numel() for parameter in model.parameters())
-        self.journal.params(
-            {"device": str(machine.device), "precision": machine.precision, "model.parameters": size}
-        )
+        self.journal.params({"model.parameters": size})
+        if "device" not in self.journal.params_logged:  # it may go on elsewhere; MLflow takes a param once
+            self.journal.params({"device": str(machine.device), "precision": machine.precision})
         recipe = Recipe(
             trainer=settings.trainer,
             optim=settings.optim,

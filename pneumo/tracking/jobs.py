@@ -62,7 +62,7 @@ class Job:
 
     def __init__(self, folder: Path, key: str, overrides: list[str], number: int, issue: str) -> None:
         self.folder, self._file = folder, folder / "jobs" / f"{key}.json"
-        self._began, self._before_s = time.monotonic(), _read(self._file).get("duration_s", 0.0)
+        self._began, self._before_s = time.monotonic(), read_json(self._file).get("duration_s", 0.0)
         self._record: Row = {"key": key, "number": number, "overrides": overrides, "issue": issue}
         self._record |= {"fingerprint": None, "state": "RUNNING", "happened": "", "reason": None}
         self.note()
@@ -81,13 +81,13 @@ class Job:
 
 def plan(folder: Path, issue: str, planned: dict[str, list[str]]) -> None:
     """Note which jobs the newest command means to run."""
-    if planned and _read(folder / "plan.json").get("issue") != issue:
+    if planned and read_json(folder / "plan.json").get("issue") != issue:
         _write(folder / "plan.json", {"issue": issue, "jobs": planned})
 
 
 def records(folder: Path) -> Iterator[Row]:
     for file in (folder / "jobs").glob("*.json"):
-        if not file.name.startswith(".") and (record := _read(file)):
+        if not file.name.startswith(".") and (record := read_json(file)):
             yield record
 
 
@@ -96,7 +96,7 @@ def table(folder: Path) -> list[Row]:
     rows = [_row(folder.parents[1], record) for record in records(folder)]
     rows.sort(key=lambda row: (row["number"], row["key"]))
     known = {row["key"] for row in rows}
-    planned = _read(folder / "plan.json")
+    planned = read_json(folder / "plan.json")
     blank: Row = {"number": None, "fingerprint": None, "happened": "", "reason": None, "duration_s": 0.0}
     blank |= {"state": "waiting", "score": None, "rank": -math.inf, **dict.fromkeys(COLUMNS)}
     for key, overrides in planned.get("jobs", {}).items():
@@ -156,8 +156,9 @@ def _write(path: Path, content: object) -> None:
     aside.replace(path)
 
 
-def _read(path: Path) -> Row:
+def read_json(path: Path) -> Row:
+    """What `path` holds; nothing where it is missing or torn by a power cut: it is written again."""
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):  # missing, or torn by a power cut: the job writes it again
+    except (OSError, ValueError):
         return {}
