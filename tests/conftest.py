@@ -109,7 +109,7 @@ class Ending:
 def door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> Callable[..., Ending]:
-    """Run `pneumo.train`, `pneumo.runs` or `pneumo.data` in this process as if from a shell, everything below tmp_path."""
+    """Run a door in this process as if from a shell, everything below tmp_path."""
     monkeypatch.setenv("PNEUMO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
