@@ -38,7 +38,7 @@ SMALL = (
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[float, Callable[[], None]]:
-    """A tiny network in the models' place; what a job with some model.dropout does when its model is built."""
+    """A tiny network in the models' place; what a job with some model.dropout does on building it."""
     acts: dict[float, Callable[[], None]] = {}
 
     def build(name: str, dropout: float, **_: Any) -> Tiny:

@@ -21,7 +21,7 @@ def keep_best(folder: Path, keep: int | None, tracking: TrackingSettings) -> lis
     if keep is None:
         return []
     with locked(folder / "retention.lock", LOCK_WAIT_S):
-        runs = (folder.parents[1] / str(job["fingerprint"]) for job in jobs.records(folder))
+        runs = {folder.parents[1] / str(job["fingerprint"]) for job in jobs.records(folder)}
         journals = [
             Journal(run) for run in sorted({run for run in runs if artifact_file(run, WEIGHTS).exists()})
         ]
