@@ -29,6 +29,9 @@ reproduce RUN_ID [run=true]
 OWN = {"status": ("sweep", "watch"), "reproduce": ("run",)}  # not keys of the configuration
 
 
+NOT_KNOWN = {"state": "", "epoch": "-", "score": "-", "time left": "-", "reason": ""}
+
+
 def main() -> None:
     action = sys.argv[1] if len(sys.argv) > 1 else ""
     own: dict[str, str] = {}
@@ -77,7 +80,12 @@ def _status(settings: Config) -> int:
 
     rows = []
     for folder in folders(settings):
-        journal = Journal(folder)
+        try:
+            journal = Journal(folder)
+        except UserError as error:
+            rows.append({"run": folder.name, "model": "-", **NOT_KNOWN, "state": "damaged"})
+            config.complain(error)
+            continue
         model = journal.params_logged.get("model.name", "-")
         rows.append({"run": folder.name, "model": model, **_standing(journal)})
     print(terminal_table(rows))
@@ -102,8 +110,7 @@ def _sweep_status(settings: Config, name: str) -> int:
         if row["fingerprint"] and row["state"] != "FAILED":  # its journal could be what is damaged
             line |= _standing(Journal(known[name].parents[1] / row["fingerprint"]))
         else:
-            line |= {"state": row["state"], "epoch": "-", "score": "-", "time left": "-"}
-            line["reason"] = (row["reason"] or "")[:80]
+            line |= {**NOT_KNOWN, "state": row["state"], "reason": (row["reason"] or "")[:80]}
         shown.append(line)
     print(terminal_table(shown))
     done_s = [row["duration_s"] for row in rows if row["state"] in DONE]

@@ -6,7 +6,7 @@
 Runs the sweep once undisturbed and once killed N times, and compares every metric row in MLflow's store (of
 time/* only that it is there once), the number of parents and children and their states. From the logs it
 checks that every start continues each run at its last saved state, and trains nothing that was done. With
---failures a run's folder is a file, a journal is damaged and a report cannot be written, until they are mended
+--failures a run's folder is a file, a journal is damaged and a report cannot be written, until that is mended
 at the end. With --two a third side is issued in two terminals at once. Further arguments are overrides. Ends
 with 1 on any difference.
 """

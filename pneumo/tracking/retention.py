@@ -1,5 +1,6 @@
 """Which weights a sweep keeps: those of its best runs. Metrics, figures and reports of every run stay."""
 
+import contextlib
 from pathlib import Path
 
 from pneumo import UserError
@@ -22,9 +23,10 @@ def keep_best(folder: Path, keep: int | None, tracking: TrackingSettings) -> lis
         return []
     with locked(folder / "retention.lock", LOCK_WAIT_S):
         runs = {folder.parents[1] / str(job["fingerprint"]) for job in jobs.records(folder)}
-        journals = [
-            Journal(run) for run in sorted({run for run in runs if artifact_file(run, WEIGHTS).exists()})
-        ]
+        journals = []
+        for run in sorted(run for run in runs if artifact_file(run, WEIGHTS).exists()):
+            with contextlib.suppress(UserError):  # damaged: whoever runs or sends it says so
+                journals.append(Journal(run))
         finished = [journal for journal in journals if journal.status == "FINISHED"]
         finished.sort(key=jobs.rank_of, reverse=True)
         own = [journal for journal in finished[keep:] if journal.tags_logged.get(SWEEP_TAG) == folder.name]
