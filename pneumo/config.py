@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pneumo import UserError, one_of
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
+from pneumo.tracking import sweep
 from pneumo.tracking.journal import redact
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
@@ -40,11 +41,15 @@ class Config:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     seed: int = 0
     force: bool = False
+    sweep_id: str | None = None
+    on_failure: str = "continue"
+    keep_best: int | None = 3
     output_dir: str = "${pneumo.project:outputs}"
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must not be negative.")
+        sweep.check(self.sweep_id, self.on_failure, self.keep_best)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -69,6 +74,7 @@ def shipped_dir(name: str) -> Path:
 def register() -> None:
     """Make the schema, the sweeps and the resolvers known to Hydra."""
     OmegaConf.register_new_resolver("pneumo.project", lambda name: str(project_dir() / name), replace=True)
+    OmegaConf.register_new_resolver("pneumo.shipped", lambda name: str(shipped_dir(name)), replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for file in sorted(shipped_dir("sweeps").glob("*.yaml")):
@@ -116,6 +122,11 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
             raise
         return complain(_words(error))
     return 0
+
+
+def compose(overrides: list[str]) -> Config:
+    """What a command line of these overrides would be; only within an action."""
+    return to_config(hydra.compose("train", overrides))
 
 
 def run_action(actions: Mapping[str, Callable[[Config], int]], usage: str) -> int:

@@ -1,66 +1,158 @@
-"""python -m pneumo.runs status|sync: what is done, failed or stale; send a tracker what it lacks."""
+"""python -m pneumo.runs status|sync|reproduce: how runs stand; send a tracker what it lacks; a run again."""
 
+import functools
+import json
+import shlex
+import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from pneumo import UserError, config
 from pneumo.config import Config
-from pneumo.tracking.journal import Journal, is_being_written
+from pneumo.tracking import jobs, sweep
+from pneumo.tracking.journal import DONE, Journal
 
-USAGE = """usage: python -m pneumo.runs status|sync [output_dir=DIR] [tracking.uri=URI]
+USAGE = """usage: python -m pneumo.runs status|sync|reproduce [output_dir=DIR] [tracking.uri=URI]
 
-status  a line for every run under output_dir: its state, epoch and score
-sync    send everything that the tracking server lacks; may be run any time, twice, or by two at once"""
+status [sweep=ID] [watch=SECONDS]
+        a line for every run under output_dir, or every job of a sweep: its state, epoch, score and time left;
+        watch=5 prints it anew every five seconds until nothing runs
+sync    send everything that the tracking server lacks; may be run any time, twice, or by two at once
+reproduce RUN_ID [run=true]
+        the exact command of a run (its MLflow id or fingerprint, or how one begins); run=true trains it again
+        in output_dir/reproduced and compares every figure, ending with 1 on a difference"""
+OWN = {"status": ("sweep", "watch"), "reproduce": ("run",)}  # not keys of the configuration
+
+
+NOT_KNOWN = {"state": "", "epoch": "-", "score": "-", "time left": "-", "reason": ""}
 
 
 def main() -> None:
-    sys.exit(config.run_action(ACTIONS, USAGE))
+    action = sys.argv[1] if len(sys.argv) > 1 else ""
+    own: dict[str, str] = {}
+    rest = []
+    for argument in sys.argv[2:]:
+        key, equals, value = argument.partition("=")
+        if equals and key in OWN.get(action, ()):
+            own[key] = value
+        elif action == "reproduce" and not equals and not argument.startswith("-"):
+            own["run_id"] = argument
+        else:
+            rest.append(argument)
+    sys.argv[2:] = rest
+    actions = {"status": status, "sync": sync, "reproduce": reproduce}
+    sys.exit(config.run_action({name: functools.partial(act, own) for name, act in actions.items()}, USAGE))
 
 
-def folders(settings: Config) -> list[Path]:
-    """Every run's folder, the oldest first."""
+def folders(settings: Config, kind: str = "*") -> list[Path]:
+    """The folder of every run (or, for sweeps/*, every sweep), the oldest first."""
     root = Path(settings.output_dir).expanduser()
     if not root.is_dir():
         raise UserError(f"output_dir={root} is not a folder: no run has been made there.")
-    found = [file.parent for file in root.glob("*/journal.jsonl")]
+    found = [file.parent for file in root.glob(f"{kind}/journal.jsonl")]
     return sorted(found, key=lambda folder: (folder / "journal.jsonl").stat().st_mtime)
 
 
-def status(settings: Config) -> int:
-    """Print a table of the runs. RUNNING without a living process is stale: its command continues it."""
+# ---- status
+
+
+def status(own: Mapping[str, str], settings: Config) -> int:
+    """Print a table of the runs, or of the jobs of one sweep."""
+    try:
+        watch_s = float(own.get("watch", 0))
+    except ValueError:
+        raise UserError(f"watch={own['watch']} is no number of seconds: give watch=5, for example.") from None
+    while True:
+        running = _sweep_status(settings, own["sweep"]) if "sweep" in own else _status(settings)
+        if not watch_s or not running:
+            return 0
+        time.sleep(watch_s)
+        print()
+
+
+def _status(settings: Config) -> int:
     from pneumo.evaluation.run_report import terminal_table
 
     rows = []
     for folder in folders(settings):
-        journal = Journal(folder)
-        state = journal.status or "empty"
-        if state == "RUNNING" and not is_being_written(folder):
-            state = "stale"
-        epochs = journal.history("val/auroc")
-        best = journal.history("best/val_auroc")
-        planned = journal.params_logged.get("trainer.epochs", "?")
-        rows.append(
-            {
-                "run": folder.name,
-                "model": journal.params_logged.get("model.name", "-"),
-                "state": state,
-                "epoch": f"{epochs[-1][0] if epochs else 0}/{planned}",
-                "val AUROC": max((value for _, value in best or epochs), default="-"),
-                "reason": (journal.reason or "")[:80],
-            }
-        )
+        try:
+            journal = Journal(folder)
+        except UserError as error:
+            rows.append({"run": folder.name, "model": "-", **NOT_KNOWN, "state": "damaged"})
+            config.complain(error)
+            continue
+        model = journal.params_logged.get("model.name", "-")
+        rows.append({"run": folder.name, "model": model, **_standing(journal)})
     print(terminal_table(rows))
-    return 0
+    for folder in folders(settings, "sweeps/*"):
+        print(f"sweep {folder.name}: {Journal(folder).status} (status sweep={folder.name} shows its jobs)")
+    return sum(row["state"] == "RUNNING" for row in rows)
 
 
-def sync(settings: Config) -> int:
-    """Send what is left of every run; 1 if something could not be sent."""
+def _sweep_status(settings: Config, name: str) -> int:
+    from pneumo.evaluation.run_report import terminal_table
+
+    known = {folder.name: folder for folder in folders(settings, "sweeps/*")}
+    if name not in known:
+        raise UserError(f"sweep={name} is not known; there are {', '.join(known) or 'none'}.")
+    rows = jobs.table(known[name])
+    choices = [set(row["overrides"]) for row in rows]
+    shared = set.intersection(*choices) if len(rows) > 1 else set()
+    shown = []
+    for row in rows:
+        own = ", ".join(choice for choice in row["overrides"] if choice not in shared)
+        line: dict[str, Any] = {"run": own or "defaults", "fingerprint": row["fingerprint"] or "-"}
+        if row["fingerprint"] and row["state"] != "FAILED":  # its journal could be what is damaged
+            line |= _standing(Journal(known[name].parents[1] / row["fingerprint"]))
+        else:
+            line |= {**NOT_KNOWN, "state": row["state"], "reason": (row["reason"] or "")[:80]}
+        shown.append(line)
+    print(terminal_table(shown))
+    done_s = [row["duration_s"] for row in rows if row["state"] in DONE]
+    undone = sum(row["state"] not in DONE for row in rows)
+    guess = f", about {_clock(undone * sum(done_s) / len(done_s))} one by one" if done_s and undone else ""
+    print(f"sweep {name}: {len(done_s)} of {len(rows)} jobs done{guess}")
+    return sum(row["state"] == "RUNNING" for row in rows)
+
+
+def _standing(journal: Journal) -> dict[str, Any]:
+    """State, epochs done and planned, score, time left of a run in training, and the reason of its end."""
+    state, score = jobs.state_of(journal), jobs.score_of(journal)
+    epochs = journal.history("time/epoch_s")
+    planned = journal.params_logged.get("trainer.epochs", "?")
+    left = "-"
+    if state == "RUNNING" and epochs and planned.isdigit():
+        left = _clock(max(0, int(planned) - len(epochs)) * sum(s for _, s in epochs[-3:]) / len(epochs[-3:]))
+    return {
+        "state": state,
+        "epoch": f"{epochs[-1][0] if epochs else 0}/{planned}",
+        "score": "-" if score != score else score,
+        "time left": left,
+        "reason": (journal.reason or "")[:80],
+    }
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+# ---- sync
+
+
+def sync(own: Mapping[str, str], settings: Config) -> int:
+    """Send what is left of every sweep and run; 1 if something could not be sent."""
     from pneumo.tracking import sender
     from pneumo.tracking.journal import redact
 
     uri = settings.tracking.uri or ""
     failed = 0
-    for folder in folders(settings):
+    for folder in folders(settings, "sweeps/*") + folders(settings):
         result = sender.sync(folder, settings.tracking, uri)
         refused = f", {result.refused} refused (see {folder}/refused.jsonl)" if result.refused else ""
         print(f"{folder.name}: {result.sent} records sent, {result.left} left{refused}")
@@ -71,7 +163,117 @@ def sync(settings: Config) -> int:
     return 1 if failed else 0
 
 
-ACTIONS = {"status": status, "sync": sync}
+# ---- reproduce
+
+
+def reproduce(own: Mapping[str, str], settings: Config) -> int:
+    """Print a run's command; with run=true carry it out elsewhere and compare. 1 if a figure differs."""
+    if "run_id" not in own:
+        raise UserError(f"reproduce which run? Give its MLflow id or its fingerprint.\n{USAGE}")
+    if own.get("run", "false") not in ("true", "false"):
+        raise UserError(f"run={own['run']} is not true or false.")
+    folder = _find(settings, own["run_id"])
+    journal = Journal(folder)
+    overrides = _overrides(folder, journal)
+    commit = journal.tags_logged.get("mlflow.source.git.commit")
+    if commit:
+        dirty = journal.tags_logged.get("pneumo.git_dirty") == "true"
+        print(f"# made with commit {commit}{', and changes that were not committed' if dirty else ''}")
+    print(" ".join(["python -m pneumo.train", *(shlex.quote(override) for override in overrides)]))
+    if own.get("run") != "true":
+        return 0
+    if journal.status != "FINISHED":
+        raise UserError(f"{folder.name} is {jobs.state_of(journal)}: only a finished run can be compared.")
+    aside = Path(settings.output_dir).expanduser() / "reproduced"
+    # Its figures are compared here; in the tracker it would stand as one more run of the experiment.
+    extra = [f"output_dir={aside}", "force=true", "tracking.enabled=false"]
+    done = subprocess.run([sys.executable, "-m", "pneumo.train", *overrides, *extra])
+    if done.returncode:
+        return done.returncode
+    return _compare(journal, Journal(aside / journal.tags_logged["pneumo.fingerprint"]))
+
+
+def _find(settings: Config, name: str) -> Path:
+    found = []
+    for folder in folders(settings):
+        names = [
+            folder.name,
+            *(jobs.read_json(note).get("run_id") for note in folder.glob("sent-*.json")),
+        ]
+        if name in names:
+            return folder
+        if any(known and known.startswith(name) for known in names):
+            found.append(folder)
+    if len(found) == 1:
+        return found[0]
+    what = (
+        ", ".join(folder.name for folder in found) if found else f"none; {settings.output_dir} holds others"
+    )
+    raise UserError(f"{name}: {what}. Give the MLflow id or the fingerprint of one run.")
+
+
+def _overrides(folder: Path, journal: Journal) -> list[str]:
+    """The shortest command line that composes to the same fingerprint; UserError where none does."""
+    file = folder / "artifacts" / "config.yaml"
+    if not file.exists():
+        raise UserError(f"{file} is missing: the run ended before it was written.")
+    saved: Any = OmegaConf.to_container(OmegaConf.load(file))
+    groups = [f"{group}={part['name']}" for group, part in saved.items() if _is_option(group, part)]
+    base = config.compose(groups).as_dict()
+    needed = ("root", "on_bad_image", "phantom")  # they lead to the same data
+    overrides = groups
+    for group, value in saved.items():
+        if not isinstance(value, dict):
+            if group not in sweep.IRRELEVANT[""] and value != base[group]:
+                overrides.append(f"{group}={_written(value)}")
+            continue
+        skipped = () if group in sweep.IRRELEVANT[""] else sweep.IRRELEVANT.get(group, ())
+        if group in sweep.IRRELEVANT[""]:
+            continue
+        for key, entry in value.items():
+            if entry == base[group].get(key) or (key in skipped and not (group == "data" and key in needed)):
+                continue
+            parts = entry.items() if isinstance(entry, dict) else [("", entry)]
+            for inner, own in parts:
+                if not inner or own != base[group][key][inner]:
+                    overrides.append(f"{group}.{key}{'.' + inner if inner else ''}={_written(own)}")
+    made = config.compose(overrides).as_dict()
+    wanted = journal.tags_logged["pneumo.fingerprint"]
+    if sweep.fingerprint(made, journal.tags_logged["pneumo.data_digest"]) != wanted:
+        raise UserError(f"{wanted} was made by another version: this one knows no command that gives it.")
+    return overrides
+
+
+def _is_option(group: str, part: Any) -> bool:
+    return (
+        isinstance(part, dict) and (config.shipped_dir("conf") / group / f"{part.get('name')}.yaml").exists()
+    )
+
+
+def _written(value: Any) -> str:
+    """A value as an override writes it."""
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return json.dumps(str(value), ensure_ascii=False) if not str(value).isalnum() else str(value)
+
+
+def _compare(then: Journal, now: Journal) -> int:
+    from pneumo.evaluation.run_report import terminal_table
+
+    first, second = (
+        {(key, step): value for key, value, _, step in journal.metric_rows() if not key.startswith("time/")}
+        for journal in (then, now)
+    )
+    rows = [
+        {"metric": key, "epoch": step, "then": first.get((key, step)), "now": second.get((key, step))}
+        for key, step in sorted({*first, *second})
+        if first.get((key, step)) != second.get((key, step))
+    ]
+    if rows:
+        print("\n" + terminal_table(rows))
+    print(f"{len(first) - len(rows)} of {len(first)} figures are equal to the last bit")
+    return 1 if rows else 0
+
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,5 @@
 """python -m pneumo.train: one run, or with --multirun one for each combination."""
 
-import json
 import os
 import shutil
 import sys
@@ -17,18 +16,23 @@ from pneumo.config import Config
 
 if TYPE_CHECKING:
     from pneumo.data.cache import ImageCache
+    from pneumo.tracking.jobs import Job
+    from pneumo.tracking.settings import TrackingSettings
+    from pneumo.tracking.sweep import Sweep
     from pneumo.training.trainer import Evaluation, Trainer
 
 # Params are the columns of the runs table: what differs between runs, not where things lie.
 PARAM_GROUPS = ("model", "sampler", "optim", "schedule", "trainer")
+OFTEN_CHANGED = tuple(f"trainer.{key}" for key in ("device", "compile", "checkpoint_every_s", "grace_s"))
 PARAM_DATA = ("name", "image_size", "val_protocol", "val_fraction", "split_seed", "equalize", "crop_black")
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """How a job ended: its exit code, its validation score and a row for the table of a sweep."""
+    """How a job ended: its state and the reason for it, its exit code and its validation score."""
 
-    row: dict[str, object]
+    state: str
+    reason: str | None = None
     code: int = 0
     stop_code: int = 0  # 143 or 130 where a signal came, also if the run could still finish
     score: float = float("nan")
@@ -39,30 +43,51 @@ outcomes: list[Outcome] = []
 
 def main() -> None:
     """Run the command line; the exit code is 0 done, 1 failed, 2 wrong usage, 143 or 130 stopped."""
+    from pneumo.tracking import sweep
     from pneumo.training.signals import Interrupted, StopRequest
 
+    code, sweep.launched = 1, None
     try:
         with StopRequest():  # while Hydra composes, and between the jobs of a sweep
             code = config.run_hydra(job, "train")
     except Interrupted as error:
-        sys.exit(config.complain(error, error.code))
-    if len(outcomes) > 1:
-        _print_table()
-    failed = [outcome.code for outcome in outcomes if outcome.code]
-    if failed:
-        code = failed[0] if len(outcomes) == 1 else 1
-    sys.exit(code)
+        code = config.complain(error, error.code)
+    except SystemExit as end:  # Hydra's own, or of a job that was asked to stop
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        failed = [outcome.code for outcome in outcomes if outcome.code]
+        if sweep.launched is not None and (outcomes or code != config.USAGE):
+            undone = _end_sweep(*sweep.launched, code)
+            failed = failed if len(outcomes) == 1 else [1] * undone
+    sys.exit(code or next(iter(failed), 0))
 
 
-def _print_table() -> None:
-    """The jobs of a sweep side by side, each named by what it does not share with all the others."""
+def _end_sweep(issued: "Sweep", tracking: "TrackingSettings", code: int) -> int:
+    """Bring the sweep's parent run up to date and show its jobs; the number of them that are not done."""
     from pneumo.evaluation.run_report import terminal_table
+    from pneumo.tracking import jobs, retention, sender
+    from pneumo.tracking.journal import DONE
 
-    choices = [str(outcome.row["run"]).split(", ") for outcome in outcomes]
-    shared = set(choices[0]).intersection(*choices)
-    own = [", ".join(choice for choice in mine if choice not in shared) for mine in choices]
-    rows = [{**outcome.row, "run": name} for outcome, name in zip(outcomes, own, strict=True)]
-    print("\n" + terminal_table(rows))
+    rows = issued.finish(code)
+    if not rows:
+        return 0
+    for message in retention.keep_best(issued.folder, issued.keep_best, tracking):
+        print(f"note: {message}")
+    if tracking.enabled and (left := sender.sync(issued.folder, tracking, tracking.uri or "").left):
+        print(f"{left} records of the sweep are still to be sent: `python -m pneumo.runs sync` sends them")
+    shared = set.intersection(*(set(row["overrides"]) for row in rows)) if len(rows) > 1 else set()
+    shown = []
+    for row in rows:
+        own = ", ".join(choice for choice in row["overrides"] if choice not in shared)
+        state = f"{row['state']} ({row['happened']})" if row["happened"] == "skipped" else row["state"]
+        figures = {column: "-" if row[column] is None else row[column] for column in jobs.COLUMNS}
+        shown.append({"run": own or "defaults", "state": state, **figures})
+    print("\n" + terminal_table(shown))
+    for row, line in zip(rows, shown, strict=True):
+        if row["state"] not in DONE:
+            print(f"{line['run']}: {row['state']}: {row['reason'] or 'it was not begun'}")
+    print(f"sweep {issued.id}: {issued.folder}")
+    return sum(row["state"] not in DONE for row in rows)
 
 
 def job(composed: DictConfig) -> float:
@@ -70,24 +95,53 @@ def job(composed: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from pneumo.tracking.journal import redact
+    from pneumo.tracking import sweep
 
     # As typed: resolved, an override could show a secret that it takes from the environment.
     typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    choices = redact(", ".join(typed)) or "defaults"
     try:
         if "RANK" in os.environ and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise UserError("a sweep does not go with torchrun: every process would run the whole of it.")
-        outcome = run(config.to_config(composed), choices)
+        if sweep.current is None:
+            outcome = run(config.to_config(composed))
+        else:
+            outcome = _isolated(composed, sweep.current, typed, HydraConfig.get().job.num)
     except UserError as error:
-        outcome = _failed(choices, str(error), config.USAGE)
+        outcome = _failed(str(error), config.USAGE)
     outcomes.append(outcome)
     if outcome.stop_code and (outcome.code or HydraConfig.get().mode == RunMode.MULTIRUN):
         sys.exit(outcome.stop_code)  # asked to stop: no further job of a sweep starts
     return outcome.score
 
 
-def run(settings: Config, choices: str = "") -> Outcome:
+def _isolated(composed: DictConfig, member: "Sweep", typed: list[str], number: int) -> Outcome:
+    """A job of a sweep: whatever happens in it, the others run, as if it had never been in their process."""
+    if reason := member.stopped():
+        print(f"job {number} is not started: {reason}")
+        return Outcome(state="waiting", reason=reason, code=1)
+    entry = member.job(typed, number)
+    from pneumo.training.runtime import isolated
+
+    with isolated():
+        try:
+            settings = config.to_config(composed)  # before the sweep begins: a typo must leave nothing behind
+            outcome = run(settings, member, entry)
+        except UserError as error:
+            outcome = _failed(str(error), config.USAGE)
+        except (Exception, SystemExit) as error:
+            traceback.print_exception(error)
+            outcome = _failed(_last_line(error))
+    entry.note(state=outcome.state, reason=outcome.reason)
+    return outcome
+
+
+def _last_line(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"sys.exit({error.code!r}) was called in the run"
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+
+
+def run(settings: Config, member: "Sweep | None" = None, entry: "Job | None" = None) -> Outcome:
     """Prepare the data, find out what is to do, and do it."""
     from pneumo.training.signals import Interrupted, StopRequest
 
@@ -95,20 +149,20 @@ def run(settings: Config, choices: str = "") -> Outcome:
     try:
         with StopRequest(settings.trainer.grace_s) as stop:
             data = _prepare_data(settings)
-            outcome = Run(settings, data, stop, choices).carry_out(started)
+            outcome = Run(settings, data, stop, member, entry).carry_out(started)
             outcome.stop_code = stop.exit_code
             return outcome
     except UserError as error:
-        return _failed(choices, str(error))
+        return _failed(str(error))
     except Interrupted as error:  # before the run began
-        outcome = _failed(choices, f"{error}; the same command continues", error.code)
+        outcome = _failed(f"{error}; the same command continues", error.code)
         outcome.stop_code = error.code
         return outcome
 
 
-def _failed(choices: str, message: str, code: int = 1) -> Outcome:
+def _failed(message: str, code: int = 1) -> Outcome:
     config.complain(message)
-    return Outcome(row={"run": choices, "state": "FAILED" if code < 128 else "KILLED"}, code=code)
+    return Outcome(state="FAILED" if code < 128 else "KILLED", reason=message, code=code)
 
 
 def _prepare_data(settings: Config) -> "ImageCache":
@@ -136,13 +190,16 @@ def _rank() -> int:
 class Run:
     """One configuration on one data set: its folder, its journal and the way from start to report."""
 
-    def __init__(self, settings: Config, data: "ImageCache", stop: Any, choices: str) -> None:
+    def __init__(
+        self, settings: Config, data: "ImageCache", stop: Any, member: "Sweep | None", entry: "Job | None"
+    ) -> None:
         from pneumo.tracking import sweep
 
-        self.settings, self.data, self.stop, self.choices = settings, data, stop, choices
+        self.settings, self.data, self.stop = settings, data, stop
+        self.member, self.entry = member, entry  # of the sweep that it runs in
         self.relevant = {**sweep.relevant(settings.as_dict()), "data.digest": data.digest}
         self.fingerprint = sweep.fingerprint(settings.as_dict(), data.digest)
-        self.folder = Path(settings.output_dir).expanduser() / self.fingerprint
+        self.folder = Path(member.root if member else settings.output_dir).expanduser() / self.fingerprint
         self.artifacts = self.folder / "artifacts"
         self.protocol = "test_selected" if settings.trainer.select_on == "test" else "patient_val"
         if settings.data.val_protocol == "official" and self.protocol == "patient_val":
@@ -156,52 +213,105 @@ class Run:
 
     def carry_out(self, started: float) -> Outcome:
         """Skip, continue or begin; whatever happens, the journal says how it ended."""
-        from pneumo.tracking.journal import Journal, NullJournal, is_being_written
+        from pneumo.tracking.journal import DONE, Journal, NullJournal
         from pneumo.tracking.sender import NullSender, Sender
 
-        self.sender: Sender | NullSender
-        if self.settings.force and _rank() == 0 and self.folder.exists():
-            if is_being_written(self.folder):
-                raise UserError(f"force=true: another process trains in {self.folder}; stop it first.")
-            self.folder.rename(self.folder.with_name(f"{self.fingerprint}-{time.strftime('%Y%m%dT%H%M%S')}"))
-        self.sender = NullSender()
+        self.sender: Sender | NullSender = NullSender()
+        self._note(fingerprint=self.fingerprint)
         self.journal = Journal(self.folder)  # every rank looks whether the run is done; rank 0 writes
-        if self.journal.status == "FINISHED" and not self.settings.force:
-            if _rank() == 0:
-                print(f"{self.name}: done already, skipped (force=true trains it again)")
-                self._open_sender()
-                self._close_sender()
-            return self._outcome("FINISHED (skipped)")
-        if _rank() == 0:
-            verb = "begins" if self.journal.status is None else f"continues (was {self.journal.status})"
-            print(f"{self.name}: {verb} in {self.folder}")
-        else:
-            self.journal = NullJournal()
         try:
+            if _rank() == 0 and (self.settings.force or self.journal.status not in DONE):
+                self._hold()
+            if self.journal.status in DONE and not self.settings.force:
+                return self._skip()
+            if _rank() == 0:
+                self._say_how()
+            else:
+                self.journal = NullJournal()
             return self._guarded(started)
         finally:
             self.journal.close()
 
+    def _hold(self) -> None:
+        """Become the only process that trains this run. A sweep waits for another that does, and takes what
+        that one made of it; `force` sets aside what is there."""
+        from pneumo.tracking.journal import Journal
+
+        force = self.settings.force
+        if not self.journal.hold():
+            if force or self.member is None or "WORLD_SIZE" in os.environ:
+                words = "force=true: another process" if force else "another process"
+                raise UserError(f"{words} trains in {self.folder}; wait for it, or stop it first.")
+            print(f"{self.name}: waits, another process trains it")
+            while not self.journal.hold():
+                time.sleep(0.5)  # a signal interrupts
+        if force and self.journal.started:
+            aside = self.folder.with_name(f"{self.fingerprint}-{time.strftime('%Y%m%dT%H%M%S')}")
+            self.folder.rename(aside)
+            self.journal.close()
+            self.journal = Journal(self.folder)
+
+    def _skip(self) -> Outcome:
+        state = str(self.journal.status)
+        if _rank() == 0:
+            done = "done already" if state == "FINISHED" else "pruned before"
+            print(f"{self.name}: {done}, skipped (force=true trains it again)")
+            if self.member:
+                self.member.begin(trains=False)
+            self._note(happened="skipped")
+            self._open_sender()
+            self._close_sender()
+        return self._outcome(state)
+
+    def _say_how(self) -> None:
+        status, reason = self.journal.status, self.journal.reason
+        if status is None:
+            happened = "begins"
+        elif status == "FAILED":
+            happened = f"is tried again (it FAILED: {reason})"
+        else:
+            happened = f"continues (was {'killed' if status == 'RUNNING' else status})"
+        print(f"{self.name}: {happened} in {self.folder}")
+        self._note(happened=happened)
+        if self.member:
+            self.member.begin(trains=True)
+
+    def _note(self, **fields: object) -> None:
+        if self.entry:
+            self.entry.note(**fields)
+
     def _guarded(self, started: float) -> Outcome:
-        from pneumo.training.signals import Interrupted
+        from pneumo.tracking import retention
+        from pneumo.tracking.journal import DONE
+        from pneumo.training.signals import Interrupted, Pruned
 
         status, code, reason = "FINISHED", 0, None
         try:
             self._begin()
             self._train(started)
             self.stop.shielded = True
-        except (Exception, Interrupted) as error:
+        except Pruned as error:
+            self.stop.shielded = True
+            status, reason = "PRUNED", str(error) or "pruned by the search"
+            self.journal.tags({"pneumo.state": status})
+        except (Exception, Interrupted, SystemExit) as error:
             self.stop.shielded = True
             status, code = ("KILLED", self.stop.exit_code) if self.stop.signal else ("FAILED", 1)
             reason = self._explain(error)
         if self.journal.started:
             self.journal.end(status, reason)
-            if status == "FINISHED":  # nothing continues from it any more, and it is five times the weights
+            if status in DONE:  # nothing continues from it any more, and it is five times the weights
                 shutil.rmtree(self.folder / "state", ignore_errors=True)
-        self._close_sender()
+        self.journal.close()
+        whole = self._close_sender()
         if reason:
-            print(f"{'stopped' if status == 'KILLED' else 'error'}: {reason}", file=sys.stderr)
-        return self._outcome(status, code)
+            print(f"{WORDS.get(status, 'error')}: {reason}", file=sys.stderr)
+        if self.member and whole and status == "FINISHED":
+            for message in retention.keep_best(
+                self.member.folder, self.member.keep_best, self.settings.tracking
+            ):
+                print(f"note: {message}")
+        return self._outcome(status, code, reason)
 
     def _explain(self, error: BaseException) -> str:
         """The reason in one line; a traceback is printed and kept unless the mistake is the user's."""
@@ -216,7 +326,8 @@ class Run:
         if isinstance(error, UserError):
             return str(error)
         text = "".join(traceback.format_exception(error))
-        if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
+        said = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
             trainer = self.settings.trainer
             return (
                 f"out of memory with trainer.batch_size={trainer.batch_size} and trainer.precision="
@@ -227,7 +338,7 @@ class Run:
         self.artifacts.mkdir(parents=True, exist_ok=True)
         (self.artifacts / "traceback.txt").write_text(text)
         self.journal.artifact("traceback.txt")
-        return text.strip().splitlines()[-1]
+        return _last_line(error)
 
     # ---- the way of a run
 
@@ -240,6 +351,7 @@ class Run:
             settings.tracking.experiment,
             {
                 "pneumo.fingerprint": self.fingerprint,
+                **({"pneumo.sweep": self.member.id} if self.member else {}),
                 "pneumo.protocol": self.protocol,
                 "pneumo.data_digest": self.data.digest,
                 "pneumo.synthetic": str(settings.data.name == "phantom").lower(),
@@ -252,6 +364,8 @@ class Run:
         whole = settings.as_dict()
         params = {f"{group}.{key}": value for group in PARAM_GROUPS for key, value in whole[group].items()}
         params |= {f"data.{key}": whole["data"][key] for key in PARAM_DATA}
+        # What may change from one start to the next; MLflow takes a param once.
+        params = {key: value for key, value in params.items() if key not in OFTEN_CHANGED}
         params |= {"augment.name": settings.augment.name, "seed": settings.seed}
         self.journal.params(params)
         source = "phantom" if settings.data.name == "phantom" else str(settings.data.root)
@@ -273,9 +387,9 @@ class Run:
         runtime.seed_everything(settings.seed)
         model = build_model(**{**vars(settings.model)})
         size = sum(parameter.numel() for parameter in model.parameters())
-        self.journal.params(
-            {"device": str(machine.device), "precision": machine.precision, "model.parameters": size}
-        )
+        self.journal.params({"model.parameters": size})
+        if "device" not in self.journal.params_logged:  # it may go on elsewhere; MLflow takes a param once
+            self.journal.params({"device": str(machine.device), "precision": machine.precision})
         recipe = Recipe(
             trainer=settings.trainer,
             optim=settings.optim,
@@ -409,8 +523,9 @@ class Run:
         self.sender = Sender(self.folder, tracking, tracking.uri or "") if active else NullSender()
         self.sender.start()
 
-    def _close_sender(self) -> None:
-        """Wait for the tracking server, at most tracking.flush_s; a signal cuts the wait short."""
+    def _close_sender(self) -> bool:
+        """Wait for the tracking server, at most tracking.flush_s; a signal cuts the wait short. True if all
+        is there."""
         from pneumo.training.signals import Interrupted
 
         wait_s, grace_s = self.settings.tracking.flush_s, self.stop.seconds_left
@@ -425,6 +540,7 @@ class Run:
                 f"{left} records are still to be sent to the tracking server; nothing is lost: "
                 "`python -m pneumo.runs sync` sends them"
             )
+        return not left
 
     def _keep(self, name: str, text: str) -> None:
         from pneumo.training.checkpoint import write_atomically
@@ -432,27 +548,16 @@ class Run:
         write_atomically(self.artifacts / name, text.encode())
         self.journal.artifact(name)
 
-    def _outcome(self, state: str, code: int = 0) -> Outcome:
-        row: dict[str, object] = {"run": self.choices, "state": state}
-        score = float("nan")
-        facts_file = self.artifacts / "checkpoints" / "best.json"
-        if state.startswith("FINISHED") and facts_file.is_file():
-            score = json.loads(facts_file.read_text())["score"]
-        for column, key in TABLE.items():
-            points = self.journal.history(key)
-            row[column] = points[-1][1] if points and state.startswith("FINISHED") else "-"
-        return Outcome(row=row, code=code, score=score)
+    def _outcome(self, state: str, code: int = 0, reason: str | None = None) -> Outcome:
+        from pneumo.tracking.jobs import score_of
+
+        # Of a run that was just pruned the search knows; it must not take the score for a finished one's.
+        # A run pruned just now gives none: the search must not take it for a finished one.
+        score = float("nan") if code or (state == "PRUNED" and reason) else score_of(self.journal)
+        return Outcome(state=state, reason=reason, code=code, score=score)
 
 
-# The table of a sweep: column -> metric, the last point of each.
-TABLE = {
-    "epoch": "best/epoch",
-    "val AUROC": "best/val_auroc",
-    "val accuracy": "best/val_accuracy",
-    "test accuracy": "test/accuracy",
-    "test AUROC": "test/auroc",
-    "test F1": "test/f1",
-}
+WORDS = {"KILLED": "stopped", "PRUNED": "pruned"}
 
 
 if __name__ == "__main__":

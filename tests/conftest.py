@@ -109,7 +109,7 @@ class Ending:
 def door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> Callable[..., Ending]:
-    """Run `pneumo.train` or `pneumo.data` in this process as if from a shell, everything below tmp_path."""
+    """Run a door in this process as if from a shell, everything below tmp_path."""
     monkeypatch.setenv("PNEUMO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
@@ -120,7 +120,7 @@ def door(
         from hydra.core.global_hydra import GlobalHydra
 
         import pneumo.data.__main__ as data_door
-        from pneumo import train
+        from pneumo import runs, train
 
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
@@ -129,7 +129,7 @@ def door(
         monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *told])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            {"train": train, "data": data_door}[module].main()
+            {"train": train, "data": data_door, "runs": runs}[module].main()
         out, err = capfd.readouterr()
         return Ending(int(end.value.code or 0), out, err)
 

@@ -22,8 +22,15 @@ from pneumo import UserError
 
 Record = dict[str, Any]
 
-ENDS = ("FINISHED", "FAILED", "KILLED")
-_DURABLE = ("start", "metrics", "resume", "end")  # fsynced; the others are covered by the next of these
+ENDS = ("FINISHED", "FAILED", "KILLED", "PRUNED")
+DONE = ("FINISHED", "PRUNED")  # the same command does not train these again
+_DURABLE = (
+    "start",
+    "metrics",
+    "resume",
+    "drop",
+    "end",
+)  # fsynced; the others are covered by the next of these
 _BEFORE_AT = re.compile(r"""(\w://)([^\s'"<>]*)@""")
 _SECRET_QUERY = re.compile(r"""(?i)([?&](?:password|passwd|pwd|token|secret)=)[^&\s'"]*""")
 _HEAD = len('{"crc":"00000000",')
@@ -119,6 +126,23 @@ class Journal:
 
     # -- writing
 
+    def hold(self, wait_s: float = 0.0) -> bool:
+        """Become the one that writes, and read again what was written before; False if another process is it
+        and does not end within `wait_s`. The lock falls with the process, however that dies."""
+        deadline = time.monotonic() + wait_s
+        while self._fd < 0:
+            try:
+                self._open()
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(0.05)
+            except OSError as error:
+                raise UserError(
+                    f"{self.folder}: {error.strerror}; a run's folder must be writable, or be missing."
+                ) from error
+        return True
+
     def start(self, name: str, experiment: str, tags: dict[str, str]) -> None:
         """Open the record; a journal that was started before keeps its first start."""
         if not self.started:
@@ -152,6 +176,12 @@ class Journal:
             body = {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
         if self.artifacts.get(name) != body:
             self._append("artifact", {"name": name, **body})
+
+    def drop(self, name: str) -> None:
+        """Delete the file `artifacts/<name>`, here and, when it hears of it, in the tracker."""
+        if name in self.artifacts:
+            self._append("drop", {"name": name})
+        artifact_file(self.folder, name).unlink(missing_ok=True)
 
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:
         body = {"name": name, "digest": digest, "source": redact(source), "context": context}
@@ -221,6 +251,8 @@ class Journal:
             self._points.update(points)
         elif kind == "artifact":
             self.artifacts[body["name"]] = {"sha256": body["sha256"], "size": body["size"]}
+        elif kind == "drop":
+            self.artifacts.pop(body["name"], None)
         elif kind == "dataset":
             self._datasets.append(body)
         elif kind == "resume":
@@ -244,7 +276,7 @@ class Journal:
     def _write(self, line: bytes, durable: bool) -> None:
         try:
             if self._fd < 0:
-                self._open()
+                self._open_unchanged()
             if os.fstat(self._fd).st_size != self._end:
                 os.ftruncate(self._fd, self._end)  # a torn line: of a killed process, or of our last try
             rest = line
@@ -263,6 +295,19 @@ class Journal:
             ) from error
         self._end += len(line)
 
+    def _open_unchanged(self) -> None:
+        last = self.last
+        try:
+            self._open()
+        except BlockingIOError as error:
+            raise UserError(
+                f"{self.path} is being written by another process: the same run is going on. "
+                f"Wait for it, or stop it first."
+            ) from error
+        if self.last != last:
+            self.close()
+            raise UserError(f"{self.path} has grown since it was read: start the same command again.")
+
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         # A POSIX lock, on a file of its own: a data loader's worker that outlives a killed run does not
@@ -272,18 +317,11 @@ class Journal:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            raise UserError(
-                f"{self.path} is being written by another process: the same run is going on. "
-                f"Wait for it, or stop it first."
-            ) from error
+            if error.errno == errno.EACCES:  # POSIX allows either for a lock that is taken
+                raise BlockingIOError(*error.args) from error
+            raise
         self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        last = self.last
         self._load()
-        if self.last != last:
-            self.close()
-            raise UserError(f"{self.path} has grown since it was read: start the same command again.")
         directory = os.open(self.folder, os.O_RDONLY)
         os.fsync(directory)  # the file's name survives a power cut too
         os.close(directory)

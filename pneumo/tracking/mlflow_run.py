@@ -22,10 +22,13 @@ from pneumo import UserError
 from pneumo.tracking.journal import Record, artifact_file, read_records, redact
 
 JOURNAL_TAG = "pneumo.journal_id"
+SWEEP_TAG = "pneumo.sweep"  # of a sweep's runs; the tracker's own tag for it names the parent by run id
+BEST_TAG = "pneumo.best_fingerprint"  # of a sweep
 REASON_TAG = "pneumo.status_reason"
 MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits params and tags by 100
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 8000
+LINK_WAIT_S = 10.0
 _BATCHED = ("start", "params", "tags", "metrics")
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -87,7 +90,7 @@ def _write_note(folder: Path, uri: str, note: Note) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, wait_s: float) -> Iterator[None]:
+def locked(path: Path, wait_s: float) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_s
     with path.open("a") as file:
@@ -187,7 +190,7 @@ def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
     database = _sqlite_file(uri)
     if database is None:
         return contextlib.nullcontext()
-    return _locked(database.with_name(database.name + ".lock"), wait_s=60)
+    return locked(database.with_name(database.name + ".lock"), wait_s=60)
 
 
 def _experiment_id(client: Any, uri: str, name: str) -> str:
@@ -238,7 +241,7 @@ class Courier:
     def carry(self, stopped: Callable[[], bool] = lambda: False, wait_s: float = 0.0) -> None:
         if not (self.folder / "journal.jsonl").exists():
             return
-        with _locked(self.folder / "sync.lock", wait_s):
+        with locked(self.folder / "sync.lock", wait_s):
             self._read()
             if self._records and (self._unsent or not self._checked):
                 self._connect()
@@ -336,7 +339,7 @@ class Courier:
         first = self._unsent[0]
         try:
             if count:
-                self._log_batch(items)
+                self._log_batch(items + self._links(items))
             else:
                 self._send_single(first)
         except Exception as error:
@@ -368,6 +371,57 @@ class Courier:
             self._through.update(part)
             self._part = min(2 * self._part, MAX_ITEMS)
 
+    def _links(self, items: list[Item]) -> list[Item]:
+        """What a sweep and its runs say of one another by run ids, which every tracker gives anew."""
+        links = []
+        for item in items:
+            key, other = "", self.folder
+            if (item.kind, item.key) == ("tags", SWEEP_TAG):
+                key, other = "mlflow.parentRunId", self.folder.parent / "sweeps" / item.value
+            elif (item.kind, item.key) == ("tags", BEST_TAG):
+                key, other = "best_child", self.folder.parents[1] / item.value
+            # A sweep's own folder has no sweeps beside it: it links to none.
+            if key and (other / "journal.jsonl").exists() and (run_id := self._run_of(other)):
+                links.append(item._replace(key=key, value=run_id))
+        return links
+
+    def _run_of(self, folder: Path) -> str | None:
+        """The run of another folder in this tracker, made now if need be; None where it was deleted there."""
+        other = Courier(folder, self.uri)
+        other._client = self._client
+        try:
+            # Without the lock where it is there: a sweep and its run may look for one another at once.
+            if other.note.run_id is None or not other._still_there(other.note.run_id):
+                with locked(folder / "sync.lock", LINK_WAIT_S):
+                    other._read()
+                    other._connect()
+            if folder.parent.name == "sweeps":
+                with contextlib.suppress(Busy):
+                    other.carry()  # its name and question are wanted before its end
+        except NotSent:
+            return None
+        return other.note.run_id
+
+    def registered(self) -> bool:
+        """True where a version of a registered model stems from this run. Asks the tracker; may raise."""
+        self._read()
+        self._connect()
+        return self._registered()
+
+    def _registered(self) -> bool:
+        return bool(self._client.search_model_versions(f"run_id = '{self.note.run_id}'"))
+
+    def _drop(self, name: str) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        if self._registered():  # in this tracker; here the run's folder may lack the file all the same
+            raise UserError("it belongs to a registered model and stays.")
+        where = self._client.get_run(self.note.run_id).info.artifact_uri
+        try:
+            get_artifact_repository(where, tracking_uri=self.uri).delete_artifacts(name)
+        except NotImplementedError:
+            raise UserError("this artifact store deletes nothing: the file stays there.") from None
+
     def _once(self, step: str, send: Callable[[], object]) -> None:
         if step not in self._through:
             send()
@@ -389,8 +443,13 @@ class Courier:
     def _send_single(self, record: Record) -> None:
         body, client, run_id = record["body"], self._client, self.note.run_id
         if record["kind"] == "artifact":
+            drop = {"name": body["name"]}
+            if any(later["kind"] == "drop" and later["body"] == drop for later in self._unsent):
+                return
             path = artifact_file(self.folder, body["name"])
             client.log_artifact(run_id, str(path), str(Path(body["name"]).parent).strip(".") or None)
+        elif record["kind"] == "drop":
+            self._drop(body["name"])
         elif record["kind"] == "dataset":
             client.log_inputs(run_id, datasets=[_dataset_input(body)])
         elif record["kind"] == "resume":
@@ -400,7 +459,8 @@ class Courier:
             if reason := body["reason"]:
                 self._once("tag", lambda: client.set_tag(run_id, REASON_TAG, _text(reason, MAX_TAG_CHARS)))
             self._once("only", self._only_run)
-            client.set_terminated(run_id, body["status"], end_time=record["t"])
+            status = "KILLED" if body["status"] == "PRUNED" else body["status"]  # MLflow knows no PRUNED
+            client.set_terminated(run_id, status, end_time=record["t"])
 
     def _untag(self, key: str) -> None:
         try:

@@ -1,8 +1,11 @@
 """Where and how the numbers are computed: device, precision, seeds and the process group."""
 
+import gc
+import logging
 import os
 import random
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +84,39 @@ def open_runtime(settings: TrainerSettings) -> Runtime:
 def close_runtime(runtime: Runtime) -> None:
     if runtime.world_size > 1 and dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """For a job of a sweep: this process is afterwards as it was, whatever the job did or how it ended."""
+    threads, dtype, matmul = (
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+    )
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    cudnn = (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(matmul)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = cudnn
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        gc.collect()  # a failed job's model hangs in cycles of frames and closures
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def seed_everything(seed: int) -> None:

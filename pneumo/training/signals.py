@@ -19,6 +19,10 @@ class Stopped(Exception):
     """The run was asked to stop; its state is saved and the same command continues it."""
 
 
+class Pruned(Exception):
+    """The search gave this run up after an epoch: other trials do better. It is not trained on."""
+
+
 class StopRequest:
     """Within `with`, notes the first signal: `reason()` says it, and unless `deferred` it interrupts at once.
 

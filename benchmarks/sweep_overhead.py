@@ -1,0 +1,73 @@
+"""What does a sweep add to the training itself? Eight tiny jobs, basic launcher, one process.
+
+    python benchmarks/sweep_overhead.py
+
+Prints, per job: the wall time; training and validation (time/epoch_s); what makes a run's report (from the
+last epoch to the run's end: final scores, nine figures, predictions); and the rest, which is the sweep's
+overhead: start of the process, composing, data, building the model, journal, MLflow, the parent run. Target:
+the rest is under 1.5 s a job. Ends with 1 above it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pneumo.tracking.journal import read_records
+
+JOBS, TARGET_S = 8, 1.5
+PROJECT = Path(__file__).resolve().parents[1]
+SMALL = (
+    "data=phantom data.phantom.train_patients=40 data.phantom.test_patients=16 data.image_size=32 "
+    "trainer.epochs=2 trainer.limit_batches=2 trainer.batch_size=16 trainer.device=cpu"
+).split()
+
+
+def sweep(folder: Path, *overrides: str) -> float:
+    """The seconds that one sweep takes."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "PNEUMO_CACHE": str(folder / "cache"),
+    }
+    line = [sys.executable, "-m", "pneumo.train", "--multirun", *overrides, *SMALL]
+    began = time.monotonic()
+    subprocess.run(
+        [*line, f"output_dir={folder}/outputs"], env=environment, check=True, stdout=subprocess.PIPE
+    )
+    return time.monotonic() - began
+
+
+def shares(journal: Path) -> tuple[float, float]:
+    """(seconds of epochs, seconds of the report) of one run."""
+    records, _ = read_records(journal)
+    epochs = [record for record in records if "time/epoch_s" in record["body"].get("values", {})]
+    (end,) = (record for record in records if record["kind"] == "end")
+    trained = sum(record["body"]["values"]["time/epoch_s"] for record in epochs)
+    return trained, (end["t"] - epochs[-1]["t"]) / 1000
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sweep(folder, "seed=100")  # the cache, the database and the operating system's page cache
+        before = set(folder.glob("outputs/*/journal.jsonl"))
+        wall_s = sweep(folder, f"seed=range({JOBS})") / JOBS
+        parts = [shares(file) for file in set(folder.glob("outputs/*/journal.jsonl")) - before]
+        assert len(parts) == JOBS
+        skip_s = sweep(folder, f"seed=range({JOBS})")
+    trained_s, report_s = (sum(part) / JOBS for part in zip(*parts, strict=True))
+    rest_s = wall_s - trained_s - report_s
+    print(f"{'a job, of ' + str(JOBS):<28}{wall_s:8.2f} s")
+    print(f"{'  training and validation':<28}{trained_s:8.2f} s")
+    print(f"{'  its report':<28}{report_s:8.2f} s")
+    print(f"{'  the rest: overhead':<28}{rest_s:8.2f} s   (target: under {TARGET_S} s)")
+    print(f"{'all again, skipped, in all':<28}{skip_s:8.2f} s")
+    return 1 if rest_s > TARGET_S else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
