@@ -307,8 +307,12 @@ class Run:
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """An epoch's figures, from the trainer."""
+        from pneumo import search
+
         self.journal.metrics(values, step)
         self.sender.notify()
+        trainer = self.settings.trainer
+        search.report(self.settings.search, values.get(trainer.monitor, float("nan")), step, trainer.epochs)
 
     def _report(self, trainer: "Trainer") -> None:
         """Score validation and, once, test with the selected weights; write and record what they show."""
@@ -454,4 +458,6 @@ TABLE = {
 
 
 if __name__ == "__main__":
-    main()
+    from pneumo import train  # a job that is pickled for another process names this module, not __main__
+
+    train.main()

@@ -8,7 +8,7 @@ from typing import Any
 
 # What cannot change a run's result: where things lie, how many workers, which device, how it is tracked.
 IRRELEVANT = {
-    "": ("force", "output_dir", "tracking"),
+    "": ("force", "output_dir", "tracking", "search"),
     "data": ("root", "cache_dir", "num_workers", "on_bad_image", "phantom", "name"),
     "trainer": ("device", "compile", "checkpoint_every_s", "grace_s"),
 }

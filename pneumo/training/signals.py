@@ -19,6 +19,10 @@ class Stopped(Exception):
     """The run was asked to stop; its state is saved and the same command continues it."""
 
 
+class Pruned(Exception):
+    """A search ends this run before its last epoch: the other trials do better."""
+
+
 class StopRequest:
     """Within `with`, notes the first signal: `reason()` says it, and unless `deferred` it interrupts at once.
 
