@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -78,7 +79,7 @@ class AsAtHome:
 
 
 class RayLauncher(ElsewhereLauncher):
-    """Jobs as Ray tasks: in a Ray of this command's own, or on a cluster (hydra.launcher.ray.init.address)."""
+    """Jobs as Ray tasks, in a Ray of this command's own or on a cluster (hydra.launcher.ray.init.address)."""
 
     def __init__(self, ray: DictConfig) -> None:
         options: Any = OmegaConf.to_container(ray, resolve=True)
@@ -142,7 +143,7 @@ class RayLauncher(ElsewhereLauncher):
             for key in composed:
                 if key != "hydra" and OmegaConf.is_config(composed._get_node(key)):
                     OmegaConf.resolve(composed[key])
-            composed.output_dir = os.path.abspath(composed.output_dir)
+            composed.output_dir = str(Path(composed.output_dir).expanduser().absolute())
             OmegaConf.resolve(composed.hydra.sweeper)
         return composed
 
@@ -168,7 +169,7 @@ class Restartable:
 
     def __call__(self, *arguments: Any) -> JobReturn:
         config.register()
-        # submitit would raise inside a training step; requeued by Slurm, the run gets SIGTERM and saves first.
+        # submitit would raise inside a training step; requeued by Slurm, the run gets SIGTERM and saves.
         signal.signal(signal.SIGUSR2, self._time_is_short)
         return self.job(*arguments)
 
@@ -244,7 +245,7 @@ class SlurmLauncher(ElsewhereLauncher):
 
 
 def _watcher() -> Any:
-    """Asks squeue for the states: submitit asks sacct, which without accounting never says that a job died."""
+    """Asks squeue for the states: submitit asks sacct, which without accounting knows no dead job."""
     from submitit.slurm.slurm import SlurmInfoWatcher
 
     class Watcher(SlurmInfoWatcher):  # type: ignore[misc]

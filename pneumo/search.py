@@ -1,7 +1,7 @@
 """A search by Optuna: a Hydra sweeper that asks for trials and tells their scores, under every launcher.
 
-The study is kept in a database. A trial's run is told apart by fingerprint as every run is, so a trial that was
-killed is started again with its parameters, under its own number, and continues exactly.
+The study is kept in a database. A trial's run is told apart by fingerprint as every run is, so a trial that
+was killed is started again with its parameters, under its own number, and continues exactly.
 """
 
 import fcntl
@@ -345,7 +345,7 @@ class OptunaSweeper(Sweeper):
 
 
 def figures(study: "Study") -> dict[str, "Figure"]:
-    """Optuna's own figures of a study: its history, and the importance of what it varied where that can be said."""
+    """Optuna's own figures of a study: its history and, where it can be said, what mattered how much."""
     import matplotlib
 
     matplotlib.use("Agg")  # Optuna draws by pyplot, which would look for a screen
@@ -386,6 +386,7 @@ def _alone(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"the search {folder.name} is being carried on by another process: wait for it, or stop it first."
+                f"the search {folder.name} is being carried on by another process: "
+                "wait for it, or stop it first."
             ) from None
         yield
