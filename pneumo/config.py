@@ -12,8 +12,9 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pneumo import UserError, one_of
@@ -21,7 +22,7 @@ from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
 from pneumo.tracking import sweep
 from pneumo.tracking.journal import redact
-from pneumo.tracking.settings import TrackingSettings
+from pneumo.tracking.settings import SearchSettings, TrackingSettings
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 
 USAGE = 2  # the exit code of a wrong command line
@@ -39,6 +40,7 @@ class Config:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     data: DataSettings = field(default_factory=DataSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
     seed: int = 0
     force: bool = False
     sweep_id: str | None = None
@@ -79,6 +81,17 @@ def register() -> None:
     store.store(name="schema", node=Config)
     for file in sorted(shipped_dir("sweeps").glob("*.yaml")):
         store.store(group="sweep", name=file.stem, node=OmegaConf.load(file), package="_global_")
+    Plugins.instance()  # finds the published launchers
+    for file in (shipped_dir("conf") / "hydra").rglob("*.yaml"):  # whose schemas would refuse our keys
+        store.repo.get("hydra", {}).get(file.parent.name, {}).pop(file.name, None)
+
+
+def task_part(composed: DictConfig) -> DictConfig:
+    """A composed configuration without Hydra's own part, as a job gets it."""
+    task = composed.copy()
+    with open_dict(task):
+        task.pop("hydra", None)
+    return task
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -115,6 +128,8 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
         return complain(f"{sweeps[0]}: one sweep at a time; give the sweeps as separate commands.")
     try:
         hydra.main(config_path=str(shipped_dir("conf")), config_name=config_name, version_base="1.3")(task)()
+    except UserError as error:  # of a launcher or sweeper; a job's own end with the job
+        return complain(error, 1)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         # Hydra raises a bare ValueError for a group set to no name (model=null); others are ours to find.
         ours = not isinstance(error, HydraException | OmegaConfBaseException) and NO_NAME not in str(error)

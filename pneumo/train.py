@@ -421,8 +421,12 @@ class Run:
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """An epoch's figures, from the trainer."""
+        from pneumo import search
+
         self.journal.metrics(values, step)
         self.sender.notify()
+        trainer = self.settings.trainer
+        search.report(self.settings.search, values.get(trainer.monitor, float("nan")), step, trainer.epochs)
 
     def _report(self, trainer: "Trainer") -> None:
         """Score validation and, once, test with the selected weights; write and record what they show."""
@@ -561,4 +565,6 @@ WORDS = {"KILLED": "stopped", "PRUNED": "pruned"}
 
 
 if __name__ == "__main__":
-    main()
+    from pneumo import train  # a job that is pickled for another process names this module, not __main__
+
+    train.main()

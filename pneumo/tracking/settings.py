@@ -1,4 +1,4 @@
-"""Settings of the tracking."""
+"""Settings of the tracking, and of a run's place in a search."""
 
 from dataclasses import dataclass
 
@@ -19,3 +19,11 @@ class TrackingSettings:
             )
         if self.flush_s < 0:
             raise UserError(f"tracking.flush_s={self.flush_s} must not be negative.")
+
+
+@dataclass(kw_only=True)
+class SearchSettings:
+    """Which trial of which study a run is; set by the sweeper (hydra/sweeper=pneumo_optuna)."""
+
+    study: str | None = None
+    trial: int | None = None

@@ -24,7 +24,7 @@ from pneumo.tracking.settings import TrackingSettings
 
 # What cannot change a run's result: where things lie, how many workers, which device, how it is tracked.
 IRRELEVANT = {
-    "": ("force", "output_dir", "tracking", "sweep_id", "on_failure", "keep_best"),
+    "": ("force", "output_dir", "tracking", "search", "sweep_id", "on_failure", "keep_best"),
     "data": ("root", "cache_dir", "num_workers", "on_bad_image", "phantom", "name"),
     "trainer": ("device", "compile", "checkpoint_every_s", "grace_s"),
 }

@@ -20,7 +20,7 @@ class Stopped(Exception):
 
 
 class Pruned(Exception):
-    """The search gave this run up after an epoch: other trials do better. It is not trained on."""
+    """A search ends this run before its last epoch: the other trials do better."""
 
 
 class StopRequest:

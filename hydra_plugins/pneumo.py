@@ -1,0 +1,15 @@
+"""What Hydra finds of ours: it takes plugins from this namespace only, which several packages share."""
+
+from pneumo import launchers, search
+
+
+class OptunaSweeper(search.OptunaSweeper):
+    """hydra/sweeper=pneumo_optuna"""
+
+
+class RayLauncher(launchers.RayLauncher):
+    """hydra/launcher=ray"""
+
+
+class SlurmLauncher(launchers.SlurmLauncher):
+    """hydra/launcher=submitit_slurm"""
