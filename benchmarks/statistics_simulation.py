@@ -38,22 +38,25 @@ def simulate(
 ) -> dict[str, dict[str, float]]:
     """Shares of sets whose interval covers the truth, and whose paired tests reject at .05."""
     rng = np.random.default_rng(seed)
-    one = np.ones((1, 1), dtype=np.uint16)
     names = ("accuracy", "balanced_accuracy", "recall", "specificity", "f1", "auroc", "auprc", "brier")
     labels, chances, _ = draw(rng, tuple(count * 400_000 // sum(patients) for count in patients))
-    ones = np.broadcast_to(one, (len(labels), 1))
-    truth = {k: v[0] for k, v in statistics.resampled_scores(labels, chances[0], ones).items() if k in names}
+    ones = np.ones((len(labels), 1), dtype=np.uint16)
+    known = [statistics.resampled_scores(labels, model, ones) for model in chances]
+    truth = {name: (known[0][name][0] + known[1][name][0]) / 2 for name in names}
     covered = dict.fromkeys(names, 0)
     rejected = dict.fromkeys(names, 0)
     by_images = {"auroc": 0, "accuracy": 0}
     for index in range(sets):
         labels, chances, people = draw(rng, patients)
-        weights = statistics.resample(labels, people, draws, seed=index)
+        ones = np.ones((len(labels), 1), dtype=np.uint16)  # the set itself, behind its draws
+        weights = np.concatenate([statistics.resample(labels, people, draws, seed=index), ones], axis=1)
         first, second = (statistics.resampled_scores(labels, model, weights) for model in chances)
         for name in names:
-            low, high = statistics.interval(first[name])
+            seen, other = (float(scores[name][-1]) for scores in (first, second))
+            low, high = statistics.interval(name, seen, first[name][:-1])
             covered[name] += low <= truth[name] <= high
-            rejected[name] += statistics.p_value(first[name] - second[name]) < 0.05
+            test = statistics.compare_draws(seen - other, (first[name] - second[name])[:-1])
+            rejected[name] += test["p"] < 0.05
         by_images["auroc"] += statistics.delong_p(*statistics.delong(labels, list(chances)), 0, 1) < 0.05
         by_images["accuracy"] += statistics.mcnemar(labels, *(chances >= 0.5))[2] < 0.05
     return {
