@@ -78,9 +78,8 @@ def main() -> None:
     print(f"{'score':<18} {'truth':>8} {'coverage':>9} {'rejects (patients)':>19} {'rejects (images)':>17}")
     for name, row in found.items():
         images = f"{row['rejects_images']:.3f}" if "rejects_images" in row else "-"
-        print(
-            f"{name:<18} {row['truth']:8.4f} {row['coverage']:9.3f} {row['rejects_patients']:19.3f} {images:>17}"
-        )
+        figures = f"{row['truth']:8.4f} {row['coverage']:9.3f} {row['rejects_patients']:19.3f}"
+        print(f"{name:<18} {figures} {images:>17}")
     file = Path(__file__).parent / "results" / "statistics_simulation.json"
     file.parent.mkdir(exist_ok=True)
     rows = [

@@ -45,7 +45,11 @@ def test_the_draws_follow_the_documented_scheme() -> None:
     labels, patients = np.append(labels, 1), [*patients, "mixed"]
     rng = np.random.default_rng(5)
     expected = np.zeros((7, 20), dtype=int)
-    for rows in ([[3], [0]], [[4], [1, 2]], [[5, 6]]):  # strata 0, 1, both; names sorted, rows without one first
+    for rows in (
+        [[3], [0]],
+        [[4], [1, 2]],
+        [[5, 6]],
+    ):  # strata 0, 1, both; names sorted, rows without one first
         picks = rng.integers(len(rows), size=(20, len(rows)))
         for patient, images in enumerate(rows):
             expected[images] = (picks == patient).sum(axis=1)

@@ -1,12 +1,16 @@
 """Reads finished runs back out of MLflow, and lays a comparison's files onto a sweep's parent run."""
 
 import json
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from pneumo import UserError
 from pneumo.tracking.journal import redact
@@ -19,7 +23,6 @@ FILES = (
     "predictions/val.csv",
     "config.yaml",
     "checkpoints/best.json",
-    "reports/splits.json",
 )
 WEIGHTS = "checkpoints/best.safetensors"
 FETCHERS = 8  # artifacts at once: a server on another machine answers each in tens of milliseconds
@@ -36,12 +39,9 @@ class TrackedRun:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
+    artifact_uri: str = ""
     files: dict[str, str] = field(default_factory=dict)
     weights_bytes: int | None = None
-
-    def history(self) -> list[dict[str, Any]]:
-        """A dict an epoch, from checkpoints/best.json; empty where that is missing."""
-        return list(json.loads(self.files["checkpoints/best.json"]).get("history", ())) if self.facts else []
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -67,6 +67,7 @@ class Reader:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         database = _sqlite_file(uri)
         if database is not None and not database.is_file():
             raise UserError(
@@ -94,7 +95,8 @@ class Reader:
                 raise UserError(f"sweep={sweep} is not in experiment {experiment}, which holds {names}.")
             runs = [run for run in runs if run.tags.get(SWEEP_TAG) == sweep]
         finished = [run for run in runs if run.status == "FINISHED"]
-        with ThreadPoolExecutor(FETCHERS) as pool:
+        local = all(_local_folder(run.artifact_uri) for run in finished)
+        with ThreadPoolExecutor(1 if local else FETCHERS) as pool:
             list(pool.map(self._fetch, finished))
         wanted = {sweep} if sweep else {run.tags.get(SWEEP_TAG) for run in finished}
         mine = [run for run in parents if {run.tags.get(SWEEP_TAG)} == wanted]
@@ -104,27 +106,27 @@ class Reader:
             parent=mine[-1] if mine else None,
         )
 
-    def histories(self, run: TrackedRun, keys: Iterable[str]) -> list[dict[str, Any]]:
-        """As TrackedRun.history, from MLflow's metric points, for a run without checkpoints/best.json."""
+    def history(self, run: TrackedRun) -> list[dict[str, Any]]:
+        """A dict an epoch (`epoch`, `train/loss`, ...), from MLflow's metric points."""
         rows: dict[int, dict[str, Any]] = {}
-        for key in keys:
-            for point in self._ask(lambda key=key: self._client.get_metric_history(run.run_id, key)):
-                rows.setdefault(point.step, {"epoch": point.step})[key] = point.value
+        for key in run.metrics:
+            if key.startswith(("train/", "val/", "time/", "optim/", "memory/")):
+                for point in self._ask(partial(self._client.get_metric_history, run.run_id, key)):
+                    rows.setdefault(point.step, {"epoch": point.step})[key] = point.value
         return [rows[step] for step in sorted(rows)]
 
-    def upload(self, run: TrackedRun, folder: Path, under: str) -> None:
-        """Lay every file below `folder` onto `run` as artifacts below `under`."""
-        self._ask(lambda: self._client.log_artifacts(run.run_id, str(folder), under))
+    def upload(self, run: TrackedRun, folder: Path, names: Iterable[str], under: str) -> None:
+        """Lay the files `names` of `folder` onto `run` as artifacts below `under`."""
+        for name in names:
+            where = str(Path(under) / Path(name).parent)
+            self._ask(partial(self._client.log_artifact, run.run_id, str(folder / name), where))
 
     def _search(self, experiment_id: str) -> list[Any]:
+        order = {"max_results": 1000, "order_by": ["attributes.start_time ASC"]}
         runs: list[Any] = []
         token: str | None = None
         while True:
-            page = self._ask(
-                lambda: self._client.search_runs(
-                    [experiment_id], max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
-                )
-            )
+            page = self._ask(partial(self._client.search_runs, [experiment_id], page_token=token, **order))
             runs += page
             token = page.token
             if not token:
@@ -132,16 +134,22 @@ class Reader:
 
     def _fetch(self, run: TrackedRun) -> None:
         """What is missing or cannot be read stays out of `files`: the comparison says so."""
-        with TemporaryDirectory(prefix="pneumo-") as folder:
+        folder = _local_folder(run.artifact_uri)
+        if folder is not None:  # 60 times as fast as asking the client for each file
+            for name in FILES:
+                with suppress(OSError, UnicodeDecodeError):
+                    run.files[name] = (folder / name).read_text()
+            with suppress(OSError):
+                run.weights_bytes = (folder / WEIGHTS).stat().st_size
+            return
+        with TemporaryDirectory(prefix="pneumo-") as target:
             held = self._listed(run)
             for name in FILES:
-                if name not in held:
-                    continue
-                try:
-                    path = self._client.download_artifacts(run.run_id, name, folder)
-                    run.files[name] = Path(path).read_text()
-                except Exception:  # each store has its own errors for a file that is not there
-                    continue
+                # Each store has its own errors for a file that is not there, or not whole.
+                with suppress(Exception):
+                    if name in held:
+                        path = self._client.download_artifacts(run.run_id, name, target)
+                        run.files[name] = Path(path).read_text()
             run.weights_bytes = held.get(WEIGHTS)
 
     def _listed(self, run: TrackedRun) -> dict[str, int]:
@@ -168,6 +176,15 @@ class Reader:
             ) from None
 
 
+def _local_folder(uri: str) -> Path | None:
+    """The folder of a run's artifacts where they lie on this machine."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        return None
+    folder = Path(unquote(parts.path))
+    return folder if folder.is_dir() else None
+
+
 def _tracked(run: Any) -> TrackedRun:
     return TrackedRun(
         run_id=run.info.run_id,
@@ -177,4 +194,5 @@ def _tracked(run: Any) -> TrackedRun:
         params=dict(run.data.params),
         tags=dict(run.data.tags),
         metrics=dict(run.data.metrics),
+        artifact_uri=run.info.artifact_uri or "",
     )
