@@ -1,4 +1,4 @@
-"""python -m pneumo.compare experiment=NAME [sweep=ID] [output=DIR]: what the finished runs allow one to say."""
+"""python -m pneumo.compare experiment=NAME [sweep=ID] [output=DIR]: what finished runs allow one to say."""
 
 import base64
 import io

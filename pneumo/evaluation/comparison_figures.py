@@ -1,4 +1,4 @@
-"""The comparison's figures: each from the dict that `comparison.build` returns, as PNG and as SVG for the page.
+"""The comparison's figures: each from the dict that `comparison.build` returns, as PNG and as SVG.
 
 Drawn narrow, so that a phone shows them at a readable size. Colours are names that the SVG carries as CSS
 variables: the page decides what they are in daylight, in the dark and on paper.

@@ -100,18 +100,23 @@ def operating_points(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, f
 def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """The temperature that minimises the log-loss of these (validation) images (Guo et al., ICML 2017).
 
-    Sought between 0.05 and 20: where a model separates the classes perfectly there is no minimum.
+    Between 0.05 and 20: where a model separates the classes perfectly there is no minimum. The log-loss is
+    convex in 1 / temperature, so its slope has one root.
     """
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import brentq
 
     truth, chances = checked(labels, probabilities)
-    signed = np.where(truth == 1, 1, -1) * _logit(chances)
+    margins = np.where(truth == 1, 1, -1) * _logit(chances)
 
-    def loss(log_t: float) -> float:
-        return float(np.logaddexp(0, -signed / np.exp(log_t)).mean())
+    def slope(inverse: float) -> float:
+        return float(-(margins / (1 + np.exp(margins * inverse))).mean())
 
-    bounds = (np.log(0.05), np.log(20))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x))
+    with np.errstate(over="ignore"):
+        if slope(0.05) >= 0:
+            return 20.0
+        if slope(20.0) <= 0:
+            return 0.05
+        return float(1 / brentq(slope, 0.05, 20.0, xtol=1e-14))
 
 
 def tempered(probabilities: ArrayLike, temperature: float) -> Floats:

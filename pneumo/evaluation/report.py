@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pneumo.evaluation import comparison_figures, page_sections
+from pneumo.evaluation import comparison_figures, comparison_words, page_sections
 from pneumo.evaluation.comparison import SCORE_WORDS
 from pneumo.evaluation.run_report import finite, put, terminal_table
 
@@ -30,8 +30,8 @@ class Page:
 def write(folder: Path, result: Facts, pictures: Mapping[str, str]) -> Page:
     """Write index.html, comparison.json, scores.csv, pairs.csv and figures/*.png below `folder`.
 
-    `result` is what `comparison.build` returned, with `about`, `splits` and `left_out` added, and with `cost` in
-    its configurations where that is known; `pictures` has the mistakes' images as data URIs, by path.
+    `result` is what `comparison.build` returned, with `about`, `splits` and `left_out` added, and with `cost`
+    in its configurations where that is known; `pictures` has the mistakes' images as data URIs, by path.
     """
     figures = comparison_figures.draw(result)
     files = {
@@ -54,7 +54,7 @@ def html(result: Facts, figures: Mapping[str, Any], pictures: Mapping[str, str])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     drawn = {}
     for name, figure in figures.items():
-        caption = page_sections.caption(name, result)
+        caption = comparison_words.caption(name, result)
         drawn[name] = {"caption": caption, "svg": comparison_figures.svg(figure, name, caption)}
     return environment.get_template("page.html.j2").render(
         **page_sections.page(result, pictures), figures=drawn
@@ -68,18 +68,18 @@ def terminal(result: Facts) -> str:
             "rank": "-" if row["rank"] is None else row["rank"],
             "configuration": row["name"],
             "seeds": len(row["seeds"]),
-            "accuracy": page_sections.with_interval(row["scores"]["accuracy"]),
-            "SD": page_sections.number(row["scores"]["accuracy"]["sd"]),
-            "AUROC": page_sections.with_interval(row["scores"]["auroc"]),
-            "F1": page_sections.with_interval(row["scores"]["f1"]),
+            "accuracy": comparison_words.with_interval(row["scores"]["accuracy"]),
+            "SD": comparison_words.number(row["scores"]["accuracy"]["sd"]),
+            "AUROC": comparison_words.with_interval(row["scores"]["auroc"]),
+            "F1": comparison_words.with_interval(row["scores"]["f1"]),
             "protocol": row["protocol"] + (" OPTIMISTIC, not ranked" if row in result["optimistic"] else ""),
         }
         for row in [*result["configurations"], *result["ensembles"], *result["optimistic"]]
     ]
-    lines = [terminal_table(rows), "", page_sections.lead(result)]
-    lines += [f"note: {title} {text}" for title, text in page_sections.warnings(result)]
+    lines = [terminal_table(rows), "", comparison_words.lead(result)]
+    lines += [f"note: {title} {text}" for title, text in comparison_words.warnings(result)]
     lines += [f"left out: {entry['run']}: {entry['reason']}" for entry in result["left_out"]]
-    return "\n".join([*lines, "", *page_sections.verdicts(result)])
+    return "\n".join([*lines, "", *comparison_words.verdicts(result)])
 
 
 def _scores_csv(result: Facts) -> bytes:

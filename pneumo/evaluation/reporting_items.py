@@ -1,7 +1,7 @@
 """What reporting guidelines ask of a study like this: what the software can fill in, and what it leaves open.
 
-Named by subject, after CLAIM 2024 (Tejani et al., Radiology: AI 2024), TRIPOD+AI (Collins et al., BMJ 2024) and
-STARD-AI (Sounderajah et al., Nature Medicine 2025); their own texts hold.
+Named by subject, after CLAIM 2024 (Tejani et al., Radiology: AI 2024), TRIPOD+AI (Collins et al., BMJ 2024)
+and STARD-AI (Sounderajah et al., Nature Medicine 2025); their own texts hold.
 """
 
 from collections.abc import Mapping

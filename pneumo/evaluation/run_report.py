@@ -98,7 +98,7 @@ def write(
         put(directory / "reports" / f"classification_{name}.json", (text + "\n").encode())
         page = _page(facts, splits[name], class_names)
         put(directory / "reports" / f"classification_{name}.txt", page.encode())
-        put(directory / "predictions" / f"{name}.csv", _csv(splits[name]))
+        put(directory / "predictions" / f"{name}.csv", predictions_csv(splits[name]))
     return scored["test"]
 
 
@@ -247,7 +247,7 @@ def read_predictions(text: str) -> SplitResult:
         raise UserError(f"no table of predictions (path, patient, label, probability): {error}") from None
 
 
-def _csv(split: SplitResult) -> bytes:
+def predictions_csv(split: SplitResult) -> bytes:
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
     writer.writerow(("path", "patient", "label", "probability", "prediction"))
