@@ -1,8 +1,8 @@
 """Recomputes a comparison's numbers without this project: python tests/recompute.py COMPARISON.json ARTIFACTS
 
 ARTIFACTS is the folder below which MLflow keeps <run id>/artifacts/predictions/{test,val}.csv. Uses pandas,
-scipy, scikit-learn and statsmodels only; prints the number of values compared and the largest difference, and exits
-with 1 where one is above 1e-9. The bootstrap is repeated from its description in the JSON.
+scipy, scikit-learn and statsmodels only; prints the number of values compared and the largest difference, and
+exits with 1 where one is above 1e-9. The bootstrap is repeated from its description in the JSON.
 """
 
 import json

@@ -352,13 +352,10 @@ def test_fifty_runs_take_little_time() -> None:
     """The statistics of 50 runs of the public test set's size; reading and drawing them takes 5 s more."""
     runs = []
     for number in range(50):
-        test = split("test", number, 2.0, patients=310)
-        runs.append(
-            Candidate(
-                run_id=str(number), name=str(number), seed=0, protocol="patient_val", digest=DIGEST,
-                test=test, config={"model.name": "resnet18", "optim.lr": number}, val=split("val", number, 2.0),
-            )
-        )  # fmt: skip
+        run = candidates()[0]
+        run.test = split("test", number, 2.0, patients=310)
+        run.run_id, run.config = str(number), {"model.name": "resnet18", "optim.lr": number}
+        runs.append(run)
     began = time.process_time()
     found = comparison.build(runs)
     assert len(found["pairs"]) == 1225

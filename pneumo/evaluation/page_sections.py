@@ -20,7 +20,7 @@ from pneumo.evaluation.comparison_words import (
     warnings,
     with_interval,
 )
-from pneumo.evaluation.page_blocks import MOST_REPORTS, Facts, section, table
+from pneumo.evaluation.page_blocks import MOST_REPORTS, Facts, section, table, val_confusion
 
 MOST_PAIRS = 45  # ten configurations; of more only the pairs with the first are shown
 RULE_WORDS = {
@@ -279,7 +279,7 @@ def _seed_tables(result: Facts) -> dict[str, Any] | None:
 
 def _confusions(result: Facts) -> dict[str, Any]:
     groups = []
-    for name, pick in (("Test", lambda row: row["confusion"]), ("Validation", _val_confusion)):
+    for name, pick in (("Test", lambda row: row["confusion"]), ("Validation", val_confusion)):
         cards = []
         for row in rows_of(result)[:MOST_REPORTS]:
             for run, matrix in zip(row["runs"], pick(row), strict=False):
