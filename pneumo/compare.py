@@ -52,8 +52,8 @@ class CompareConfig:
         from pneumo.evaluation.comparison import RANKED_BY
 
         one_of("rank_by", self.rank_by, RANKED_BY)
-        if not 100 <= self.draws <= 100_000:
-            raise UserError(f"draws={self.draws}: give 100 to 100,000; 2000 is usual.")
+        if not 50 <= self.draws <= 100_000:
+            raise UserError(f"draws={self.draws}: give 50 to 100,000; 2000 is usual.")
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must not be negative.")
 

@@ -51,15 +51,16 @@ class Candidate:
 def sort_out(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[dict[str, str]]]:
     """Those that were scored on the same images, and the others, each with the reason in words.
 
-    Compared is the data set most runs have; of equally many, the newest run's.
+    Compared is the data set most runs have; of equally many, the one with more test images, then the newest.
     """
     kept, left = list(candidates), []
 
     def keep(key: Any, reason: Any) -> None:
         nonlocal kept
-        newest = {key(run): run.started_ms for run in sorted(kept, key=lambda run: run.started_ms)}
+        order = sorted(kept, key=lambda run: run.started_ms)
+        size = {key(run): (len(run.test.paths), run.started_ms) for run in order}
         counted = Counter(key(run) for run in kept)
-        chosen = max(counted, key=lambda value: (counted[value], newest[value]), default=None)
+        chosen = max(counted, key=lambda value: (counted[value], size[value]), default=None)
         left.extend({"run": run.name, "reason": reason(run)} for run in kept if key(run) != chosen)
         kept = [run for run in kept if key(run) == chosen]
 
@@ -69,10 +70,11 @@ def sort_out(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[dic
             f"another data set (digest {run.digest[:12] or 'missing'}); its figures are of other images"
         ),
     )
-    size = Counter(len(run.test.paths) for run in kept).most_common(1)
     keep(
         lambda run: tuple(zip(run.test.paths, run.test.labels.tolist(), strict=True)),
-        lambda run: f"its test predictions are of other images ({len(run.test.paths)}, not {size[0][0]})",
+        lambda run: (
+            f"its {len(run.test.paths)} test predictions are not of the same images (trainer.limit_batches?)"
+        ),
     )
     keep(
         lambda run: tuple(run.test.patients),

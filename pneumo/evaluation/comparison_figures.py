@@ -52,7 +52,7 @@ def draw(result: Facts) -> dict[str, "Figure"]:
 
 def png(figure: "Figure") -> bytes:
     page = io.BytesIO()
-    figure.savefig(page, format="png", dpi=200, facecolor="white")
+    figure.savefig(page, format="png", dpi=150, facecolor="white")
     return page.getvalue()
 
 
@@ -281,13 +281,15 @@ def _confusions(rows: Sequence[Facts], matrices: Sequence[Sequence[Any]]) -> "Fi
     for axes, (name, seed, matrix) in zip(panels, cells, strict=False):
         counts = np.asarray(matrix)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.invert_yaxis()
+        axes.set_aspect("equal")
         for (i, j), count in np.ndenumerate(counts):
             colour = "white" if shares[i, j] > 0.5 else "black"
             text = f"{count}\n{shares[i, j]:.1%}"
-            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=TEXT - 1)
-        axes.set_xticks((0, 1), ("N", "P"))
-        axes.set_yticks((0, 1), ("N", "P"))
+            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize=TEXT - 1)
+        axes.set_xticks((0.5, 1.5), ("N", "P"))
+        axes.set_yticks((0.5, 1.5), ("N", "P"))
         axes.grid(visible=False)
         axes.set_title(f"{name}\nseed {seed}", fontsize=TEXT - 2, color=INK)
     figure.supxlabel("predicted (N normal, P pneumonia)", fontsize=TEXT - 1)

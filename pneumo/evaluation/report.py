@@ -52,13 +52,12 @@ def html(result: Facts, figures: Mapping[str, Any], pictures: Mapping[str, str])
 
     loader = PackageLoader("pneumo.evaluation", ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    page = page_sections.page(result, pictures)
     drawn = {}
-    for name, figure in figures.items():
+    for name in [name for section in page["sections"] for name in section["figures"] if name in figures]:
         caption = comparison_words.caption(name, result)
-        drawn[name] = {"caption": caption, "svg": comparison_figures.svg(figure, name, caption)}
-    return environment.get_template("page.html.j2").render(
-        **page_sections.page(result, pictures), figures=drawn
-    )
+        drawn[name] = {"caption": caption, "svg": comparison_figures.svg(figures[name], name, caption)}
+    return environment.get_template("page.html.j2").render(**page, figures=drawn)
 
 
 def terminal(result: Facts) -> str:

@@ -184,10 +184,7 @@ def interval(score: str, observed: float, draws: ArrayLike) -> tuple[float, floa
 
 
 def compare_draws(difference: float, draws: ArrayLike) -> dict[str, float]:
-    """Interval and two-sided p of a paired difference from its bootstrap differences [draws].
-
-    The p is the interval inverted, and never below what the number of draws can show.
-    """
+    """Interval of a paired difference from its bootstrap differences [draws], and its inversion, p."""
     error = float(np.std(draws, ddof=1))
     sure = 0.0 if difference else 1.0
     p = math.erfc(abs(difference) / error / 2**0.5) if error > 1e-12 else sure
@@ -195,7 +192,7 @@ def compare_draws(difference: float, draws: ArrayLike) -> dict[str, float]:
         "difference": float(difference),
         "low": float(difference - Z * error),
         "high": float(difference + Z * error),
-        "p": max(p, 1 / (np.size(draws) + 1)),
+        "p": p,
     }
 
 

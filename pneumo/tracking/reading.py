@@ -16,7 +16,7 @@ from pneumo import UserError
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_run import _client, _sqlite_file, describe
 
-SWEEP_TAG, KIND_TAG = "pneumo.sweep", "pneumo.kind"
+SWEEP_TAG, FINGERPRINT_TAG = "pneumo.sweep", "pneumo.fingerprint"
 # What a comparison needs of a run, and what it uses where it is there.
 FILES = (
     "predictions/test.csv",
@@ -86,7 +86,8 @@ class Reader:
                 f"{', '.join(sorted(ids)) or 'none'}."
             )
         every = [_tracked(run) for run in self._search(ids[experiment])]
-        parents = [run for run in every if run.tags.get(KIND_TAG) == "sweep"]
+        # A training run carries its fingerprint; what belongs to a sweep without one is the sweep itself.
+        parents = [run for run in every if SWEEP_TAG in run.tags and FINGERPRINT_TAG not in run.tags]
         runs = [run for run in every if run not in parents]
         sweeps = {run.tags[SWEEP_TAG] for run in every if SWEEP_TAG in run.tags}
         if sweep is not None:
