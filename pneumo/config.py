@@ -94,14 +94,14 @@ def task_part(composed: DictConfig) -> DictConfig:
     return task
 
 
-def to_config(composed: DictConfig) -> Config:
+def to_config(composed: DictConfig, schema: type = Config) -> Any:
     """The typed configuration; UserError for a value that is out of range or misses, or an added key."""
-    _refuse_added_keys(composed, Config)
+    _refuse_added_keys(composed, schema)
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise UserError(_words(error)) from None
-    assert isinstance(config, Config)
+    assert isinstance(config, schema)
     return config
 
 
@@ -117,9 +117,25 @@ def _refuse_added_keys(composed: DictConfig, schema: type, above: str = "") -> N
             _refuse_added_keys(node, inner, f"{above}{key}.")
 
 
-def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
-    """Run `task` on the composed command line; return 0, or 2 after naming what is wrong with it."""
+_root: type = Config  # the schema of the door that runs
+
+
+def run_hydra(task: Callable[[DictConfig], Any], config_name: str, schema: type = Config) -> int:
+    """Run `task` on the composed command line; return 0, or 2 after naming what is wrong with it.
+
+    A `schema` of the door's own is composed from conf/<config_name>.yaml alone: it has no groups, so that its
+    keys may bear their names (experiment=NAME).
+    """
+    global _root
+    _root = schema
     register()
+    folder: str | None = str(shipped_dir("conf"))
+    if schema is not Config:
+        store = ConfigStore.instance()
+        store.repo.pop("sweep", None)
+        store.store(name="schema", node=schema)
+        store.store(name=config_name, node=OmegaConf.load(shipped_dir("conf") / f"{config_name}.yaml"))
+        folder = None
     # Hydra would print its own long answers and exit with 1; raising instead, it leaves the words to us.
     asked_for_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -127,7 +143,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> int:
     if sweeps:
         return complain(f"{sweeps[0]}: one sweep at a time; give the sweeps as separate commands.")
     try:
-        hydra.main(config_path=str(shipped_dir("conf")), config_name=config_name, version_base="1.3")(task)()
+        hydra.main(config_path=folder, config_name=config_name, version_base="1.3")(task)()
     except UserError as error:  # of a launcher or sweeper; a job's own end with the job
         return complain(error, 1)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -259,8 +275,8 @@ def _unknown_key(full_key: str) -> str:
     return f"the key {full_key} is not known{has}.{hint}"
 
 
-def _all_keys(schema: type = Config, above: str = "") -> Iterator[str]:
-    for field_ in dataclasses.fields(schema):
+def _all_keys(schema: type | None = None, above: str = "") -> Iterator[str]:
+    for field_ in dataclasses.fields(schema or _root):
         if isinstance(field_.type, type) and dataclasses.is_dataclass(field_.type):
             yield from _all_keys(field_.type, f"{above}{field_.name}.")
         else:
@@ -269,7 +285,7 @@ def _all_keys(schema: type = Config, above: str = "") -> Iterator[str]:
 
 def _schema(full_key: str) -> type | None:
     """The type of a key's settings: a dataclass for a group, None where there is no such key."""
-    schema: Any = Config
+    schema: Any = _root
     for part in full_key.split(".") if full_key else []:
         if not dataclasses.is_dataclass(schema):
             return None

@@ -455,6 +455,8 @@ class Run:
             "class_names": self._class_names(),
             "data_digest": self.data.digest,
             "synthetic": self.note is not None,
+            "images": self.data.manifest.counts(),
+            "patients": self.data.manifest.patients(),
             "history": history,
         }
         save_weights(self.artifacts / "checkpoints" / "best.safetensors", trainer.network.state_dict(), facts)

@@ -159,3 +159,68 @@ def test_what_cannot_be_scored_is_said(labels: list, probabilities: list, said: 
 def test_confusion_wants_equal_lengths() -> None:
     with pytest.raises(UserError, match="3 labels but 2 predictions"):
         metrics.confusion([0, 1, 1], [0, 1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_scores_equal_scikit_learn(seed: int) -> None:
+    labels, probabilities = sample(seed)
+    called = probabilities >= 0.4
+    found = metrics.all_scores(labels, probabilities, 0.4)
+    assert found == pytest.approx(
+        metrics.scores(labels, probabilities, 0.4)
+        | {
+            "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
+            "mcc": sk.matthews_corrcoef(labels, called),
+            "log_loss": sk.log_loss(labels, probabilities),
+        },
+        rel=1e-12,
+    )
+
+
+def test_predictive_values_are_bayes_rule() -> None:
+    labels, probabilities = sample(0)
+    called = probabilities >= 0.5
+    scored = metrics.scores(labels, probabilities)
+    ppv, npv = metrics.predictive_values(scored["recall"], scored["specificity"], float(labels.mean()))
+    assert ppv == pytest.approx(sk.precision_score(labels, called))
+    assert npv == pytest.approx(sk.precision_score(labels, called, pos_label=0))
+    assert metrics.predictive_values(0.9, 0.8, 0.1) == pytest.approx((0.09 / 0.27, 0.72 / 0.73))
+    assert math.isnan(metrics.predictive_values(0.0, 1.0, 0.3)[0])
+
+
+def test_the_patients_names_carry_the_subtype() -> None:
+    patients = ["person-bacteria-1", "person-virus-1", "VIRUS-7", "IM-3", "NORMAL2-IM-3", None]
+    masks = metrics.by_subtype(patients, [1, 1, 1, 0, 0, 0])
+    assert masks["bacteria"].tolist() == [True, False, False, True, True, True]
+    assert masks["virus"].tolist() == [False, True, True, True, True, True]
+    assert metrics.by_subtype(["a", "b"], [0, 1]) == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_operating_points_keep_what_they_promise(seed: int) -> None:
+    labels, probabilities = sample(seed)
+    points = metrics.operating_points(labels, probabilities)
+
+    def at(threshold: float) -> tuple[float, float]:
+        scored = metrics.scores(labels, probabilities, threshold)
+        return scored["recall"], scored["specificity"]
+
+    every = sorted(set(probabilities.tolist()))
+    assert points["half"] == 0.5
+    assert points["sensitivity_95"] == max(t for t in every if at(t)[0] >= 0.95)
+    assert sum(at(points["youden"])) == pytest.approx(max(sum(at(t)) for t in every))
+    assert metrics.operating_points([1, 1], [0.2, 0.3]) == {"half": 0.5}
+
+
+def test_temperature_minimises_the_log_loss() -> None:
+    labels, probabilities = sample(1)
+    found = metrics.temperature(labels, probabilities)
+    losses = [
+        sk.log_loss(labels, metrics.tempered(probabilities, found * factor)) for factor in (0.98, 1, 1.02)
+    ]
+    assert losses[1] == min(losses)
+    truth = np.random.default_rng(0)
+    calibrated = truth.uniform(0.01, 0.99, 20_000)
+    drawn = (truth.random(20_000) < calibrated).astype(int)
+    assert metrics.temperature(drawn, calibrated) == pytest.approx(1, abs=0.05)
+    assert metrics.temperature(drawn, metrics.tempered(calibrated, 0.5)) == pytest.approx(2, abs=0.1)

@@ -1,10 +1,16 @@
 """Scores from labels and probabilities. Arrays in, numbers out; PNEUMONIA is class 1, the positive one."""
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumo import UserError
 
+PREVALENCES = (0.10, 0.30, 0.625)  # a screening, a clinic, and the public test set itself
+SENSITIVITY_WANTED = 0.95
+SUBTYPES = ("bacteria", "virus")
 ECE_BINS = 15  # as in Guo et al. 2017, so that figures can be compared with published ones
 
 Floats = NDArray[np.float64]
@@ -33,6 +39,89 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) 
         "brier": float(brier_score_loss(truth, chances, pos_label=1)),
         "ece": calibration_error(truth, chances),
     }
+
+
+def all_scores(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> dict[str, float]:
+    """`scores` and balanced accuracy, Matthews' correlation and log-loss (nats): what a comparison shows."""
+    from sklearn.metrics import log_loss, matthews_corrcoef
+
+    truth, chances = checked(labels, probabilities)
+    known = scores(truth, chances, threshold)
+    return {
+        **known,
+        "balanced_accuracy": (known["recall"] + known["specificity"]) / 2,
+        "mcc": float(matthews_corrcoef(truth, chances >= threshold)),
+        "log_loss": float(log_loss(truth, chances, labels=[0, 1])),
+    }
+
+
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    """Positive and negative predictive value where a share `prevalence` is ill (Bayes); nan for 0 / 0."""
+    ill, well = prevalence, 1 - prevalence
+    positive = sensitivity * ill + (1 - specificity) * well
+    negative = specificity * well + (1 - sensitivity) * ill
+    nan = float("nan")
+    return (
+        sensitivity * ill / positive if positive else nan,
+        specificity * well / negative if negative else nan,
+    )
+
+
+def by_subtype(patients: Sequence[str | None], labels: ArrayLike) -> dict[str, NDArray[np.bool_]]:
+    """Masks [N] of all normal images and the pneumonias of one kind; the patient's name carries the kind."""
+    truth = _classes("labels", labels)
+    masks = {}
+    for kind in SUBTYPES:
+        pattern = re.compile(rf"(?:person-{kind}|{kind.upper()})-\d+")
+        ill = np.array([bool(pattern.fullmatch(patient or "")) for patient in patients]) & (truth == 1)
+        if ill.any() and (truth == 0).any():
+            masks[kind] = ill | (truth == 0)
+    return masks
+
+
+def operating_points(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
+    """Thresholds chosen on these (validation) images, to be applied unchanged to others.
+
+    `half` is 0.5; `sensitivity_95` the highest threshold with a sensitivity of .95 or more; `youden` the
+    highest that maximises sensitivity + specificity - 1 (Youden 1950). Only 0.5 where one class is missing.
+    """
+    from sklearn.metrics import roc_curve
+
+    truth, chances = checked(labels, probabilities)
+    points = {"half": 0.5}
+    if 0 < truth.sum() < len(truth):
+        false_positive, true_positive, thresholds = roc_curve(truth, chances, drop_intermediate=False)
+        enough = int(np.argmax(true_positive >= SENSITIVITY_WANTED))
+        points["sensitivity_95"] = float(thresholds[enough])
+        points["youden"] = float(thresholds[1:][np.argmax((true_positive - false_positive)[1:])])
+    return points
+
+
+def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """The temperature that minimises the log-loss of these (validation) images (Guo et al., ICML 2017).
+
+    Between 0.05 and 20: where a model separates the classes perfectly there is no minimum. The log-loss is
+    convex in 1 / temperature, so its slope has one root.
+    """
+    from scipy.optimize import brentq
+
+    truth, chances = checked(labels, probabilities)
+    margins = np.where(truth == 1, 1, -1) * _logit(chances)
+
+    def slope(inverse: float) -> float:
+        return float(-(margins / (1 + np.exp(margins * inverse))).mean())
+
+    with np.errstate(over="ignore"):
+        if slope(0.05) >= 0:
+            return 20.0
+        if slope(20.0) <= 0:
+            return 0.05
+        return float(1 / brentq(slope, 0.05, 20.0, xtol=1e-14))
+
+
+def tempered(probabilities: ArrayLike, temperature: float) -> Floats:
+    """`probabilities` [N] with their logits divided by `temperature`."""
+    return np.asarray(1 / (1 + np.exp(-_logit(np.asarray(probabilities, dtype=np.float64)) / temperature)))
 
 
 def from_counts(tn: float, fp: float, fn: float, tp: float) -> dict[str, float]:
@@ -98,6 +187,11 @@ def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
             "If they are nan, the training diverged: lower the learning rate."
         )
     return truth, chances
+
+
+def _logit(chances: Floats) -> Floats:
+    kept = np.clip(chances, 1e-12, 1 - 1e-12)  # a float32 softmax reaches 0 and 1
+    return np.asarray(np.log(kept / (1 - kept)))
 
 
 def _classes(what: str, values: ArrayLike) -> Ints:

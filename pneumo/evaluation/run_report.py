@@ -88,17 +88,17 @@ def write(
     honest = _chosen_by_validation(history, val_monitor) if optimistic else None
     drawn = _figures(history, splits, class_counts, patients, class_names, selected_epoch, optimistic, note)
     for name, figure in drawn.items():
-        _put(directory / "figures" / f"{name}.png", _png(figure))
+        put(directory / "figures" / f"{name}.png", _png(figure))
     for name in ("val", "test"):
         facts = _facts(name, splits[name], scored[name], class_names)
         facts |= {"selected_epoch": selected_epoch, "protocol": protocol, "note": note}
         facts |= {"protocol_in_words": PROTOCOLS[protocol], "optimistic": optimistic and name == "test"}
         facts["at_epoch_chosen_by_validation"] = honest if name == "test" else None
-        text = json.dumps(_finite(facts), indent=2, allow_nan=False, ensure_ascii=False)
-        _put(directory / "reports" / f"classification_{name}.json", (text + "\n").encode())
+        text = json.dumps(finite(facts), indent=2, allow_nan=False, ensure_ascii=False)
+        put(directory / "reports" / f"classification_{name}.json", (text + "\n").encode())
         page = _page(facts, splits[name], class_names)
-        _put(directory / "reports" / f"classification_{name}.txt", page.encode())
-        _put(directory / "predictions" / f"{name}.csv", _csv(splits[name]))
+        put(directory / "reports" / f"classification_{name}.txt", page.encode())
+        put(directory / "predictions" / f"{name}.csv", predictions_csv(splits[name]))
     return scored["test"]
 
 
@@ -233,7 +233,21 @@ def _honest_words(honest: dict[str, Any] | None) -> str:
     return f"epoch {honest['epoch']} (best {honest['monitor']} {honest['value']:.4f}{ties}): {figures}"
 
 
-def _csv(split: SplitResult) -> bytes:
+def read_predictions(text: str) -> SplitResult:
+    """The content of a predictions/*.csv; UserError where it is none."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    try:
+        return SplitResult(
+            paths=[row["path"] for row in rows],
+            patients=[row["patient"] or None for row in rows],
+            labels=np.array([int(row["label"]) for row in rows], dtype=np.int64),
+            probabilities=np.array([float(row["probability"]) for row in rows], dtype=np.float64),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"no table of predictions (path, patient, label, probability): {error}") from None
+
+
+def predictions_csv(split: SplitResult) -> bytes:
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
     writer.writerow(("path", "patient", "label", "probability", "prediction"))
@@ -250,7 +264,7 @@ def _png(figure: "Figure") -> bytes:
     return page.getvalue()
 
 
-def _put(path: Path, content: bytes) -> None:
+def put(path: Path, content: bytes) -> None:
     """Replace `path` whole, so that a reader or a stopped run never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -261,12 +275,12 @@ def _put(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` with nan and infinity as None: JSON has neither."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,0 +1,316 @@
+"""The comparison's figures: each from the dict that `comparison.build` returns, as PNG and as SVG.
+
+Drawn narrow, so that a phone shows them at a readable size. Colours are names that the SVG carries as CSS
+variables: the page decides what they are in daylight, in the dark and on paper.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pneumo.evaluation.figures import UNITS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Facts = Mapping[str, Any]
+
+WIDTH = 4.6  # inches; 331 points, which a phone shows almost at their size
+TEXT = 9
+INK, RULE = "#1c2127", "#d5dae0"
+# Okabe and Ito's (2008), darkened where they are thin on white; a dash and a marker each for grey prints.
+SERIES = ("#0072b2", "#d55e00", "#007a5a", "#a8508a", "#8a6d00", "#2b8fc9")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+VARIABLES = {INK: "currentColor", RULE: "var(--rule)"} | {
+    colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)
+}
+
+
+def draw(result: Facts) -> dict[str, "Figure"]:
+    """Every figure that `result` has the data for, by file name."""
+    rows = [*result["configurations"], *result["optimistic"]]
+    shown = [row for row in rows if "curves" in row]
+    makers: dict[str, Callable[[], Figure | None]] = {
+        "forest": lambda: _forest(result),
+        "differences": lambda: _differences(result),
+        "roc": lambda: _square(shown, "roc", "false positive rate (1 - specificity)", "sensitivity"),
+        "precision_recall": lambda: _square(shown, "pr", "recall (sensitivity)", "precision"),
+        "calibration": lambda: _calibration(shown),
+        **{f"curves_{name}": lambda name=name: _curves(shown, name) for name in UNITS},
+        "confusion_test": lambda: _confusions(rows, [row["confusion"] for row in rows]),
+        "confusion_validation": lambda: _confusions(rows, [row["validation"]["confusion"] for row in rows]),
+        "class_distribution": lambda: _classes(result.get("splits")),
+    }
+    drawn = {name: make() for name, make in makers.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def png(figure: "Figure") -> bytes:
+    page = io.BytesIO()
+    figure.savefig(page, format="png", dpi=150, facecolor="white")
+    return page.getvalue()
+
+
+def svg(figure: "Figure", name: str, alt: str) -> str:
+    """The figure as an <svg> element for a page: text as text, colours as the page's, ids of its own."""
+    from html import escape
+
+    from matplotlib import rc_context
+
+    page = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(page, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = page.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)  # the page's own typeface
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", text))
+    kept = {mark: f"{name}-{mark}" for mark in used}
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{kept[m[1]]}"' if m[1] in kept else "", text)
+    text = re.sub(r"(url\(#|href=\"#)([^)\"]+)", lambda m: m[1] + kept[m[2]], text)
+    text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(alt, quote=True)}" ', 1)
+
+
+def short(name: str, limit: int = 34) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
+def _canvas(height: float, columns: int = 1, rows: int = 1, **keys: Any) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **keys)
+    for axes in grid.ravel():
+        axes.tick_params(labelsize=TEXT - 1, colors=INK)
+        axes.grid(color=RULE, linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.patch.set_alpha(0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(INK)
+    return figure, list(grid.ravel())
+
+
+def _label(axes: "Axes", x: str, y: str = "", title: str = "") -> None:
+    axes.set_xlabel(x, fontsize=TEXT, color=INK)
+    axes.set_ylabel(y, fontsize=TEXT, color=INK)
+    if title:
+        axes.set_title(title, fontsize=TEXT, color=INK, loc="left")
+
+
+def _legend(figure: "Figure", axes: "Axes") -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=1, fontsize=TEXT - 1, frameon=False,
+            labelcolor=INK,
+        )  # fmt: skip
+
+
+def _forest(result: Facts) -> "Figure":
+    """Every configuration's accuracy and AUROC with 95 % intervals; each seed a small mark."""
+    rows = [*result["configurations"], *result["ensembles"], *result["optimistic"]]
+    figure, axes = _canvas(1.1 + 0.36 * len(rows), columns=2, sharey=True)
+    places = np.arange(len(rows))[::-1]
+    for panel, score, title in zip(axes, ("accuracy", "auroc"), ("accuracy", "AUROC"), strict=True):
+        for place, row in zip(places, rows, strict=True):
+            entry = row["scores"][score]
+            colour = SERIES[1] if row["rank"] is None and not row["ensemble"] else SERIES[0]
+            panel.plot((entry["low"], entry["high"]), (place, place), color=colour, linewidth=1.8)
+            if len(entry["per_run"]) > 1:
+                marks = [place] * len(entry["per_run"])
+                panel.plot(entry["per_run"], marks, "|", color=INK, markersize=7, markeredgewidth=1)
+            marker = "D" if row["ensemble"] else "o"
+            face = "white" if row["rank"] is None and not row["ensemble"] else colour
+            panel.plot(entry["value"], place, marker, color=colour, markersize=5.5, markerfacecolor=face)
+        _label(panel, title)
+        panel.grid(axis="y", visible=False)
+        panel.locator_params(axis="x", nbins=4)
+    axes[0].set_yticks(places, [_forest_name(row) for row in rows])
+    axes[0].set_ylim(-0.6, len(rows) - 0.4)
+    return figure
+
+
+def _forest_name(row: Facts) -> str:
+    if row["rank"] is not None:
+        return short(f"{row['rank']}. {row['name']}", 24)
+    if row["ensemble"]:
+        return short(row["name"].replace(": its ", ", ").replace(" averaged", " avg."), 24)
+    return short(f"(optimistic) {row['name']}", 24)
+
+
+def _differences(result: Facts, most: int = 15) -> "Figure | None":
+    """The paired differences in the score that ranks, the largest first."""
+    score = result["rank_by"]
+    pairs = [pair for pair in result["pairs"] if score in pair["scores"]]
+    if not pairs:
+        return None
+    places = {row["id"]: row["rank"] for row in result["configurations"]}
+    pairs = sorted(pairs, key=lambda pair: -abs(pair["scores"][score]["difference"]))[:most]
+    figure, (axes,) = _canvas(1.1 + 0.3 * len(pairs))
+    for place, pair in enumerate(reversed(pairs)):
+        entry = pair["scores"][score]
+        claimed = entry["p_holm"] < 0.05
+        colour = SERIES[1] if claimed else SERIES[0]
+        axes.plot((entry["low"], entry["high"]), (place, place), color=colour, linewidth=1.8)
+        axes.plot(
+            entry["difference"], place, "o", color=colour, markersize=5.5,
+            markerfacecolor=colour if claimed else "white",
+        )  # fmt: skip
+    axes.axvline(0, color=INK, linewidth=1)
+    names = [f"{places[pair['first']]} minus {places[pair['second']]}" for pair in reversed(pairs)]
+    axes.set_yticks(range(len(pairs)), names)
+    axes.set_ylim(-0.6, len(pairs) - 0.4)
+    axes.grid(axis="y", visible=False)
+    _label(axes, f"difference in {score.replace('_', ' ')} (numbers are ranks; filled: claimed)")
+    return figure
+
+
+def _square(rows: Sequence[Facts], key: str, x: str, y: str) -> "Figure | None":
+    if not rows:
+        return None
+    figure, (axes,) = _canvas(4.4 + 0.17 * len(rows))
+    for number, row in enumerate(rows):
+        curve, grid = row["curves"][key], row["curves"]["grid"]
+        area = row["scores"]["auroc" if key == "roc" else "auprc"]["value"]
+        name = f"{short(row['name'])} ({area:.3f})"
+        colour = SERIES[number % len(SERIES)]
+        axes.fill_between(grid, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
+        axes.plot(grid, curve["value"], color=colour, linestyle=DASHES[number % 6], linewidth=1.5, label=name)
+    if key == "roc":
+        axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="chance (0.5)")
+    _label(axes, x, y)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_aspect("equal")
+    _legend(figure, axes)
+    return figure
+
+
+def _calibration(rows: Sequence[Facts]) -> "Figure | None":
+    if not rows:
+        return None
+    figure, (axes,) = _canvas(4.4 + 0.17 * len(rows))
+    axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="perfect")
+    for number, row in enumerate(rows):
+        bins = row["curves"]["calibration"]
+        axes.plot(
+            [entry["mean"] for entry in bins], [entry["share"] for entry in bins],
+            color=SERIES[number % 6], linestyle=DASHES[number % 6], marker=MARKERS[number % 6], markersize=4,
+            linewidth=1.2, label=f"{short(row['name'])} (ECE {row['scores']['ece']['value']:.3f})",
+        )  # fmt: skip
+    _label(axes, "predicted probability of PNEUMONIA (bin means)", "observed share of PNEUMONIA")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    _legend(figure, axes)
+    return figure
+
+
+def _curves(rows: Sequence[Facts], metric: str) -> "Figure | None":
+    """`metric` by epoch, a panel a split: the mean over seeds, and their range as a band."""
+    from matplotlib.ticker import MaxNLocator
+
+    splits = [
+        (split, title)
+        for split, title in (("train", "training"), ("val", "validation"), ("test", "test, seen every epoch"))
+        if any(_by_epoch(row, f"{split}/{metric}") for row in rows)
+    ]
+    if not splits:
+        return None
+    figure, panels = _canvas(2.0 * len(splits) + 0.6 + 0.17 * len(rows), rows=len(splits), sharex=True)
+    named: set[int] = set()
+    for axes, (split, title) in zip(panels, splits, strict=True):
+        for number, row in enumerate(rows):
+            points = _by_epoch(row, f"{split}/{metric}")
+            if not points:
+                continue
+            epochs = sorted(points)
+            mean = [np.mean(points[epoch]) for epoch in epochs]
+            colour = SERIES[number % 6]
+            axes.fill_between(
+                epochs, [min(points[e]) for e in epochs], [max(points[e]) for e in epochs], color=colour,
+                alpha=0.15, linewidth=0,
+            )  # fmt: skip
+            axes.plot(
+                epochs, mean, color=colour, linestyle=DASHES[number % 6], linewidth=1.4,
+                marker=MARKERS[number % 6], markersize=3.5 if len(epochs) <= 25 else 0,
+                label=None if number in named else short(row["name"]),
+            )  # fmt: skip
+            named.add(number)
+        _label(axes, "epoch" if axes is panels[-1] else "", metric if metric != "f1" else "F1", title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    handles = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    figure.legend(
+        [handle for handle, _ in handles], [label for _, label in handles], loc="outside lower center",
+        fontsize=TEXT - 1, frameon=False, labelcolor=INK,
+    )  # fmt: skip
+    return figure
+
+
+def _by_epoch(row: Facts, key: str) -> dict[int, list[float]]:
+    points: dict[int, list[float]] = {}
+    for run in row["runs"]:
+        for entry in run["history"]:
+            if entry.get(key) is not None:
+                points.setdefault(int(entry["epoch"]), []).append(float(entry[key]))
+    return points
+
+
+def _confusions(rows: Sequence[Facts], matrices: Sequence[Sequence[Any]]) -> "Figure | None":
+    """The matrices of every run side by side, four in a row: counts and shares of the true class."""
+    cells = [
+        (short(row["name"], 22), run["seed"], matrix)
+        for row, found in zip(rows, matrices, strict=True)
+        for run, matrix in zip(row["runs"], found, strict=True)
+    ][:24]
+    if not cells:
+        return None
+    lines = -(-len(cells) // 4)
+    figure, panels = _canvas(1.75 * lines + 0.3, columns=min(4, len(cells)), rows=lines)
+    figure.set_figwidth(2.0 * min(4, len(cells)) + 0.6)
+    for axes in panels[len(cells) :]:
+        axes.set_visible(False)
+    for axes, (name, seed, matrix) in zip(panels, cells, strict=False):
+        counts = np.asarray(matrix)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.invert_yaxis()
+        axes.set_aspect("equal")
+        for (i, j), count in np.ndenumerate(counts):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            text = f"{count}\n{shares[i, j]:.1%}"
+            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize=TEXT - 1)
+        axes.set_xticks((0.5, 1.5), ("N", "P"))
+        axes.set_yticks((0.5, 1.5), ("N", "P"))
+        axes.grid(visible=False)
+        axes.set_title(f"{name}\nseed {seed}", fontsize=TEXT - 2, color=INK)
+    figure.supxlabel("predicted (N normal, P pneumonia)", fontsize=TEXT - 1)
+    figure.supylabel("true", fontsize=TEXT - 1)
+    return figure
+
+
+def _classes(splits: Mapping[str, Any] | None) -> "Figure | None":
+    if not splits:
+        return None
+    figure, (axes,) = _canvas(2.9)
+    for k, (label, kind) in enumerate((("NORMAL", "normal"), ("PNEUMONIA", "pneumonia"))):
+        values = [split[kind] for split in splits.values()]
+        bars = axes.bar(np.arange(len(splits)) + (k - 0.5) * 0.4, values, 0.38, label=label, color=SERIES[k])
+        texts = [
+            f"{n:,}\n{n / max(1, s['images']):.0%}" for n, s in zip(values, splits.values(), strict=True)
+        ]
+        axes.bar_label(bars, texts, fontsize=TEXT - 1, color=INK, padding=1)
+    axes.set_xticks(range(len(splits)), list(splits))
+    axes.margins(y=0.2)
+    axes.grid(axis="x", visible=False)
+    _label(axes, "", "images")
+    _legend(figure, axes)
+    return figure

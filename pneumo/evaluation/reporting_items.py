@@ -1,0 +1,80 @@
+"""What reporting guidelines ask of a study like this: what the software can fill in, and what it leaves open.
+
+Named by subject, after CLAIM 2024 (Tejani et al., Radiology: AI 2024), TRIPOD+AI (Collins et al., BMJ 2024)
+and STARD-AI (Sounderajah et al., Nature Medicine 2025); their own texts hold.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Item(NamedTuple):
+    """One subject; `filled` says where it is answered, None that people have to answer it."""
+
+    subject: str
+    guidelines: str
+    filled: str | None
+
+
+C, T, S = "CLAIM", "TRIPOD+AI", "STARD-AI"
+
+
+def items(result: Mapping[str, Any]) -> list[Item]:
+    """The list, filled from a finished comparison."""
+    test, about = result["test"], result["about"]
+    patients = test["patients"] is not None
+    rows = [*result["configurations"], *result["optimistic"]]
+    costs = any(row.get("cost") for row in rows)
+    seeds = max((len(row["seeds"]) for row in rows), default=0)
+    libraries = ", ".join(f"{name} {version}" for name, version in about["software"].items())
+    return [
+        Item("Study as one of artificial intelligence, its kind of model", f"{C}, {T}, {S}", "Title; cost"),
+        Item("Clinical background, intended use and users", f"{C}, {T}, {S}", None),
+        Item("Objectives and hypotheses stated beforehand", f"{C}, {T}, {S}", None),
+        Item("Prospective or retrospective; setting, dates, centres", f"{C}, {T}, {S}", None),
+        Item("Eligibility, inclusion and exclusion of patients", f"{C}, {T}, {S}", None),
+        Item("Source of the data, its version", f"{C}, {T}", f"Data: digest {about['digest'][:16]}"),
+        Item("Preprocessing of the images", f"{C}, {T}", "Settings in common; what differs"),
+        Item("De-identification; ethics approval; consent", f"{C}, {T}, {S}", None),
+        Item("Missing data and unreadable images", f"{C}, {T}, {S}", "Left out; each run's bad_images.txt"),
+        Item("Image acquisition protocol", C, None),
+        Item("Reference standard: definition, annotators, their agreement", f"{C}, {T}, {S}", None),
+        Item(
+            "How data were partitioned, with numbers", f"{C}, {T}, {S}", "Data" if result["splits"] else None
+        ),
+        Item(
+            "Level at which partitions are disjoint",
+            f"{C}, {S}",
+            "Data: by patient, by the names of the files" if patients else None,
+        ),
+        Item("Sample size: how it was arrived at", f"{C}, {T}, {S}", None),
+        Item("Class imbalance and how it was handled", T, "Data; sampler in what differs"),
+        Item("Model in full: architecture, inputs, outputs", f"{C}, {T}", "Settings; each run's config.yaml"),
+        Item("Initialisation of the parameters", C, "Settings: model.pretrained, model.weights"),
+        Item("Software and its versions", f"{C}, {T}, {S}", libraries),
+        Item("Training: optimiser, schedule, augmentation, epochs", f"{C}, {T}", "Settings; curves"),
+        Item("How the final model was selected", f"{C}, {T}", "Ranking: the protocol of each row"),
+        Item("Ensembles", C, "Averaged seeds" if result["ensembles"] else "None was made"),
+        Item("Measures of performance, with their uncertainty", f"{C}, {T}, {S}", "Ranking; how it was made"),
+        Item("Test for differences, with correction for their number", f"{C}, {S}", "Paired differences"),
+        Item("Thresholds and how they were chosen", f"{T}, {S}", "Thresholds"),
+        Item("Calibration", T, "Calibration"),
+        Item("Robustness: several trainings", C, f"Up to {seeds} seeds" if seeds > 1 else None),
+        Item("Explainability and its evaluation", C, None),
+        Item("Fairness: performance by age, sex, origin", f"{C}, {T}, {S}", None),
+        Item("Performance by kind of disease", S, "By subtype" if test["subtypes"] else None),
+        Item("External test data", f"{C}, {T}", None),
+        Item("Flow of patients and images", f"{C}, {T}, {S}", "Data" if result["splits"] else None),
+        Item("Demographic and clinical characteristics by partition", f"{C}, {T}, {S}", None),
+        Item("Cross tabulation of results and reference", S, "Confusion matrices"),
+        Item("Failure analysis", C, "The most confident mistakes"),
+        Item("Computing resources", T, "Cost" if costs else None),
+        Item("Limitations", f"{C}, {T}, {S}", "What this does not show; the clinical ones are open"),
+        Item("Implications for practice", f"{C}, {T}, {S}", None),
+        Item("Registration, protocol, funding, conflicts of interest", f"{C}, {T}, {S}", None),
+        Item(
+            "Availability of code, models and data",
+            f"{C}, {T}, {S}",
+            f"Commit {', '.join(about['commits'])[:60] or 'not recorded'}; weights with each run",
+        ),
+    ]

@@ -1,0 +1,199 @@
+"""Reads finished runs back out of MLflow, and lays a comparison's files onto a sweep's parent run."""
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pneumo import UserError
+from pneumo.tracking.journal import redact
+from pneumo.tracking.mlflow_run import _client, _sqlite_file, describe
+
+SWEEP_TAG, FINGERPRINT_TAG = "pneumo.sweep", "pneumo.fingerprint"
+# What a comparison needs of a run, and what it uses where it is there.
+FILES = (
+    "predictions/test.csv",
+    "predictions/val.csv",
+    "config.yaml",
+    "checkpoints/best.json",
+)
+WEIGHTS = "checkpoints/best.safetensors"
+FETCHERS = 8  # artifacts at once: a server on another machine answers each in tens of milliseconds
+
+
+@dataclass(kw_only=True)
+class TrackedRun:
+    """A run as MLflow holds it: params, tags, last metrics, and the text of the files named in FILES."""
+
+    run_id: str
+    name: str
+    status: str
+    started_ms: int
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    artifact_uri: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    weights_bytes: int | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What stands in checkpoints/best.json; empty where it is missing or damaged."""
+        try:
+            found = json.loads(self.files.get("checkpoints/best.json", ""))
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(kw_only=True)
+class Found:
+    """The runs of an experiment or of one sweep, the unfinished among them, and the sweep's parent run."""
+
+    runs: list[TrackedRun]
+    unfinished: list[TrackedRun]
+    parent: TrackedRun | None
+
+
+class Reader:
+    """One tracking server, for reading; UserError where it or an experiment is missing or does not answer."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        database = _sqlite_file(uri)
+        if database is not None and not database.is_file():
+            raise UserError(
+                f"tracking.uri={redact(uri)}: {database} does not exist. Train first, or name the store of "
+                "the runs with tracking.uri=URI or MLFLOW_TRACKING_URI."
+            )
+        self._client = self._ask(lambda: _client(uri))
+
+    def find(self, experiment: str, sweep: str | None = None) -> Found:
+        """The runs of `experiment` (of `sweep` only, where given), the oldest first, with their files."""
+        known = self._ask(self._client.search_experiments)
+        ids = {entry.name: entry.experiment_id for entry in known}
+        if experiment not in ids:
+            raise UserError(
+                f"experiment={experiment} is not in {redact(self.uri)}; it holds "
+                f"{', '.join(sorted(ids)) or 'none'}."
+            )
+        every = [_tracked(run) for run in self._search(ids[experiment])]
+        # A training run carries its fingerprint; what belongs to a sweep without one is the sweep itself.
+        parents = [run for run in every if SWEEP_TAG in run.tags and FINGERPRINT_TAG not in run.tags]
+        runs = [run for run in every if run not in parents]
+        sweeps = {run.tags[SWEEP_TAG] for run in every if SWEEP_TAG in run.tags}
+        if sweep is not None:
+            if sweep not in sweeps:
+                names = ", ".join(sorted(sweeps)) or "no sweep"
+                raise UserError(f"sweep={sweep} is not in experiment {experiment}, which holds {names}.")
+            runs = [run for run in runs if run.tags.get(SWEEP_TAG) == sweep]
+        finished = [run for run in runs if run.status == "FINISHED"]
+        local = all(_local_folder(run.artifact_uri) for run in finished)
+        with ThreadPoolExecutor(1 if local else FETCHERS) as pool:
+            list(pool.map(self._fetch, finished))
+        wanted = {sweep} if sweep else {run.tags.get(SWEEP_TAG) for run in finished}
+        mine = [run for run in parents if {run.tags.get(SWEEP_TAG)} == wanted]
+        return Found(
+            runs=finished,
+            unfinished=[run for run in runs if run.status != "FINISHED"],
+            parent=mine[-1] if mine else None,
+        )
+
+    def history(self, run: TrackedRun) -> list[dict[str, Any]]:
+        """A dict an epoch (`epoch`, `train/loss`, ...), from MLflow's metric points."""
+        rows: dict[int, dict[str, Any]] = {}
+        for key in run.metrics:
+            if key.startswith(("train/", "val/", "time/", "optim/", "memory/")):
+                for point in self._ask(partial(self._client.get_metric_history, run.run_id, key)):
+                    rows.setdefault(point.step, {"epoch": point.step})[key] = point.value
+        return [rows[step] for step in sorted(rows)]
+
+    def upload(self, run: TrackedRun, folder: Path, names: Iterable[str], under: str) -> None:
+        """Lay the files `names` of `folder` onto `run` as artifacts below `under`."""
+        for name in names:
+            where = str(Path(under) / Path(name).parent)
+            self._ask(partial(self._client.log_artifact, run.run_id, str(folder / name), where))
+
+    def _search(self, experiment_id: str) -> list[Any]:
+        order = {"max_results": 1000, "order_by": ["attributes.start_time ASC"]}
+        runs: list[Any] = []
+        token: str | None = None
+        while True:
+            page = self._ask(partial(self._client.search_runs, [experiment_id], page_token=token, **order))
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def _fetch(self, run: TrackedRun) -> None:
+        """What is missing or cannot be read stays out of `files`: the comparison says so."""
+        folder = _local_folder(run.artifact_uri)
+        if folder is not None:  # 60 times as fast as asking the client for each file
+            for name in FILES:
+                with suppress(OSError, UnicodeDecodeError):
+                    run.files[name] = (folder / name).read_text()
+            with suppress(OSError):
+                run.weights_bytes = (folder / WEIGHTS).stat().st_size
+            return
+        with TemporaryDirectory(prefix="pneumo-") as target:
+            held = self._listed(run)
+            for name in FILES:
+                # Each store has its own errors for a file that is not there, or not whole.
+                with suppress(Exception):
+                    if name in held:
+                        path = self._client.download_artifacts(run.run_id, name, target)
+                        run.files[name] = Path(path).read_text()
+            run.weights_bytes = held.get(WEIGHTS)
+
+    def _listed(self, run: TrackedRun) -> dict[str, int]:
+        folders = {str(Path(name).parent) for name in FILES}
+        held: dict[str, int] = {}
+        for folder in sorted(folders):
+            try:
+                entries = self._client.list_artifacts(run.run_id, None if folder == "." else folder)
+            except Exception:
+                continue
+            held |= {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
+        return held
+
+    def _ask(self, question: Any) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return question()
+        except UserError:
+            raise
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"tracking.uri={redact(self.uri)} does not answer: {describe(error, self.uri)}"
+            ) from None
+
+
+def _local_folder(uri: str) -> Path | None:
+    """The folder of a run's artifacts where they lie on this machine."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        return None
+    folder = Path(unquote(parts.path))
+    return folder if folder.is_dir() else None
+
+
+def _tracked(run: Any) -> TrackedRun:
+    return TrackedRun(
+        run_id=run.info.run_id,
+        name=run.info.run_name or run.info.run_id,
+        status=run.info.status,
+        started_ms=run.info.start_time or 0,
+        params=dict(run.data.params),
+        tags=dict(run.data.tags),
+        metrics=dict(run.data.metrics),
+        artifact_uri=run.info.artifact_uri or "",
+    )

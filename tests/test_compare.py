@@ -1,0 +1,362 @@
+"""From runs in a real SQLite store to the page, every number recomputed without this project."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comparison_runs import DIGEST, make, split
+from conftest import picture, save
+from mlflow import MlflowClient
+from recompute import recompute
+
+from pneumo import UserError
+from pneumo.compare import CompareConfig, Images, compare
+from pneumo.evaluation import comparison
+from pneumo.evaluation.comparison import Candidate
+from pneumo.evaluation.report import Page
+from pneumo.tracking.settings import TrackingSettings
+
+DRAWS = 60
+
+
+@dataclass
+class Store:
+    uri: str
+    root: Path
+
+    def compare(self, output: str = "page", **keys: object) -> Page:
+        tracking = TrackingSettings(uri=self.uri, experiment=str(keys.pop("experiment", "pneumo")))
+        settings = {"draws": DRAWS, "latency": False, "output": str(self.root / output)} | keys
+        return compare(CompareConfig(tracking=tracking, **settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Six good runs of two models in a sweep, and one of each kind that must not be mixed with them."""
+    root = tmp_path_factory.mktemp("store")
+    shutil.copy(empty, root / "mlflow.db")
+    uri = f"sqlite:///{root}/mlflow.db"
+    images = root / "images"
+    for number, path in enumerate(split("test", 0, 1.0).paths):
+        save(picture(number % 2, number), images / path)
+    for model in ("resnet18", "densenet121"):
+        for seed in (0, 1, 2):
+            make(root / "outputs", uri, model, seed, sweep_id="architectures-1", data_root=str(images))
+    make(root / "outputs", uri, "resnet18", 0, protocol="test_selected")
+    make(root / "outputs", uri, "resnet50", 0, digest="e" * 64)
+    make(root / "outputs", uri, "resnet50", 1, known=False)
+    make(root / "outputs", uri, "resnet50", 2, without="predictions/test.csv")
+    make(root / "outputs", uri, "resnet50", 3, status="FAILED")
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("pneumo")
+    assert experiment
+    tags = {"pneumo.sweep": "architectures-1", "pneumo.kind": "sweep"}
+    client.create_run(experiment.experiment_id, tags=tags, run_name="architectures")
+    return Store(uri, root)
+
+
+@pytest.fixture(scope="module")
+def page(store: Store) -> Page:
+    return store.compare()
+
+
+@pytest.fixture(scope="module")
+def result(page: Page) -> dict:
+    return json.loads((page.folder / "comparison.json").read_text())
+
+
+def test_every_number_is_recomputed_by_an_independent_script(page: Page, store: Store) -> None:
+    done = recompute(page.folder / "comparison.json", store.root / "mlartifacts")
+    assert done.count > 1000
+    assert done.largest < 1e-9, done.where
+
+
+def test_seeds_make_one_row_whose_spread_is_kept_apart(result: dict) -> None:
+    rows = result["configurations"]
+    assert [(row["name"], row["seeds"], row["rank"]) for row in rows] == [
+        ("resnet18", [0, 1, 2], 1),
+        ("densenet121", [0, 1, 2], 2),
+    ]
+    entry = rows[0]["scores"]["accuracy"]
+    assert entry["value"] == pytest.approx(np.mean(entry["per_run"]))
+    assert entry["sd"] == pytest.approx(np.std(entry["per_run"], ddof=1))
+    assert entry["low"] < entry["value"] < entry["high"]
+    names = [row["name"] for row in result["ensembles"]]
+    assert names == [
+        "resnet18: its 3 seeds averaged",
+        "densenet121: its 3 seeds averaged",
+        "all 6 runs averaged",
+    ]
+
+
+def test_what_may_not_be_mixed_is_left_out_in_words(page: Page, result: dict) -> None:
+    said = {entry["run"]: entry["reason"] for entry in result["left_out"]}
+    assert said.keys() == {f"resnet50-{seed}-patient_val" for seed in range(4)}
+    assert "another data set (digest eeeeeeeeeeee)" in said["resnet50-0-patient_val"]
+    assert "name no patients" in said["resnet50-1-patient_val"]
+    assert "predictions/test.csv missing" in said["resnet50-2-patient_val"]
+    assert said["resnet50-3-patient_val"] == "not finished: failed"
+    text = (page.folder / "index.html").read_text()
+    assert all(name in text and name in page.terminal for name in said)
+
+
+def test_runs_selected_on_test_are_marked_and_never_ranked(page: Page, result: dict) -> None:
+    (row,) = result["optimistic"]
+    assert (row["protocol"], row["rank"]) == ("test_selected", None)
+    assert row["id"] not in {pair[side] for pair in result["pairs"] for side in ("first", "second")}
+    assert all(run["run_id"] != row["runs"][0]["run_id"] for e in result["ensembles"] for run in e["runs"])
+    assert "OPTIMISTIC, not ranked" in page.terminal
+    assert "What choosing on test adds" in (page.folder / "index.html").read_text()
+
+
+def test_the_verdict_is_what_the_intervals_allow(result: dict) -> None:
+    """resnet18's logits lie twice as far apart as densenet121's."""
+    (pair,) = result["pairs"]
+    assert pair["verdicts"]["accuracy"].startswith("resnet18 has a higher accuracy than densenet121 by 0.")
+    assert pair["scores"]["accuracy"]["p_holm"] < 0.05
+    assert pair["scores"]["accuracy"]["with_seeds"][0] < pair["scores"]["accuracy"]["low"]
+
+
+def test_the_page_needs_nothing_else(page: Page) -> None:
+    text = (page.folder / "index.html").read_text()
+    outside = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+    assert not re.search(r'(?:src|href|url\()\s*=?\s*["\']?(?:https?:)?//', outside)
+    assert "<script" not in text
+    assert set(page.files) >= {"index.html", "comparison.json", "scores.csv", "pairs.csv", "figures/roc.png"}
+    assert all((page.folder / name).stat().st_size > 100 for name in page.files)
+    rows = list(csv.DictReader((page.folder / "scores.csv").open()))
+    assert float(rows[0]["low"]) < float(rows[0]["value"]) < float(rows[0]["high"])
+
+
+class Outline(HTMLParser):
+    """Headings, ids and what accessibility hangs on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headings: list[int] = []
+        self.ids: list[str] = []
+        self.tables = self.captions = self.scrolls = 0
+        self.images: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        held = dict(attributes)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if "id" in held:
+            self.ids.append(str(held["id"]))
+        self.tables += tag == "table"
+        self.captions += tag == "caption"
+        self.scrolls += held.get("class") == "scroll" and held.get("tabindex") == "0"
+        if tag in ("img", "svg"):
+            self.images.append(held)
+
+
+def test_the_page_is_built_for_keyboards_and_screen_readers(page: Page) -> None:
+    text = (page.folder / "index.html").read_text()
+    outline = Outline()
+    outline.feed(text)
+    assert outline.headings[0] == 1 and outline.headings.count(1) == 1
+    steps = zip(outline.headings, outline.headings[1:], strict=False)
+    assert all(after <= before + 1 for before, after in steps)
+    assert len(outline.ids) == len(set(outline.ids))
+    assert outline.tables == outline.captions and outline.scrolls > 5
+    assert len(outline.images) >= 18
+    assert all(image.get("alt") or image.get("aria-label") for image in outline.images)
+    assert '<html lang="en">' in text and 'href="#main"' in text
+    links = set(re.findall(r'<a href="#([^"]+)"', text))
+    assert links <= set(outline.ids)
+
+
+def test_the_mistakes_are_shown_with_their_images(page: Page, result: dict) -> None:
+    text = (page.folder / "index.html").read_text()
+    assert text.count("data:image/jpeg;base64,") == len(result["mistakes"]) == 10
+    sure = [abs(entry["probability"] - 0.5) for entry in result["mistakes"]]
+    assert sure == sorted(sure, reverse=True)
+    assert all((entry["probability"] >= 0.5) != entry["label"] for entry in result["mistakes"])
+
+
+def test_a_sweep_is_compared_alone_and_its_parent_gets_the_page(store: Store) -> None:
+    page = store.compare("sweep", sweep="architectures-1", draws=100)
+    found = json.loads((page.folder / "comparison.json").read_text())
+    assert len(found["configurations"]) == 2 and not found["optimistic"] and not found["left_out"]
+    client = MlflowClient(store.uri)
+    experiment = client.get_experiment_by_name("pneumo")
+    assert experiment
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`pneumo.kind` = 'sweep'")
+    held = {entry.path for entry in client.list_artifacts(parent.info.run_id, "comparison")}
+    assert {"comparison/index.html", "comparison/comparison.json", "comparison/figures"} <= held
+    with pytest.raises(UserError, match=r"sweep=nothing is not in experiment pneumo, .*architectures-1"):
+        store.compare(sweep="nothing")
+
+
+def test_hostile_names_do_not_become_html(store: Store) -> None:
+    run = Candidate(
+        run_id="1",
+        name="<img src=x onerror=alert(1)>",
+        seed=0,
+        config={"model.name": "<script>alert(1)</script>"},
+        protocol="patient_val",
+        digest=DIGEST,
+        test=split("test", 0, 2.0),
+        val=split("val", 0, 2.0),
+    )
+    run.test.paths[:] = [f"<b>{path}" for path in run.test.paths]
+    found = comparison.build([run], draws=100)
+    about = {
+        "experiment": "</title><script>", "sweep": None, "made": "", "version": "0", "command": "",
+        "software": {}, "commits": [], "digest": DIGEST, "data": "csv", "synthetic": False,
+    }  # fmt: skip
+    found |= {"about": about, "left_out": [], "splits": None}
+    from pneumo.evaluation import comparison_figures, report
+
+    text = report.html(found, comparison_figures.draw(found), {})
+    assert (
+        "<script" not in text
+        and "onerror=alert(1)>" not in text.replace("&gt;", "")
+        and "<b>test" not in text
+    )
+
+
+def candidates(seed: int = 0) -> list[Candidate]:
+    return [
+        Candidate(
+            run_id=f"{model}{number}",
+            name=f"{model}-{number}",
+            seed=number,
+            config={"model.name": model},
+            protocol="patient_val",
+            digest=DIGEST,
+            test=split("test", number, quality),
+            val=split("val", number, quality),
+            epoch=number,
+        )
+        for model, quality in (("resnet18", 2.0), ("resnet50", 1.5))
+        for number in range(2)
+    ]
+
+
+def test_permuted_test_labels_change_no_choice() -> None:
+    """Thresholds, temperatures and epochs come from validation; test labels only score."""
+
+    def choices(found: dict) -> dict:
+        return {
+            row["name"]: (
+                [point["thresholds"] for point in row["points"].values()],
+                row["temperature"]["values"],
+                [run["epoch"] for run in row["runs"]],
+            )
+            for row in [*found["configurations"], *found["ensembles"]]
+        }
+
+    honest = candidates()
+    permuted = candidates()
+    labels = np.random.default_rng(0).permutation(honest[0].test.labels)
+    for run in permuted:
+        run.test.labels = labels
+    one, other = comparison.build(honest, draws=100), comparison.build(permuted, draws=100)
+    assert choices(one) == choices(other)
+    value = [found["configurations"][0]["scores"]["auroc"]["value"] for found in (one, other)]
+    assert value[0] > 0.9 > 0.65 > value[1]
+
+
+def test_two_equal_models_are_not_told_apart() -> None:
+    runs = candidates()
+    for run in runs[2:]:
+        run.test.probabilities = runs[run.seed].test.probabilities.copy()
+    (pair,) = comparison.build(runs, draws=200)["pairs"]
+    assert pair["verdicts"]["accuracy"].startswith("No difference in accuracy can be claimed")
+    assert pair["scores"]["auroc"]["p"] == pair["mcnemar"]["p"] == pair["delong"]["p"] == 1.0
+
+
+def test_one_run_alone_and_runs_without_patients(store: Store, empty: Path, tmp_path: Path) -> None:
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    alone = Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
+    make(tmp_path / "outputs", alone.uri, known=False)
+    page = alone.compare(upload=False)
+    assert "nothing to compare it with" in page.terminal
+    assert "Patients are not known" in page.terminal
+    with pytest.raises(UserError, match=r"experiment=other is not in sqlite.*holds Default, pneumo"):
+        alone.compare(experiment="other")
+    with pytest.raises(UserError, match="holds no finished run to compare"):
+        alone.compare(experiment="Default")
+
+
+def test_configurations_are_named_by_what_tells_them_apart() -> None:
+    base = {"model.name": "resnet18", "sampler.name": "shuffle", "optim.lr": 0.001, "augment.name": "strong"}
+    configs = [base, base | {"optim.lr": 0.01}, base | {"model.name": "resnet50"}]
+    assert comparison._names(configs) == [
+        "resnet18, optim.lr=0.001",
+        "resnet18, optim.lr=0.01",
+        "resnet50, optim.lr=0.001",
+    ]
+    assert comparison._names([base, base]) == ["resnet18", "resnet18 (2)"]
+
+
+def test_the_same_run_made_twice_counts_once() -> None:
+    runs = candidates()
+    for number, run in enumerate(runs):
+        run.fingerprint, run.started_ms = f"f{min(number, 2)}", number
+    kept, left = comparison.sort_out(runs)
+    assert [run.name for run in kept] == ["resnet18-0", "resnet18-1", "resnet50-1"]
+    assert left == [{"run": "resnet50-0", "reason": "the same run was made again later"}]
+
+
+def command(store: Store, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "pneumo.compare", *arguments, f"tracking.uri={store.uri}"]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=store.root)
+
+
+def test_the_door(store: Store) -> None:
+    done = command(
+        store, "experiment=pneumo", f"output={store.root}/door", "draws=100", "latency=false", "upload=false"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resnet18 has a higher accuracy than densenet121" in done.stdout
+    assert (store.root / "door" / "index.html").is_file()
+    wrong = command(store, "experimnt=x")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "experimnt is not known" in wrong.stderr and "Did you mean experiment?" in wrong.stderr
+    missing = command(store, "experiment=nowhere")
+    assert missing.returncode == 1 and "holds Default, pneumo" in missing.stderr
+    assert "Traceback" not in wrong.stderr + missing.stderr
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for keys, words in (
+        ({"draws": 10}, "draws=10"),
+        ({"rank_by": "luck"}, "rank_by=luck is not known"),
+        ({"seed": -1}, "seed=-1"),
+    ):
+        with pytest.raises(UserError, match=words):
+            CompareConfig(**keys)  # type: ignore[arg-type]
+    assert Images().root is None
+
+
+def test_fifty_runs_take_little_time() -> None:
+    """The statistics of 50 runs of the public test set's size; reading and drawing them takes 5 s more."""
+    runs = []
+    for number in range(50):
+        run = candidates()[0]
+        run.test = split("test", number, 2.0, patients=310)
+        run.run_id, run.config = str(number), {"model.name": "resnet18", "optim.lr": number}
+        runs.append(run)
+    began = time.process_time()
+    found = comparison.build(runs)
+    assert len(found["pairs"]) == 1225
+    assert time.process_time() - began < 20
