@@ -21,7 +21,7 @@ from conftest import Ending
 from mlflow import MlflowClient
 from training_fixtures import Tiny
 
-from pneumo import UserError, models, train
+from pneumo import UserError, models, one_run, train
 from pneumo.tracking import jobs, retention, sweep
 from pneumo.tracking.journal import Journal, artifact_file
 from pneumo.tracking.sender import sync
@@ -34,6 +34,19 @@ SMALL = (
     "data=phantom data.phantom.train_patients=24 data.phantom.test_patients=12 data.image_size=32 "
     "trainer.epochs=2 trainer.limit_batches=2 trainer.batch_size=8 schedule=constant"
 ).split()
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, empty_store: Path) -> Path:
+    """MLflow's migrations take seconds: once is enough."""
+    return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
 
 
 @pytest.fixture
@@ -198,13 +211,13 @@ def test_on_failure_stop(door: Door, tiny: dict, tmp_path: Path) -> None:
 def test_a_pruned_run_is_done(
     door: Door, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics = train.Run.metrics
+    metrics = one_run.Run.metrics
 
-    def prune(self: train.Run, values: dict[str, float], step: int) -> None:
+    def prune(self: one_run.Run, values: dict[str, float], step: int) -> None:
         metrics(self, values, step)
         raise Pruned(f"after epoch {step}")
 
-    monkeypatch.setattr(train.Run, "metrics", prune)
+    monkeypatch.setattr(one_run.Run, "metrics", prune)
     command = ("--multirun", "seed=3", *SMALL)
     assert door("train", *command).code == 0
     assert math.isnan(train.outcomes[0].score)
@@ -219,30 +232,41 @@ def test_a_pruned_run_is_done(
 
 
 HOLDER = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
 from pneumo.tracking.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 assert journal.hold()
-journal.resume() if journal.status == "FINISHED" else journal.end("FINISHED")
+journal.resume()
 print("held", flush=True)
-time.sleep(float(sys.argv[2]))
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.05)
 if sys.argv[3] == "ends":
     journal.end("FINISHED")
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.parametrize("how", ["ends", "dies"])
 def test_a_run_that_another_process_trains_is_waited_for(
-    door: Door, tiny: dict, tmp_path: Path, how: str
+    door: Door, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    command = ("--multirun", "seed=5", *SMALL)
+    command, free, hold = ("--multirun", "seed=5", *SMALL), tmp_path / "free", Journal.hold
     assert door("train", *command).code == 0
     (folder,) = (file.parent for file in tmp_path.glob("outputs/*/journal.jsonl"))
-    arguments = [sys.executable, "-c", HOLDER, str(folder), "1.5", how]
+
+    def hold_and_say(self: Journal, wait_s: float = 0.0) -> bool:
+        held = hold(self, wait_s)
+        if not held:
+            free.touch()
+        return held
+
+    arguments = [sys.executable, "-c", HOLDER, str(folder), str(free), how]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        assert door("train", *command[1:]).code == 1  # a single run says so and ends
+        single = door("train", *command[1:])
+        assert single.code == 1 and "another process trains in" in single.err
+        monkeypatch.setattr(Journal, "hold", hold_and_say)
         ending = door("train", *command)
         assert ending.code == 0 and "waits, another process trains it" in ending.out
     assert ("done already, skipped" in ending.out) == (how == "ends")
@@ -342,7 +366,7 @@ def test_retention_spares_what_is_registered_running_foreign_or_not_asked_about(
     told = retention.keep_best(folder, 1, away)
     assert weights(tmp_path) == set(names) and len(told) == 3 and "keeps its weights" in told[0]
     assert retention.keep_best(folder, None, settings) == []
-    holding = [sys.executable, "-c", HOLDER, str(output_dir / "e"), "30", "dies"]
+    holding = [sys.executable, "-c", HOLDER, str(output_dir / "e"), str(tmp_path / "never"), "dies"]
     with subprocess.Popen(holding, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         assert retention.keep_best(folder, 1, settings) == []
@@ -397,7 +421,7 @@ def test_a_job_is_skipped_at_once_among_a_thousand(door: Door, tiny: dict, tmp_p
     took = []
     run = train.run
 
-    def timed(*arguments: Any) -> train.Outcome:
+    def timed(*arguments: Any) -> one_run.Outcome:
         started = time.monotonic()
         outcome = run(*arguments)
         took.append(time.monotonic() - started)
