@@ -288,6 +288,9 @@ def fuzz(target: str, folder: Path, flags: list[str]) -> None:
                         atheris.instrument_func(function)
     with atheris.instrument_imports(include=INSTRUMENTED):
         one = TARGETS[target](folder)
+        for seed in SEEDS[target]():  # what a reader imports at first use is none of its doing
+            with warnings.catch_warnings(action="ignore"):
+                one(seed)
     attempts: list[str] = []
     watching = False
 
@@ -312,8 +315,6 @@ def fuzz(target: str, folder: Path, flags: list[str]) -> None:
         changed = atheris.Mutate(data, len(data) if seed % 5 == 0 else max_size)
         return with_right_checksums(changed)[:max_size] if changed.startswith(PNG) and seed % 4 else changed
 
-    for seed in SEEDS[target]():  # what a reader imports at first use is none of its doing
-        one(seed)
     sys.addaudithook(watch)
     atheris.Setup([sys.argv[0], *flags], guarded, custom_mutator=mutate, enable_python_coverage=True)
     atheris.Fuzz()
