@@ -142,6 +142,8 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str, schema: type 
     sweeps = [argument for argument in sys.argv[1:] if argument.startswith("sweep=") and "," in argument]
     if sweeps:
         return complain(f"{sweeps[0]}: one sweep at a time; give the sweeps as separate commands.")
+    if targets := [argument for argument in sys.argv[1:] if re.search(r"(?<!\w)_target_\s*[=:]", argument)]:
+        return complain(f"{targets[0]}: no class or function is taken from the command line.")
     try:
         hydra.main(config_path=folder, config_name=config_name, version_base="1.3")(task)()
     except UserError as error:  # of a launcher or sweeper; a job's own end with the job

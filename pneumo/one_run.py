@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,7 +161,11 @@ class Run:
             status, code = ("KILLED", self.stop.exit_code) if self.stop.signal else ("FAILED", 1)
             reason = self._explain(error)
         if self.journal.started:
-            self.journal.end(status, reason)
+            try:
+                self.journal.end(status, reason)
+            except UserError as error:  # a full disk: the run stays open, and the same command continues it
+                status, code = (status, code) if code else ("FAILED", 1)
+                reason = reason or str(error)
             if status in DONE:  # nothing continues from it any more, and it is five times the weights
                 shutil.rmtree(self.folder / "state", ignore_errors=True)
         self.journal.close()
@@ -196,9 +201,8 @@ class Run:
                 "size) or trainer.precision=bf16"
             )
         print(text, file=sys.stderr)
-        self.artifacts.mkdir(parents=True, exist_ok=True)
-        (self.artifacts / "traceback.txt").write_text(text)
-        self.journal.artifact("traceback.txt")
+        with suppress(UserError):  # on a full disk it is only printed
+            self._keep("traceback.txt", text)
         return last_line(error)
 
     # ---- the way of a run
@@ -410,7 +414,7 @@ class Run:
         return not left
 
     def _keep(self, name: str, text: str) -> None:
-        from pneumo.training.checkpoint import write_atomically
+        from pneumo.files import write_atomically
 
         write_atomically(self.artifacts / name, text.encode())
         self.journal.artifact(name)

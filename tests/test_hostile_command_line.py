@@ -61,6 +61,9 @@ TYPOS = [
     (("trainer",), ("'trainer'", "group=option or key=value")),
     (("trainer.epochs=[1",), ("'trainer.epochs=[1'", "group=option or key=value")),
     (("model=resnet18,densenet121",), ("model=resnet18,densenet121", "--multirun")),
+    (("+model._target_=os.system",), ("+model._target_=os.system", "no class or function")),
+    (("hydra.launcher._target_=os.system",), ("no class or function",)),
+    (("+hydra.callbacks.x={_target_: os.system, command: 'touch made'}",), ("no class or function",)),
     (("sweep=a,b",), ("sweep=a,b", "one sweep at a time")),
 ]
 

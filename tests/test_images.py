@@ -142,7 +142,7 @@ def hostile(folder: Path) -> dict[str, tuple[Path | str, str]]:
         "gif": (encoded(GREY, "GIF"), "neither a JPEG nor a PNG"),
         "tiff": (encoded(GREY, "TIFF"), "neither a JPEG nor a PNG"),
         "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "neither a JPEG nor a PNG"),
-        "bomb": (png(30_000, 30_000, 1, 0, b"\0" * 99), "limit of 100,000,000"),
+        "bomb": (png(30_000, 30_000, 1, 0, b"\0" * 99), "limit of 50,000,000"),
         "wide": (png(20_000, 6_000, 8, 0, b"\0" * 99), "20000 x 6000"),
         "no_width": (png(0, 5, 8, 0, b"\0"), ""),
         "text_chunk": (

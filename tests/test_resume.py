@@ -16,7 +16,8 @@ import torch
 from training_fixtures import AUGMENT, Recorder, Tiny, make_trainer, recipe
 
 from pneumo import UserError
-from pneumo.training.checkpoint import load_resume, load_weights, save_resume, save_weights, write_atomically
+from pneumo.files import write_atomically
+from pneumo.training.checkpoint import load_resume, load_weights, save_resume, save_weights
 from pneumo.training.runtime import Runtime, open_runtime
 from pneumo.training.settings import TrainerSettings
 from pneumo.training.signals import Stopped
@@ -223,6 +224,8 @@ def spoil(path: Path, how: str, mark: Path) -> None:
             buffer = io.BytesIO()
             torch.save({"identity": {}, "x": Payload(mark)}, buffer)
             payload = buffer.getvalue()
+        elif how == "pickle that ends early":
+            payload = b"\x80\x02]q\x00(\x80\x02]"  # found by the fuzzer: an error without a word
         elif how == "something else":
             buffer = io.BytesIO()
             torch.save([1, 2, 3], buffer)
@@ -244,7 +247,15 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"))
 
 
-DAMAGE = ["truncated", "empty", "flipped", "pickle", "pickle in torch's format", "something else"]
+DAMAGE = [
+    "truncated",
+    "empty",
+    "flipped",
+    "pickle",
+    "pickle in torch's format",
+    "pickle that ends early",
+    "something else",
+]
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -30,6 +30,7 @@ from pneumo import UserError
 from pneumo.data.images import BadImage, Grey, check_file, preprocess, read
 from pneumo.data.manifest import Manifest, content_problems, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
+from pneumo.files import DISK_FULL, write_atomically
 
 VERSION = 1  # of the pixels: raise it when preprocess gives other ones
 CHUNK = 32  # images a task: small enough for a smooth progress bar, large enough to cost nothing
@@ -84,7 +85,7 @@ def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
         cache_dir.mkdir(parents=True, exist_ok=True)
         return _prepare(manifest, settings, cache_dir)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise UserError(
                 f"data.cache_dir={cache_dir}: the disk is full ({error.strerror}); nothing half-made "
                 "was kept. Free some space or set data.cache_dir to another disk."
@@ -180,13 +181,9 @@ def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[
         looks = list(tqdm(found, "Hash images", len(paths), disable=None, leave=False))
     fresh = {path: marks for path, (marks, _) in zip(paths, looks, strict=True) if marks is not None}
     if fresh != known:
-        temporary = notes.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(fresh))
-            temporary.replace(notes)
-        except OSError:  # full or read-only: the notes only save time, and a whole cache can still be used
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        # Full or read-only: the notes only save time, and a whole cache can still be used.
+        with suppress(OSError, UserError):
+            write_atomically(notes, json.dumps(fresh).encode())
     bad = [
         BadImage(path, reason) for path, (marks, reason) in zip(paths, looks, strict=True) if marks is None
     ]

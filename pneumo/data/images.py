@@ -12,8 +12,10 @@ from PIL import Image, ImageOps
 from pneumo import UserError
 
 MAX_BYTES = 128 * 2**20
-# The largest X-ray detectors give about 20 megapixels; decoded, the limit is 100 MB of grey.
-MAX_PIXELS = 100_000_000
+# The largest X-ray detectors give about 20 megapixels; with transparency, 50 take 1 GB while they are read.
+MAX_PIXELS = 50_000_000
+# Each scan of a JPEG passes over every pixel, and can be a hundred bytes long: usual are at most 12 scans.
+MAX_SCANNED_PIXELS = 12 * MAX_PIXELS
 FORMATS = ("JPEG", "PNG")
 
 Grey = NDArray[np.uint8]
@@ -45,6 +47,8 @@ def read(path: str | Path) -> Grey:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise BadImage(path, f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
+                if image.format == "JPEG" and (scans := _scans(path)) * width * height > MAX_SCANNED_PIXELS:
+                    raise BadImage(path, f"{scans} scans of {width} x {height} pixels would take too long")
                 image.load()
                 return np.asarray(_to_grey(ImageOps.exif_transpose(image)))
     except BadImage:
@@ -76,9 +80,14 @@ def check_file(path: str | Path) -> os.stat_result:
     return info
 
 
+def _scans(path: str | Path) -> int:
+    with open(path, "rb") as file:  # noqa: PTH123
+        return file.read().count(b"\xff\xda")  # its start; inside a scan these bytes cannot follow each other
+
+
 def _to_grey(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's convert("L") would clip 16 bits to two levels
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
+        levels = np.asarray(image).astype(np.int32).clip(0, 65535)
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -1,5 +1,7 @@
 """Folder or CSV -> table of path, label, patient, subtype and split, with leak and sanity checks."""
 
+import csv
+import io
 import os
 import re
 from dataclasses import dataclass, field
@@ -17,7 +19,9 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 PATH_COLUMNS = ("path", "filepath", "img")
 # A table of this size takes about 600 MB to check; the largest public chest sets hold 400,000 images.
 MAX_CSV_ROWS = 1_000_000
+MAX_CSV_CELLS = 32 * MAX_CSV_ROWS
 MAX_CSV_BYTES = 256 * 2**20
+MAX_CHARS = 4096  # of a path: what the system takes; also of what is repeated in a message
 COLUMNS = ["path", "label", "patient", "subtype", "split"]
 
 # Kaggle: person<N>_<bacteria|virus>_<serial>[_k] and [NORMAL2-]IM-<N>-<k>[-<kkkk>]; Mendeley V3:
@@ -227,6 +231,8 @@ def _read_text(file: Path) -> pd.DataFrame:
             raise UserError(
                 f"{file} has {size:,} bytes, more than the limit of {MAX_CSV_BYTES:,}; divide the set."
             )
+        columns = _header(file)
+        rows = min(MAX_CSV_ROWS, MAX_CSV_CELLS // max(len(columns), 1))
         # As text, so that nothing is guessed. Blank lines are dropped below, to keep count of the lines.
         raw = pd.read_csv(
             file,
@@ -236,21 +242,30 @@ def _read_text(file: Path) -> pd.DataFrame:
             skip_blank_lines=False,
             encoding="utf-8-sig",
             skipinitialspace=True,
-            nrows=MAX_CSV_ROWS + 2,
+            nrows=rows + 2,
         )
     except UserError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as CSV (UTF-8): {str(error).splitlines()[0]}") from None
     raw = raw.fillna("")
     columns = [str(column).strip() for column in raw.iloc[0]]
-    if len(raw) > MAX_CSV_ROWS + 1:
-        raise UserError(f"{file} has more rows than the limit of {MAX_CSV_ROWS:,}; divide the set.")
+    if len(raw) > rows + 1:
+        raise UserError(f"{file} has more rows than the limit of {rows:,}; divide the set.")
     if twice := {column for column in columns if column and columns.count(column) > 1}:
         raise UserError(f"{file} has the column {', '.join(sorted(twice))} more than once.")
     raw.columns = pd.Index(columns)
     raw = raw.iloc[1:].reset_index(drop=True)
     return raw[(raw != "").any(axis=1)]
+
+
+def _header(file: Path) -> list[str]:
+    """The first row, of at most a thousand columns: a reader that met more would fill the memory."""
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        columns = next(csv.reader(io.StringIO(stream.read(2**20), newline="")), [])
+    if len(columns) > 1000:
+        raise UserError(f"{file} has more columns than the limit of 1,000; path, label and patient are read.")
+    return columns
 
 
 def _parse_labels(labels: pd.Series, file: Path) -> pd.Series:
@@ -260,7 +275,7 @@ def _parse_labels(labels: pd.Series, file: Path) -> pd.Series:
     if numbers.isna().any():
         row = int(np.flatnonzero(numbers.isna())[0])
         raise UserError(
-            f"{file}, line {labels.index[row] + 2}: label {labels.iloc[row]!r} is not known; "
+            f"{file}, line {labels.index[row] + 2}: label {labels.iloc[row][:MAX_CHARS]!r} is not known; "
             f"give 0 or {CLASS_NAMES[0]}, 1 or {CLASS_NAMES[1]}."
         )
     return numbers.astype(int)
@@ -272,7 +287,7 @@ def _check_paths(paths: pd.Series, root: Path, file: Path) -> None:
     folders: dict[str, bool] = {}  # a folder is resolved once, however many images it holds
 
     def inside(path: str) -> bool:
-        if not path or "\0" in path or os.path.isabs(path):  # noqa: PTH117
+        if not path or len(path) > MAX_CHARS or "\0" in path or os.path.isabs(path):  # noqa: PTH117
             return False
         full = os.path.join(base, path)  # noqa: PTH118 - strings: this runs for every image
         parent = os.path.dirname(full)  # noqa: PTH120
@@ -285,7 +300,7 @@ def _check_paths(paths: pd.Series, root: Path, file: Path) -> None:
     for row, path in zip(paths.index.tolist(), paths, strict=True):
         if not inside(path):
             raise UserError(
-                f"{file}, line {row + 2}: path {path!r} leaves data.root={root} or is not a path. "
+                f"{file}, line {row + 2}: path {path[:MAX_CHARS]!r} leaves data.root={root} or is no path. "
                 "Paths are relative to data.root; copy the images there or set data.root higher."
             )
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from pneumo.evaluation import comparison_figures, comparison_words, page_sections
 from pneumo.evaluation.comparison import SCORE_WORDS
-from pneumo.evaluation.run_report import finite, put, terminal_table
+from pneumo.evaluation.run_report import finite, terminal_table
+from pneumo.files import write_atomically
 
 Facts = Mapping[str, Any]
 
@@ -42,7 +43,7 @@ def write(folder: Path, result: Facts, pictures: Mapping[str, str]) -> Page:
         **{f"figures/{name}.png": comparison_figures.png(figure) for name, figure in figures.items()},
     }
     for name, content in files.items():
-        put(folder / name, content)
+        write_atomically(folder / name, content)
     return Page(folder=folder, terminal=terminal(result), files=list(files))
 
 

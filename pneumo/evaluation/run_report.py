@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from pneumo import UserError, one_of
 from pneumo.evaluation import metrics
+from pneumo.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,17 +88,17 @@ def write(
     honest = _chosen_by_validation(history, val_monitor) if optimistic else None
     drawn = _figures(history, splits, class_counts, patients, class_names, selected_epoch, optimistic, note)
     for name, figure in drawn.items():
-        put(directory / "figures" / f"{name}.png", _png(figure))
+        write_atomically(directory / "figures" / f"{name}.png", _png(figure))
     for name in ("val", "test"):
         facts = _facts(name, splits[name], scored[name], class_names)
         facts |= {"selected_epoch": selected_epoch, "protocol": protocol, "note": note}
         facts |= {"protocol_in_words": PROTOCOLS[protocol], "optimistic": optimistic and name == "test"}
         facts["at_epoch_chosen_by_validation"] = honest if name == "test" else None
         text = json.dumps(finite(facts), indent=2, allow_nan=False, ensure_ascii=False)
-        put(directory / "reports" / f"classification_{name}.json", (text + "\n").encode())
+        write_atomically(directory / "reports" / f"classification_{name}.json", (text + "\n").encode())
         page = _page(facts, splits[name], class_names)
-        put(directory / "reports" / f"classification_{name}.txt", page.encode())
-        put(directory / "predictions" / f"{name}.csv", predictions_csv(splits[name]))
+        write_atomically(directory / "reports" / f"classification_{name}.txt", page.encode())
+        write_atomically(directory / "predictions" / f"{name}.csv", predictions_csv(splits[name]))
     return scored["test"]
 
 
@@ -262,17 +262,6 @@ def _png(figure: "Figure") -> bytes:
     page = io.BytesIO()
     figure.savefig(page, format="png")
     return page.getvalue()
-
-
-def put(path: Path, content: bytes) -> None:
-    """Replace `path` whole, so that a reader or a stopped run never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def finite(value: Any) -> Any:

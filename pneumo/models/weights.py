@@ -1,9 +1,14 @@
 """Initial weights: torchvision's ImageNet ones or a local state dict, read without running code."""
 
+import io
 import pickle
+import pickletools
 import re
+import zipfile
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -12,6 +17,13 @@ from torch import Tensor, nn
 from pneumo import UserError
 
 HEADS = ("fc.", "classifier.")
+MAX_BYTES = 2**30  # the largest file read here, a resume state of ResNet-50, has 0.4 GB
+# What torch.save names for tensors and plain values. torch's own list for weights_only is longer: with it
+# 30 bytes can ask for any amount of memory (bytearray, or a conversion of a tensor that is all one number).
+_NAMES = re.compile(
+    r"collections OrderedDict|torch._utils _rebuild_(tensor_v2|parameter)|torch\.nn\.parameter Parameter"
+    r"|torch (\w+Storage|Size|device|bool|(bfloat|float|u?int|complex)\d+)"
+)
 # DenseNet's published files name layers in a way that predates Python modules: norm.1 is now norm1.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
 
@@ -30,7 +42,8 @@ def load_backbone(model: nn.Module, name: str, path: str | None) -> None:
     if not with_head:
         state = {key: value for key, value in state.items() if not key.startswith(HEADS)}
     for key in ("conv1.weight", "features.conv0.weight"):
-        if key in state and key in own and state[key].ndim == 4:
+        fits = key in state and key in own and state[key].ndim == 4
+        if fits and state[key].shape[2:] == own[key].shape[2:] and len(state[key]) == len(own[key]):
             state[key] = fit_channels(state[key], own[key].shape[1])
     wanted = own if with_head else {key: value for key, value in own.items() if key not in heads}
     # Old files do without BatchNorm's count of batches.
@@ -57,15 +70,15 @@ def _read(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        state = load_plain(path)
+    except pickle.UnpicklingError as error:
         raise UserError(
             f"model.weights={path} is no state dict written by torch.save, or holds more than that and could "
-            "run code, so it is refused; save model.state_dict() alone, best as .safetensors."
+            f"run code or fill the memory, so it is refused ({first_line(error)}); save model.state_dict() "
+            "alone, best as .safetensors."
         ) from None
     except Exception as error:  # whatever a damaged file makes of the readers
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"model.weights={path} cannot be read: {reason}") from None
+        raise UserError(f"model.weights={path} cannot be read: {first_line(error)}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(
@@ -73,6 +86,62 @@ def _read(path: Path) -> dict[str, Tensor]:
     ):
         raise UserError(f"model.weights={path} is no state dict (names -> tensors).")
     return state
+
+
+def load_plain(path: Path, skip: int = 0) -> Any:
+    """Tensors and plain values that torch.save wrote to `path`, after its first `skip` bytes.
+
+    Nothing in the file is run, and it takes no more memory than a few times its size. Raises UnpicklingError
+    for what torch.save does not write of such values, and nearly anything for a damaged file.
+    """
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise pickle.UnpicklingError(f"{size:,} bytes, more than the limit of {MAX_BYTES:,}")
+    with path.open("rb") as file:
+        file.seek(skip)
+        content = io.BytesIO(file.read())
+    for pickled in _pickles(content):
+        for operation, value, _ in pickletools.genops(pickled):
+            named = operation.name in ("GLOBAL", "INST", "STACK_GLOBAL")
+            if named and not _NAMES.fullmatch(str(value)):
+                raise pickle.UnpicklingError(f"it names {value or 'a function'}")
+    content.seek(0)
+    value = torch.load(content, map_location="cpu", weights_only=True)
+    for tensor in _tensors(value, set()):
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise pickle.UnpicklingError("a tensor claims more numbers than the file holds")
+    return value
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _pickles(content: io.BytesIO) -> Iterator[io.BytesIO]:
+    """The pickles that torch.load would read: one in a zip file, five in a row in the older form."""
+    if not content.getvalue().startswith(b"PK"):
+        for _ in range(5):
+            yield content
+        return
+    with zipfile.ZipFile(content) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
+            sum(entry.file_size for entry in entries) > len(content.getvalue())
+        ):
+            raise pickle.UnpicklingError("it unpacks to more than its size")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                yield io.BytesIO(archive.read(entry))
+
+
+def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
+    if id(value) in seen:  # a list of lists may name the same one in every place
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item, seen)
 
 
 def _download(name: str) -> dict[str, Tensor]:

@@ -8,12 +8,12 @@ import io
 import json
 import math
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pneumo import UserError
+from pneumo.files import write_atomically
 from pneumo.tracking.journal import DONE, Journal, is_being_written
 
 Row = dict[str, Any]
@@ -149,11 +149,7 @@ def write_table(folder: Path, rows: list[Row], facts: Row) -> None:
 
 
 def _write(path: Path, content: object) -> None:
-    """Whole or not at all, also where two processes write."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    aside.write_text(content if isinstance(content, str) else json.dumps(content))
-    aside.replace(path)
+    write_atomically(path, (content if isinstance(content, str) else json.dumps(content)).encode())
 
 
 def read_json(path: Path) -> Row:

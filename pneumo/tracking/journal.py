@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumo import UserError
+from pneumo.files import DISK_FULL
 
 Record = dict[str, Any]
 
@@ -287,7 +288,7 @@ class Journal:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._fd, self._end)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            full = error.errno in DISK_FULL
             mend = "Free space on this disk" if full else "Make the file writable"
             raise UserError(
                 f"{self.path}: {'the disk is full' if full else error.strerror}. Its {self.last} records are "

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pneumo import UserError
+from pneumo.files import write_atomically
 from pneumo.tracking.journal import Record, artifact_file, read_records, redact
 
 JOURNAL_TAG = "pneumo.journal_id"
@@ -84,9 +85,7 @@ def read_note(folder: Path, uri: str) -> Note:
 
 
 def _write_note(folder: Path, uri: str, note: Note) -> None:
-    aside = note_path(folder, uri).with_suffix(".new")
-    aside.write_text(json.dumps(asdict(note)))
-    aside.replace(note_path(folder, uri))
+    write_atomically(note_path(folder, uri), json.dumps(asdict(note)).encode())
 
 
 @contextlib.contextmanager

@@ -3,13 +3,10 @@
 Every file appears by write aside, fsync and rename, so that a kill or a full disk leaves the one before.
 """
 
-import errno
 import hashlib
 import io
 import json
-import os
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +16,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pneumo import UserError
+from pneumo.files import write_atomically
+from pneumo.models.weights import first_line, load_plain
 
 KEEP = 2  # resume states: should the newest be damaged, the one before it serves
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either all of it or what it held before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"the disk is full: {path} was not written ({len(content):,} bytes). What was there before "
-                "is intact; free some space and give the same command again to continue."
-            ) from None
-        raise
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def save_weights(path: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -84,17 +56,16 @@ def load_resume(folder: Path) -> dict[str, Any] | None:
     for leftover in folder.glob(".*.tmp"):  # of a killed process
         leftover.unlink(missing_ok=True)
     for path in _states(folder):
-        content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() == content[:32]:
-            try:
-                state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
-                if not isinstance(state, dict) or "identity" not in state:
-                    raise ValueError("it is no state of a run")
-                return state
-            except Exception as error:  # a file of another origin: it is refused, not run
-                reason = str(error).splitlines()[0]
-        else:
-            reason = "its checksum is wrong"
+        try:
+            with path.open("rb") as file:
+                if file.read(32) != hashlib.file_digest(file, "sha256").digest():
+                    raise ValueError("its checksum is wrong")
+            state = load_plain(path, skip=32)
+            if not isinstance(state, dict) or "identity" not in state:
+                raise ValueError("it is no state of a run")
+            return state
+        except Exception as error:  # a file of another origin: it is refused, not run
+            reason = first_line(error)
         warnings.warn(
             f"{path} is damaged ({reason}); continuing from the state before it, or from the start where "
             "there is none.",
