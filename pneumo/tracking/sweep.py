@@ -189,9 +189,11 @@ class Sweep:
 
     def _record(self, journal: Journal, rows: list[jobs.Row], code: int) -> None:
         facts = {"sweep": self.id, "question": self.question, "overrides": self.overrides}
-        jobs.write_table(self.folder / "artifacts", rows, facts)
-        for name in ("sweep.csv", "sweep.json"):
-            journal.artifact(name)
+        artifacts = self.folder / "artifacts"
+        jobs.write_table(artifacts, rows, facts)
+        for file in sorted(artifacts.rglob("[!.]*")):  # also what a search put there
+            if file.is_file():
+                journal.artifact(file.relative_to(artifacts).as_posix())
         counts = Counter(row["state"] for row in rows)
         figures = {
             f"jobs/{state.lower()}": float(counts[state]) for state in ("FINISHED", "FAILED", "PRUNED")
@@ -208,11 +210,15 @@ class Sweep:
             journal.metrics(figures, journal.last)
         if counts["RUNNING"]:
             return  # another command trains it, and will say how the sweep ended
+        status, reason = "KILLED" if code >= 128 else "FAILED", None
         if counts.total() == sum(counts[state] for state in DONE) and not code:
-            journal.end("FINISHED")
-            return
-        words = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-        journal.end("KILLED" if code >= 128 else "FAILED", f"of {len(rows)} jobs: {words}")
+            status = "FINISHED"
+        else:
+            words = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+            reason = f"of {len(rows)} jobs: {words}"
+        if (status, reason) != (journal.status, journal.reason):
+            journal.resume()  # takes the reason of an earlier end back
+            journal.end(status, reason)
 
 
 # Of the sweep that this process issued, and of the one whose job it runs: Hydra calls the callback for both.
