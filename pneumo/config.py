@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pneumo import UserError, one_of
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
+from pneumo.tracking.journal import redact
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 
@@ -49,7 +50,8 @@ class Config:
         return dataclasses.asdict(self)
 
     def as_yaml(self) -> str:
-        return OmegaConf.to_yaml(OmegaConf.create(self.as_dict()))
+        """As text for a reader: without the credentials of tracking.uri."""
+        return redact(OmegaConf.to_yaml(OmegaConf.create(self.as_dict())))
 
 
 def project_dir() -> Path:
@@ -150,7 +152,7 @@ def run_action(actions: Mapping[str, Callable[[Config], int]], usage: str) -> in
 def complain(message: object, code: int = USAGE) -> int:
     """Name what went wrong on stderr and return the exit code."""
     # A file's name can hold anything, also what would steer the terminal.
-    kept = (sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in str(message))
+    kept = (sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in redact(str(message)))
     print(f"error: {''.join(kept)}", file=sys.stderr)
     return code
 

@@ -210,6 +210,7 @@ class Run:
 
     def _explain(self, error: BaseException) -> str:
         """The reason in one line; a traceback is printed and kept unless the mistake is the user's."""
+        from pneumo.tracking.journal import redact
         from pneumo.training.signals import Interrupted, Stopped
 
         if self.stop.signal is not None:
@@ -220,7 +221,7 @@ class Run:
             return f"{self.stop.reason()}; and then: {error}"
         if isinstance(error, UserError):
             return str(error)
-        text = "".join(traceback.format_exception(error))
+        text = redact("".join(traceback.format_exception(error)))
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
             trainer = self.settings.trainer
             return (
