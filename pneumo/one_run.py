@@ -181,6 +181,7 @@ class Run:
 
     def _explain(self, error: BaseException) -> str:
         """The reason in one line; a traceback is printed and kept unless the mistake is the user's."""
+        from pneumo.tracking.journal import redact
         from pneumo.training.signals import Interrupted, Stopped
 
         if self.stop.signal is not None:
@@ -191,7 +192,7 @@ class Run:
             return f"{self.stop.reason()}; and then: {error}"
         if isinstance(error, UserError):
             return str(error)
-        text = "".join(traceback.format_exception(error))
+        text = redact("".join(traceback.format_exception(error)))
         said = str(error).lower()
         if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
             trainer = self.settings.trainer
@@ -203,7 +204,7 @@ class Run:
         print(text, file=sys.stderr)
         with suppress(UserError):  # on a full disk it is only printed
             self._keep("traceback.txt", text)
-        return last_line(error)
+        return text.strip().splitlines()[-1]
 
     # ---- the way of a run
 

@@ -125,7 +125,7 @@ def tables(folder: Path) -> dict[str, str]:
         "rows": (b"path,label\n" + line * 10_000_000, "more rows than the limit of 1,000,000"),
         "columns": (b"path,label" + b"," * 20_000_000, "more columns than the limit of 1,000"),
         "cells": (
-            b"path,label" + b"," * 897 + b"\n" + (b"a,0" + b"," * 897 + b"\n") * 200_000,
+            b"path,label" + b"," * 897 + b"\n" + (b"a,0" + b"," * 897 + b"\n") * 40_000,
             "more rows than the limit of 35,595",
         ),
         "passwd": (b"path,label\n../../etc/passwd,0\n", "'../../etc/passwd' leaves"),
@@ -176,7 +176,7 @@ def test_nothing_hostile_is_run_or_fills_the_memory(tmp_path: Path) -> None:
         if not any(part in words for part in wanted[name].split("|")) or len(words) > 10_000
     }
     assert not wrong
-    print(peak_mb, seconds := {name: round(taken, 1) for name, (_, taken) in said.items() if taken > 0.5})
+    seconds = {name: round(taken, 1) for name, (_, taken) in said.items() if taken > 0.5}
     assert max(seconds.values(), default=0) < 20, seconds
     assert peak_mb < MEMORY_MB
     assert not mark.exists()
