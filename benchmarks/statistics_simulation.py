@@ -57,7 +57,9 @@ def simulate(
             covered[name] += low <= truth[name] <= high
             test = statistics.compare_draws(seen - other, (first[name] - second[name])[:-1])
             rejected[name] += test["p"] < 0.05
-        by_images["auroc"] += statistics.delong_p(*statistics.delong(labels, list(chances)), 0, 1) < 0.05
+        by_images["auroc"] += (
+            statistics.delong_p(*statistics.delong(labels, list(chances)), (1, -1))[1] < 0.05
+        )
         by_images["accuracy"] += statistics.mcnemar(labels, *(chances >= 0.5))[2] < 0.05
     return {
         name: {

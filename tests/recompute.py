@@ -127,6 +127,8 @@ def draw_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> dict[str, np.nda
 
 def interval(score: str, mean: float, draws: np.ndarray) -> tuple[float, float]:
     shift, scale = (1.0, 2.0) if score == "mcc" else (0.0, 1.0)
+    if np.ptp(draws) < 1e-12:
+        return math.nan, math.nan
     unit, middle = (draws + shift) / scale, (mean + shift) / scale
     everything = [middle, *unit]
     if min(everything) <= 0 or (max(everything) >= 1 and score != "log_loss"):
@@ -165,12 +167,12 @@ def temperature(y: np.ndarray, p: np.ndarray) -> float:
     return 1 / optimize.bisect(slope, 0.05, 20, xtol=1e-14)
 
 
-def delong_p(y: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Difference of AUROC and p, from the definition by pairs of images (DeLong et al. 1988)."""
+def delong_p(y: np.ndarray, first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float]:
+    """Difference of the seeds' mean AUROC and p, by pairs of images (DeLong et al. 1988)."""
     ill, well = [], []
-    for p in (first, second):
-        gaps = p[y == 1][:, None] - p[y == 0][None, :]
-        wins = (gaps > 0) + 0.5 * (gaps == 0)
+    for models in (first, second):
+        gaps = [p[y == 1][:, None] - p[y == 0][None, :] for p in models]
+        wins = np.mean([(gap > 0) + 0.5 * (gap == 0) for gap in gaps], axis=0)
         ill.append(wins.mean(axis=1))
         well.append(wins.mean(axis=0))
     a, b = ill[0] - ill[1], well[0] - well[1]
@@ -310,7 +312,7 @@ def check_pairs(same: Check, pairs: list[dict[str, Any]], rows: dict[str, Row]) 
         same("McNemar", (entry["only_first"], entry["only_second"]), only)
         table = [[0, only[0]], [only[1], 0]]
         test("mcnemar", entry, mcnemar(table, exact=True).pvalue if sum(only) else 1.0)
-        difference, p = delong_p(first.y, first.average, second.average)
+        difference, p = delong_p(first.y, first.test, second.test)
         same("DeLong difference", pair["delong"]["difference"], difference)
         test("delong", pair["delong"], p)
     for name, values in p_values.items():

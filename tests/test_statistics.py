@@ -99,8 +99,8 @@ def test_delong_equals_the_definition_by_pairs() -> None:
     assert covariance == pytest.approx(expected)
     error = np.sqrt(expected[0, 0] + expected[1, 1] - 2 * expected[0, 1])
     p = 2 * norm.sf(abs(areas[0] - areas[1]) / error)
-    assert statistics.delong_p(areas, covariance, 0, 1) == pytest.approx(p)
-    assert statistics.delong_p(*statistics.delong(labels, [first, first**3]), 0, 1) == 1.0
+    assert statistics.delong_p(areas, covariance, (1, -1)) == pytest.approx((areas[0] - areas[1], p))
+    assert statistics.delong_p(*statistics.delong(labels, [first, first**3]), (1, -1))[1] == 1.0
     with pytest.raises(UserError, match="two images of each class"):
         statistics.delong([0, 1, 1], [[0.1, 0.2, 0.3]])
 
@@ -142,6 +142,7 @@ def test_intervals_are_symmetric_where_they_say() -> None:
     assert statistics.interval("log_loss", np.exp(0.5), loss) == pytest.approx(expected, rel=1e-2)
     assert statistics.interval("recall", 1.0, [1.0, 0.9, 1.0, 0.8]) == pytest.approx((0.8075, 1.0))
     assert np.isnan(statistics.interval("auroc", 0.5, [0.5, np.nan])).all()
+    assert np.isnan(statistics.interval("recall", 1.0, np.ones(100))).all()
 
 
 def test_p_agrees_with_the_interval() -> None:

@@ -101,13 +101,17 @@ def build(
         raise UserError("the test images are all of one class: nothing can be compared on them.")
     weights = statistics.resample(test.labels, test.patients, draws, seed)
     groups = _groups(runs)
-    names = _names([group[0].config for group in groups])
-    rows = [_Row(name, group, test, weights) for name, group in zip(names, groups, strict=True)]
-    ranked = sorted((row for row in rows if not row.optimistic), key=lambda row: -row.value(rank_by))
-    optimistic = sorted((row for row in rows if row.optimistic), key=lambda row: -row.value(rank_by))
-    for place, row in enumerate(ranked + optimistic, start=1):
+    rows = []
+    for optimistic in (False, True):  # shown apart, so named apart
+        mine = [group for group in groups if group[0].optimistic == optimistic]
+        names = _names([group[0].config for group in mine])
+        rows += [_Row(name, group, test, weights) for name, group in zip(names, mine, strict=True)]
+    rows.sort(key=lambda row: -row.value(rank_by))
+    ranked = [row for row in rows if not row.optimistic]
+    apart = [row for row in rows if row.optimistic]
+    for place, row in enumerate(ranked + apart, start=1):
         row.facts |= {"id": f"c{place}", "rank": None if row.optimistic else place}
-    for row in (ranked + optimistic)[:CURVES]:
+    for row in (ranked + apart)[:CURVES]:
         row.add_curves(test, weights)
     members = [run for row in ranked for run in row.runs]
     ensembles = [
@@ -123,10 +127,10 @@ def build(
         "bootstrap": {"draws": draws, "seed": seed, "scheme": statistics.__doc__, "level": statistics.LEVEL},
         "test": _about_test(test, len(found[0])),
         "configurations": [row.facts for row in ranked],
-        "optimistic": [row.facts for row in optimistic],
+        "optimistic": [row.facts for row in apart],
         "ensembles": [row.facts for row in ensembles],
         "pairs": _pairs(ranked, test, rank_by),
-        "differences": _differences(ranked + optimistic),
+        "differences": _differences(ranked + apart),
         "mistakes": _mistakes(ranked, test) if ranked else [],
     }
 
@@ -145,7 +149,7 @@ class _Row:
         weights: statistics.Weights,
         average: bool = False,
     ) -> None:
-        self.name, self.runs = name, sorted(runs, key=lambda run: run.seed)
+        self.name, self.runs = name, sorted(runs, key=lambda run: (run.seed, run.run_id))
         self.optimistic = runs[0].optimistic
         self.probabilities = np.mean([run.test.probabilities for run in self.runs], axis=0)
         same_val = len({tuple(run.val.paths) for run in self.runs}) == 1
@@ -208,7 +212,7 @@ class _Row:
             else:
                 continue
             pairs = list(zip(self._tests, thresholds, strict=True))
-            at = [metrics.all_scores(self._truth, chances, cut) for chances, cut in pairs]
+            at = self.per_run if rule == "half" else [self._counted(*pair) for pair in pairs]
             resampled = (
                 self._resampled
                 if rule == "half"
@@ -224,7 +228,9 @@ class _Row:
                 low, high = statistics.interval(score, mean, draws[score])
                 scores[score] = {"value": mean, "low": low, "high": high}
             on_val = [
-                metrics.scores(*pair, cut)["recall"] for pair, cut in zip(self._val, thresholds, strict=False)
+                float((chances[labels == 1] >= cut).mean())
+                for (labels, chances), cut in zip(self._val, thresholds, strict=False)
+                if labels.any()
             ]
             values = {
                 f"{prevalence:g}": metrics.predictive_values(
@@ -239,6 +245,12 @@ class _Row:
                 "predictive_values": {key: {"ppv": ppv, "npv": npv} for key, (ppv, npv) in values.items()},
             }
         return found
+
+    def _counted(self, chances: metrics.Floats, cut: float) -> dict[str, float]:
+        """The scores of the four counts at a threshold."""
+        one = np.ones((len(chances), 1), dtype=np.uint16)
+        found = statistics.resampled_scores(self._truth, chances, one, cut, parts=("counts",))
+        return {score: float(values[0]) for score, values in found.items()}
 
     def _temperature(self) -> dict[str, Any] | None:
         if not self._val:
@@ -307,6 +319,7 @@ def _groups(runs: Sequence[Candidate]) -> list[list[Candidate]]:
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each configuration by the fewest values that tell it from all the others."""
+    configs = [{k: v for k, v in config.items() if k != "trainer.select_on"} for config in configs]
     first = ("model.name", "sampler.name", "augment.name", "data.image_size", "trainer.epochs")
     keys = [*first, *sorted({key for config in configs for key in config} - set(first))]
     names: list[tuple[str, ...]] = [()] * len(configs)
@@ -332,10 +345,12 @@ def _pairs(rows: Sequence[_Row], test: SplitResult, rank_by: str) -> list[dict[s
     places = [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows))]
     if not places:
         return []
-    # One set of probabilities for each row: image-level tests know no seeds, so the seeds are averaged.
-    images = [row.probabilities for row in rows]
+    owners = np.array([i for i, row in enumerate(rows) for _ in row.runs])
     enough = min(np.bincount(test.labels)) > 1
-    areas, covariance = statistics.delong(test.labels, images) if enough else (None, None)
+    every = [run.test.probabilities for row in rows for run in row.runs]
+    areas, covariance = statistics.delong(test.labels, every) if enough else (None, None)
+    # McNemar's test takes one call an image, so here the seeds' probabilities are averaged.
+    called = [row.probabilities >= 0.5 for row in rows]
     pairs: list[dict[str, Any]] = []
     for i, j in places:
         scores = {}
@@ -349,7 +364,7 @@ def _pairs(rows: Sequence[_Row], test: SplitResult, rank_by: str) -> list[dict[s
                 [run[score] for run in rows[j].per_run],
             )
             scores[score] = {**statistics.compare_draws(difference, draws), "with_seeds": noise}
-        only_first, only_second, p = statistics.mcnemar(test.labels, images[i] >= 0.5, images[j] >= 0.5)
+        only_first, only_second, p = statistics.mcnemar(test.labels, called[i], called[j])
         pair: dict[str, Any] = {
             "first": rows[i].facts["id"],
             "second": rows[j].facts["id"],
@@ -357,10 +372,9 @@ def _pairs(rows: Sequence[_Row], test: SplitResult, rank_by: str) -> list[dict[s
             "mcnemar": {"only_first": only_first, "only_second": only_second, "p": p},
         }
         if areas is not None:
-            pair["delong"] = {
-                "difference": float(areas[i] - areas[j]),
-                "p": statistics.delong_p(areas, covariance, i, j),
-            }
+            means = [(owners == k) / (owners == k).sum() for k in (i, j)]
+            difference, p = statistics.delong_p(areas, covariance, means[0] - means[1])
+            pair["delong"] = {"difference": difference, "p": p}
         pairs.append(pair)
     tests = [("scores", score) for score in PAIRED] + [("mcnemar", None), ("delong", None)]
     for kind, score in tests:

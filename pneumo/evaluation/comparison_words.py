@@ -156,6 +156,8 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def with_interval(entry: Facts) -> str:
+    if not math.isfinite(entry["low"] or 0.0):
+        return f"{number(entry['value'])} (no interval)"
     low, high = number(entry["low"], 3), number(entry["high"], 3)
     return f"{number(entry['value'])} ({low}{DASH}{high})"
 

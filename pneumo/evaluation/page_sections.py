@@ -11,6 +11,7 @@ from pneumo.evaluation.comparison_words import (
     limits,
     number,
     p_text,
+    plural,
     protocol_words,
     ranked,
     rows_of,
@@ -174,9 +175,9 @@ def _pairs(result: Facts) -> dict[str, Any] | None:
         return table(f"Differences in {SCORE_WORDS[score]}", columns, rows)
 
     text = [
-        f"Paired bootstrap over patients; Holm's correction over all {len(pairs)} pairs, for each score "
-        "of its own. DeLong and McNemar take images as independent and a configuration's seeds averaged: "
-        "companions, not judges.",
+        f"Paired bootstrap over patients; Holm's correction over {plural(len(pairs), 'pair')}, for each "
+        "score of its own. DeLong (of the seeds' mean) and McNemar (the seeds' probabilities averaged) take "
+        "images as independent: companions, not judges.",
     ]
     if not few:
         text.append(

@@ -164,9 +164,10 @@ def interval(score: str, observed: float, draws: ArrayLike) -> tuple[float, floa
     """95 % interval of a score: symmetric on the logit scale (MCC's of (1 + MCC) / 2; log-loss's logarithm).
 
     Where the observed value or a draw lies on the scale's end, 0 or 1, the draws' 2.5 % and 97.5 % quantiles.
+    nan where all draws are equal (nobody missed, say): the bootstrap then knows of no uncertainty.
     """
     values = np.asarray(draws, dtype=np.float64)
-    if not np.isfinite([observed, *values]).all():
+    if not (np.isfinite(observed) and np.isfinite(values).all()) or np.ptp(values) < 1e-12:
         return float("nan"), float("nan")
     unit = (values + 1) / 2 if score == "mcc" else values
     middle = (observed + 1) / 2 if score == "mcc" else observed
@@ -237,15 +238,15 @@ def delong(labels: ArrayLike, models: Sequence[ArrayLike]) -> tuple[Floats, Floa
     return over_well.mean(axis=1), covariance
 
 
-def delong_p(areas: Floats, covariance: Floats, i: int, j: int) -> float:
-    """Two-sided p of equal AUROC of the models i and j of `delong`."""
+def delong_p(areas: Floats, covariance: Floats, contrast: ArrayLike) -> tuple[float, float]:
+    """Difference and two-sided p of a contrast [K] of `delong`'s AUROCs: [1, -1], or means over seeds."""
     from scipy.stats import norm
 
-    difference = areas[i] - areas[j]
-    variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
+    weights = np.asarray(contrast, dtype=np.float64)
+    difference, variance = float(weights @ areas), float(weights @ covariance @ weights)
     if variance <= 1e-18:  # the same ranking
-        return 1.0 if abs(difference) < 1e-12 else 0.0
-    return float(2 * norm.sf(abs(difference) / np.sqrt(variance)))
+        return difference, 1.0 if abs(difference) < 1e-12 else 0.0
+    return difference, float(2 * norm.sf(abs(difference) / np.sqrt(variance)))
 
 
 def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
@@ -261,10 +262,12 @@ def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number (Holm 1979)."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
+    """p values adjusted for their number (Holm 1979); statsmodels' takes 0.3 s a call to collect garbage."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
 
 
 def verdict(first: str, second: str, score: str, result: Mapping[str, Any]) -> str:
@@ -278,5 +281,9 @@ def verdict(first: str, second: str, score: str, result: Mapping[str, Any]) -> s
     size = abs(result["difference"])
     return (
         f"{better} has {words} {score} than {worse} by {size:.4f} on these patients "
-        f"({first} minus {second}: {span}; p after Holm {result['p_holm']:.4f})."
+        f"({first} minus {second}: {span}; {_p_words(result['p_holm'])} after Holm)."
     )
+
+
+def _p_words(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
