@@ -189,7 +189,7 @@ class SlurmLauncher(ElsewhereLauncher):
 
     def __init__(self, max_restarts: int, **params: Any) -> None:
         self.max_restarts = max_restarts
-        self.params = {
+        self.params: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in params.items()
         }
@@ -248,7 +248,7 @@ def _watcher() -> Any:
     """Asks squeue for the states: submitit asks sacct, which without accounting knows no dead job."""
     from submitit.slurm.slurm import SlurmInfoWatcher
 
-    class Watcher(SlurmInfoWatcher):  # type: ignore[misc]
+    class Watcher(SlurmInfoWatcher):
         def update(self) -> None:
             waiting = self._registered - self._finished
             for array in {name.split("_")[0] for name in waiting}:

@@ -126,9 +126,11 @@ class Dimension:
         log = "log" in getattr(sweep, "tags", ())
         self.distribution: BaseDistribution
         if isinstance(sweep, IntervalSweep):
-            whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
+            low: Any = sweep.start
+            high: Any = sweep.end
+            whole = isinstance(low, int) and isinstance(high, int)  # as written int(interval(1, 8))
             kind = distributions.IntDistribution if whole else distributions.FloatDistribution
-            self.distribution = kind(sweep.start, sweep.end, log=log)
+            self.distribution = kind(low, high, log=log)
         elif isinstance(sweep, RangeSweep) and len(values := list(sweep.range())) > 1:
             whole = all(isinstance(value, int) for value in values)
             kind = distributions.IntDistribution if whole else distributions.FloatDistribution
@@ -175,6 +177,10 @@ def _parse(
 
 class OptunaSweeper(Sweeper):
     """Asks the study for trials, launches them in batches of n_jobs and tells their scores."""
+
+    hydra_context: Any
+    config: Any
+    launcher: Any
 
     def __init__(self, **keys: Any) -> None:
         self.keys = OmegaConf.create(keys)
@@ -352,7 +358,7 @@ def figures(study: "Study") -> dict[str, "Figure"]:
     import optuna.visualization.matplotlib as draw
     from matplotlib import pyplot
 
-    made = {}
+    made: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "experimental"
         made["search_history"] = draw.plot_optimization_history(study).figure

@@ -66,14 +66,14 @@ class Sweep:
         journals = self.journals()
         return len(journals[seed].history("val/auroc")) if seed in journals else 0
 
-    def wait_for(self, what: Callable[[], object], timeout_s: float = 300) -> None:
+    def wait_for(self, what: Callable[[], object], timeout_s: float = 600) -> None:
         deadline = time.monotonic() + timeout_s
         while not what():
             assert self.process.poll() is None, self.said
             assert time.monotonic() < deadline, self.said
             time.sleep(0.1)
 
-    def end(self, timeout_s: float = 500) -> int:
+    def end(self, timeout_s: float = 900) -> int:
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:
@@ -285,10 +285,10 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'pneumo[optuna]'")
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
     command = [
-        *("hydra/sweeper=pneumo_optuna", f"hydra.sweeper.storage={storage}", "trainer.epochs=3"),
+        *("hydra/sweeper=pneumo_optuna", "hydra.sweeper.study=tiny", f"hydra.sweeper.storage={storage}"),
         *("hydra.sweeper.n_trials=20", "hydra.sweeper.n_startup_trials=3", "hydra.sweeper.n_warmup_steps=0"),
-        *("optim.lr=tag(log, interval(1e-6, 1e-2))", "model.dropout=choice(0.0, 0.3)", "augment=none"),
-        *("hydra.sweeper.study=tiny"),
+        *("optim.lr=tag(log, interval(1e-6, 1e-2))", "model.dropout=choice(0.0, 0.3)"),
+        *("augment=none", "trainer.epochs=3"),
     ]
 
     def trials() -> list[optuna.trial.FrozenTrial]:
