@@ -194,7 +194,7 @@ def run_action(actions: Mapping[str, Callable[[Config], int]], usage: str) -> in
 def complain(message: object, code: int = USAGE) -> int:
     """Name what went wrong on stderr and return the exit code."""
     # A file's name can hold anything, also what would steer the terminal.
-    kept = (sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in str(message))
+    kept = (sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in redact(str(message)))
     print(f"error: {''.join(kept)}", file=sys.stderr)
     return code
 

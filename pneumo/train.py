@@ -100,6 +100,7 @@ def _isolated(composed: DictConfig, member: "Sweep", typed: list[str], number: i
         print(f"job {number} is not started: {reason}")
         return Outcome(state="waiting", reason=reason, code=1)
     entry = member.job(typed, number)
+    from pneumo.tracking.journal import redact
     from pneumo.training.runtime import isolated
 
     with isolated():
@@ -109,7 +110,7 @@ def _isolated(composed: DictConfig, member: "Sweep", typed: list[str], number: i
         except UserError as error:
             outcome = _failed(str(error), config.USAGE)
         except (Exception, SystemExit) as error:
-            traceback.print_exception(error)
+            print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
             outcome = _failed(last_line(error))
     entry.note(state=outcome.state, reason=outcome.reason)
     return outcome
