@@ -53,7 +53,8 @@ def sort_out(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[dic
 
     Compared is the data set most runs have; of equally many, the one with more test images, then the newest.
     """
-    kept, left = list(candidates), []
+    kept = list(candidates)
+    left: list[dict[str, str]] = []
 
     def keep(key: Any, reason: Any) -> None:
         nonlocal kept
@@ -371,14 +372,14 @@ def _pairs(rows: Sequence[_Row], test: SplitResult, rank_by: str) -> list[dict[s
             "scores": scores,
             "mcnemar": {"only_first": only_first, "only_second": only_second, "p": p},
         }
-        if areas is not None:
+        if areas is not None and covariance is not None:
             means = [(owners == k) / (owners == k).sum() for k in (i, j)]
             difference, p = statistics.delong_p(areas, covariance, means[0] - means[1])
             pair["delong"] = {"difference": difference, "p": p}
         pairs.append(pair)
-    tests = [("scores", score) for score in PAIRED] + [("mcnemar", None), ("delong", None)]
-    for kind, score in tests:
-        entries = [pair[kind][score] if score else pair[kind] for pair in pairs if kind in pair]
+    tests = [("scores", score) for score in PAIRED] + [("mcnemar", ""), ("delong", "")]
+    for kind, part in tests:
+        entries = [pair[kind][part] if part else pair[kind] for pair in pairs if kind in pair]
         for entry, adjusted in zip(entries, statistics.holm([e["p"] for e in entries]), strict=True):
             entry["p_holm"] = adjusted
     names = {row.facts["id"]: row.name for row in rows}
