@@ -8,6 +8,7 @@ import numpy as np
 from pneumo.config import Config
 from pneumo.evaluation import metrics, run_report
 from pneumo.evaluation.run_report import SplitResult
+from pneumo.files import write_atomically
 from pneumo.models.settings import ModelSettings
 from pneumo.tracking import sweep
 from pneumo.tracking.journal import Journal
@@ -105,7 +106,7 @@ def make(
     }
     for name, content in files.items():
         if name != without:
-            run_report.put(folder / "artifacts" / name, content)
+            write_atomically(folder / "artifacts" / name, content)
             journal.artifact(name)
     journal.end(status)
     journal.close()
