@@ -150,13 +150,11 @@ def test_ray_of_its_own_is_for_this_machine_only(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "hydra/launcher=ray", "trainer.epochs=1", "seed=0,1")
     try:
         sweep.wait_for(lambda: "begins" in sweep.said)
-        family = psutil.Process(sweep.process.pid).children(recursive=True)
-        listening = [
-            link.laddr
-            for process in family
-            for link in process.net_connections("tcp")
-            if link.status == psutil.CONN_LISTEN
-        ]
+        listening = []
+        for process in psutil.Process(sweep.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                links = process.net_connections("tcp")
+                listening += [link.laddr for link in links if link.status == psutil.CONN_LISTEN]
         assert listening
         assert {address.ip.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
         assert sweep.end() == 0, sweep.said
