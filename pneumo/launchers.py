@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -116,6 +117,12 @@ class RayLauncher(ElsewhereLauncher):
             import ray
         except ModuleNotFoundError:
             raise _missing("Ray", "ray") from None
+        if ":" in init.get("address", "") and "/" not in init["address"]:
+            host, _, port = init["address"].rpartition(":")
+            try:  # Ray itself tries for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
+            except (OSError, ValueError) as error:
+                raise UserError(f"hydra.launcher.ray.init.address={init['address']}: {error}") from None
         if not ray.is_initialized():
             if "address" not in init:
                 # 80 MB: a job's arguments and its score are all that passes through the object store.
@@ -123,7 +130,7 @@ class RayLauncher(ElsewhereLauncher):
                 init = own | init
             try:
                 ray.init(**init)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise UserError(f"hydra.launcher.ray.init={self.init}: {error}") from None
         if self.remote.get("num_gpus") is None:  # a whole GPU each where there are any
             self.remote["num_gpus"] = min(1, ray.cluster_resources().get("GPU", 0))

@@ -138,6 +138,13 @@ class Dimension:
         else:
             self.distribution = distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
 
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """The first and the last value."""
+        drawn: Any = self.distribution
+        choices = getattr(drawn, "choices", None) or (drawn.low, drawn.high)
+        return choices[0], choices[-1]
+
     def suggest(self, trial: "Trial") -> str:
         """The trial's value as an override; one that it has already stays."""
         value = trial._suggest(self.key, self.distribution)
@@ -196,6 +203,7 @@ class OptunaSweeper(Sweeper):
         self._check()
         params: Any = OmegaConf.to_container(self.keys.params, resolve=True)
         self.space, self.fixed = _parse(params, arguments, self.hydra_context.config_loader)
+        self._try_out()
         name = self.keys.study or f"pneumo-{self._digest()}"
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise HydraException(
@@ -238,6 +246,16 @@ class OptunaSweeper(Sweeper):
                     raise UserError(f"hydra.sweeper.{key}={keys[key]} must be a whole number from 1.")
         except UserError as error:
             raise HydraException(str(error)) from None
+
+    def _try_out(self) -> None:
+        """Refuse a key that is not known or a value out of range before a trial is made of it."""
+        for end in (0, -1):
+            point = [f"{dimension.key}={dimension.ends[end]}" for dimension in self.space]
+            composed = self.hydra_context.config_loader.load_sweep_config(self.config, self.fixed + point)
+            try:
+                config.to_config(config.task_part(composed))
+            except UserError as error:
+                raise HydraException(str(error)) from None
 
     def _digest(self) -> str:
         """12 hex digits that are equal where the scores of the trials may be compared."""

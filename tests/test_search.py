@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from pneumo import UserError, config
 
@@ -32,6 +33,13 @@ class Launcher:
             made.return_value = self.score(self.jobs[-1])
             returns.append(made)
         return returns
+
+
+class Loader:
+    """Hydra's own, as far as the sweeper asks it."""
+
+    def load_sweep_config(self, composed: DictConfig, overrides: list[str]) -> DictConfig:
+        return compose("train", ["data=phantom", *overrides])
 
 
 @pytest.fixture(autouse=True)
@@ -57,9 +65,9 @@ def carry_on(tmp_path: Path) -> Callable[..., search.OptunaSweeper]:
         defaults = {**composed.hydra.sweeper, "study": "s", "storage": f"sqlite:///{tmp_path}/o.db"}
         defaults.pop("_target_")
         sweeper = search.OptunaSweeper(**{**defaults, **keys})
-        sweeper.hydra_context, sweeper.config = SimpleNamespace(config_loader=None), composed
+        sweeper.hydra_context, sweeper.config = SimpleNamespace(config_loader=Loader()), composed
         sweeper.launcher = Launcher(score)
-        sweeper.sweep([*arguments] or ["model.dropout=interval(0, 1)"])
+        sweeper.sweep([*arguments] or ["model.dropout=interval(0, 0.9)"])
         return sweeper
 
     return start
@@ -144,6 +152,15 @@ def test_wrong_setting_is_named(
 ) -> None:
     with pytest.raises(HydraException, match=f"hydra.sweeper.{key}={value}"):
         carry_on(dropout, **{key: value})
+
+
+@pytest.mark.parametrize("space", ["optim.lrr=interval(0, 1)", "model.dropout=interval(0, 2)"])
+def test_wrong_space_makes_no_study(
+    carry_on: Callable[..., search.OptunaSweeper], tmp_path: Path, space: str
+) -> None:
+    with pytest.raises(HydraException):
+        carry_on(dropout, space)
+    assert not (tmp_path / "o.db").exists()
 
 
 def test_storage_that_cannot_be_opened_keeps_its_password(

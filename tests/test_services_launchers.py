@@ -150,13 +150,11 @@ def test_ray_of_its_own_is_for_this_machine_only(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "hydra/launcher=ray", "trainer.epochs=1", "seed=0,1")
     try:
         sweep.wait_for(lambda: "begins" in sweep.said)
-        family = psutil.Process(sweep.process.pid).children(recursive=True)
-        listening = [
-            link.laddr
-            for process in family
-            for link in process.net_connections("tcp")
-            if link.status == psutil.CONN_LISTEN
-        ]
+        listening = []
+        for process in psutil.Process(sweep.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                links = process.net_connections("tcp")
+                listening += [link.laddr for link in links if link.status == psutil.CONN_LISTEN]
         assert listening
         assert {address.ip.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
         assert sweep.end() == 0, sweep.said
@@ -256,7 +254,7 @@ def in_job(task: int) -> list[psutil.Process]:
 
 def test_slurm_job_requeued_and_another_killed(tmp_path: Path, slurm: None) -> None:
     keys = [f"hydra.launcher.{key}" for key in ("partition=main", "cpus_per_task=1", "mem_gb=null")]
-    sweep = Sweep(tmp_path, "hydra/launcher=submitit_slurm", *keys, "trainer.epochs=6", "seed=0,1,2,3")
+    sweep = Sweep(tmp_path, "hydra/launcher=submitit_slurm", *keys, "trainer.epochs=10", "seed=0,1,2,3")
     try:
         sweep.wait_for(lambda: sweep.epochs("0") >= 2 and sweep.epochs("1") >= 2)
         array = re.findall(r"Slurm job (\d+)_0", sweep.said)[0]
@@ -265,6 +263,8 @@ def test_slurm_job_requeued_and_another_killed(tmp_path: Path, slurm: None) -> N
         assert killed
         for process in killed:
             process.kill()
+        sweep.wait_for(lambda: sweep.epochs("2") >= 1)
+        subprocess.run(["scancel", "--signal=USR2", f"{array}_2"], check=True)  # as before the time limit
         code = sweep.end()
     finally:
         sweep.kill()
@@ -272,10 +272,12 @@ def test_slurm_job_requeued_and_another_killed(tmp_path: Path, slurm: None) -> N
     assert "job 1 (" in sweep.said and "was lost: Slurm job" in sweep.said
     states = {seed: journal.status for seed, journal in sweep.journals().items()}
     assert states == {"0": "FINISHED", "1": "RUNNING", "2": "FINISHED", "3": "FINISHED"}
-    output = "".join(file.read_text() for file in tmp_path.rglob("*_0_0_log.out"))
-    begun, trained = starts_and_epochs(output)
-    assert "continues (was KILLED)" in output and begun.total() == 1
-    assert sorted(trained.values()) == [1] * 6
+    for task in (0, 2):
+        output = "".join(file.read_text() for file in tmp_path.rglob(f"*_{task}_0_log.out"))
+        assert "continues (was KILLED)" in output
+        assert ("the job's time is nearly over, after 0 restarts" in output) == (task == 2)
+        begun, trained = starts_and_epochs(output)
+        assert begun.total() == 1 and sorted(trained.values()) == [1] * 10
 
 
 # ---- Optuna
