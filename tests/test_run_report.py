@@ -178,7 +178,7 @@ def test_one_class_and_unknown_patients_still_make_a_report(tmp_path: Path) -> N
 
 def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "reports" / "a.txt"
-    run_report._put(target, b"old")
+    run_report.put(target, b"old")
 
     def broken(self: Path, target: Path) -> None:
         raise OSError("disk full")
@@ -186,10 +186,10 @@ def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", broken)
         with pytest.raises(OSError, match="disk full"):
-            run_report._put(target, b"new")
+            run_report.put(target, b"new")
     assert target.read_bytes() == b"old"
     assert [p.name for p in target.parent.iterdir()] == ["a.txt"]
-    run_report._put(target, b"new")
+    run_report.put(target, b"new")
     assert target.read_bytes() == b"new"
 
 
