@@ -16,7 +16,7 @@ from pneumo.tracking.sender import sync
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import TrainerSettings
 
-QUALITY = {"resnet18": 1.5, "resnet50": 1.4, "densenet121": 0.7}  # how far apart a model's logits lie
+QUALITY = {"resnet18": 1.3, "resnet50": 1.2, "densenet121": 0.7}  # how far apart a model's logits lie
 DIGEST = "d" * 64
 PATIENTS_A_SPLIT = 60
 
@@ -36,8 +36,8 @@ def split(name: str, seed: int, quality: float, known: bool = True) -> SplitResu
                 paths.append(f"{name}/NORMAL/IM-{number:04d}-{k:04d}.jpeg")
                 people.append(f"IM-{number}")
             labels.append(int(ill))
-    hard = rng.normal(0, 0.7, len(labels))  # what makes an image hard, it does to every model
-    own = np.random.default_rng([seed, int(10 * quality)]).normal(0, 0.8, len(labels))
+    hard = rng.normal(0, 1.3, len(labels))  # what makes an image hard, it does to every model
+    own = np.random.default_rng([seed, int(10 * quality)]).normal(0, 0.5, len(labels))
     logits = quality * (np.array(labels) - 0.5) * 2 + hard + own
     return SplitResult(
         paths=paths,
