@@ -114,7 +114,11 @@ class Run:
             self.journal = Journal(self.folder)
 
     def _skip(self) -> Outcome:
+        from pneumo import search
+
         state = str(self.journal.status)
+        if state == "PRUNED":
+            search.note_pruned(self.settings.search)
         if rank() == 0:
             done = "done already" if state == "FINISHED" else "pruned before"
             print(f"{self.name}: {done}, skipped (force=true trains it again)")

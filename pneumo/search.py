@@ -356,6 +356,8 @@ class OptunaSweeper(Sweeper):
 
     def _finish(self, folder: Path) -> None:
         """Print the best trial and keep Optuna's figures in `folder`, and with the sweep's parent run."""
+        from pneumo.tracking import sweep
+
         print(f"search {self.study.study_name}: {self._count()}")
         if not any(trial.state.name == "COMPLETE" for trial in self._trials()):
             return
@@ -363,9 +365,9 @@ class OptunaSweeper(Sweeper):
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
         print(f"best: trial {best.number}, {self.config.trainer.monitor} {best.value:.4f}: {chosen}")
         write_figures(self.study, folder)
-        parent = Path(self.config.output_dir).expanduser() / "sweeps" / str(self.config.get("sweep_id"))
-        if (parent / "artifacts").is_dir():
-            write_figures(self.study, parent / "artifacts" / "figures")
+        if sweep.launched is not None:
+            parent, _ = sweep.launched
+            write_figures(self.study, parent.folder / "artifacts" / "figures")
 
 
 def figures(study: "Study") -> dict[str, "Figure"]:

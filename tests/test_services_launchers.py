@@ -309,7 +309,7 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
     assert left[-1].state.name == "RUNNING"
     again = Sweep(tmp_path, *command)
     try:
-        again.end()
+        assert again.end() == 0, again.said  # pruned is no failure
     finally:
         again.kill()
     done = trials()
@@ -327,3 +327,9 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
     assert study.best_value == max(scores)
     assert f"best: trial {study.best_trial.number}," in again.said
     assert (again.outputs / "searches" / "tiny" / "search_history.png").stat().st_size > 5000
+    (parent,) = [Journal(file.parent) for file in again.outputs.glob("sweeps/*/journal.jsonl")]
+    assert parent.status == "FINISHED"
+    assert parent.history("best/score")[-1][1] == study.best_value
+    (best,) = [run for run in finished if run.folder.name == parent.tags_logged["pneumo.best_fingerprint"]]
+    assert best.params_logged["model.dropout"] == study.best_trial.params["model.dropout"]
+    assert "figures/search_history.png" in parent.artifacts
