@@ -28,4 +28,4 @@ def table(
 
 
 def val_confusion(row: Facts) -> Sequence[Any]:
-    return row["validation"]["confusion"]  # type: ignore[no-any-return]
+    return row["validation"]["confusion"]

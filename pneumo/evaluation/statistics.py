@@ -73,7 +73,8 @@ def resampled_scores(
     truth, chances = checked(labels, probabilities)
     blocks = []
     for start in range(0, weights.shape[1], BLOCK):
-        some, block = weights[:, start : start + BLOCK].astype(np.float64), {}
+        some = weights[:, start : start + BLOCK].astype(np.float64)
+        block: dict[str, Floats] = {}
         if "counts" in parts:
             block |= _counts(truth, chances >= threshold, some)
         if "losses" in parts:
@@ -186,7 +187,7 @@ def interval(score: str, observed: float, draws: ArrayLike) -> tuple[float, floa
 
 def compare_draws(difference: float, draws: ArrayLike) -> dict[str, float]:
     """Interval of a paired difference from its bootstrap differences [draws], and its inversion, p."""
-    error = float(np.std(draws, ddof=1))
+    error = float(np.asarray(draws).std(ddof=1))
     sure = 0.0 if difference else 1.0
     p = math.erfc(abs(difference) / error / 2**0.5) if error > 1e-12 else sure
     return {
@@ -210,7 +211,11 @@ def with_training_noise(
     a, b = np.asarray(first), np.asarray(second)
     if min(len(a), len(b)) < 2:
         return None
-    parts = [float(np.var(draws, ddof=1)), float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)]
+    parts = [
+        float(np.asarray(draws).var(ddof=1)),
+        float(a.var(ddof=1)) / len(a),
+        float(b.var(ddof=1)) / len(b),
+    ]
     total = sum(parts)
     freedom = total**2 / max(parts[1] ** 2 / (len(a) - 1) + parts[2] ** 2 / (len(b) - 1), 1e-300)
     half = float(t.ppf((1 + LEVEL) / 2, freedom)) * total**0.5 if total else 0.0
