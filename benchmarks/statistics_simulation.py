@@ -2,7 +2,7 @@
 
 Sets like the public test set are drawn from a known population: patients with one or more images, whose
 scores share a patient's effect, and two models of equal quality that make partly the same mistakes.
-Command: python benchmarks/statistics_simulation.py [sets]. About 5 minutes for 2,000 sets on two CPU cores.
+Command: python benchmarks/statistics_simulation.py [sets]. About 6 minutes of processor time for 2,000 sets.
 """
 
 import json

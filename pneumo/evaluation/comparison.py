@@ -349,7 +349,7 @@ def _pairs(rows: Sequence[_Row], test: SplitResult, rank_by: str) -> list[dict[s
     owners = np.array([i for i, row in enumerate(rows) for _ in row.runs])
     enough = min(np.bincount(test.labels)) > 1
     every = [run.test.probabilities for row in rows for run in row.runs]
-    areas, covariance = statistics.delong(test.labels, every) if enough else (None, None)
+    ranking = statistics.delong(test.labels, every) if enough else None
     # McNemar's test takes one call an image, so here the seeds' probabilities are averaged.
     called = [row.probabilities >= 0.5 for row in rows]
     pairs: list[dict[str, Any]] = []
@@ -372,14 +372,14 @@ def _pairs(rows: Sequence[_Row], test: SplitResult, rank_by: str) -> list[dict[s
             "scores": scores,
             "mcnemar": {"only_first": only_first, "only_second": only_second, "p": p},
         }
-        if areas is not None and covariance is not None:
+        if ranking is not None:
             means = [(owners == k) / (owners == k).sum() for k in (i, j)]
-            difference, p = statistics.delong_p(areas, covariance, means[0] - means[1])
+            difference, p = statistics.delong_p(*ranking, means[0] - means[1])
             pair["delong"] = {"difference": difference, "p": p}
         pairs.append(pair)
-    tests = [("scores", score) for score in PAIRED] + [("mcnemar", ""), ("delong", "")]
-    for kind, part in tests:
-        entries = [pair[kind][part] if part else pair[kind] for pair in pairs if kind in pair]
+    tests = [*(("scores", score) for score in PAIRED), ("mcnemar", ""), ("delong", "")]
+    for kind, score in tests:
+        entries = [pair[kind][score] if score else pair[kind] for pair in pairs if kind in pair]
         for entry, adjusted in zip(entries, statistics.holm([e["p"] for e in entries]), strict=True):
             entry["p_holm"] = adjusted
     names = {row.facts["id"]: row.name for row in rows}

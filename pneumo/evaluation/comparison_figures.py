@@ -4,10 +4,10 @@ Drawn narrow, so that a phone shows them at a readable size. Colours are names t
 variables: the page decides what they are in daylight, in the dark and on paper.
 """
 
-import functools
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def draw(result: Facts) -> dict[str, "Figure"]:
         "roc": lambda: _square(shown, "roc", "false positive rate (1 - specificity)", "sensitivity"),
         "precision_recall": lambda: _square(shown, "pr", "recall (sensitivity)", "precision"),
         "calibration": lambda: _calibration(shown),
-        **{f"curves_{name}": functools.partial(_curves, shown, name) for name in UNITS},
+        **{f"curves_{name}": partial(_curves, shown, name) for name in UNITS},
         "confusion_test": lambda: _confusions(rows, [row["confusion"] for row in rows]),
         "confusion_validation": lambda: _confusions(rows, [row["validation"]["confusion"] for row in rows]),
         "class_distribution": lambda: _classes(result.get("splits")),

@@ -74,7 +74,7 @@ def resampled_scores(
     blocks = []
     for start in range(0, weights.shape[1], BLOCK):
         some = weights[:, start : start + BLOCK].astype(np.float64)
-        block: dict[str, Any] = {}
+        block: dict[str, Floats] = {}
         if "counts" in parts:
             block |= _counts(truth, chances >= threshold, some)
         if "losses" in parts:
@@ -208,10 +208,14 @@ def with_training_noise(
     """
     from scipy.stats import t
 
-    a, b, drawn = np.asarray(first), np.asarray(second), np.asarray(draws)
+    a, b = np.asarray(first), np.asarray(second)
     if min(len(a), len(b)) < 2:
         return None
-    parts = [float(drawn.var(ddof=1)), float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)]
+    parts = [
+        float(np.asarray(draws).var(ddof=1)),
+        float(a.var(ddof=1)) / len(a),
+        float(b.var(ddof=1)) / len(b),
+    ]
     total = sum(parts)
     freedom = total**2 / max(parts[1] ** 2 / (len(a) - 1) + parts[2] ** 2 / (len(b) - 1), 1e-300)
     half = float(t.ppf((1 + LEVEL) / 2, freedom)) * total**0.5 if total else 0.0
