@@ -351,6 +351,7 @@ def main() -> int:
             *(sys.executable, __file__, told.target, "--inside", str(folder / "work")),
             f"-max_total_time={told.seconds}",
             f"-timeout={HANG_S}",
+            f"-report_slow_units={HANG_S}",  # by the clock; guarded() goes by the processor
             f"-rss_limit_mb={RSS_LIMIT_MB}",
             "-max_len=16384",
             f"-dict={words}",

@@ -58,8 +58,11 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def start(disk: Disk) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pneumo.train", *SMALL, f"output_dir={disk.folder}"]
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "PNEUMO_CACHE": str(disk.folder.parent / "cache")
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PNEUMO_CACHE": str(disk.folder.parent / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
