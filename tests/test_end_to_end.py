@@ -70,9 +70,11 @@ def client(folder: Path):  # type: ignore[no-untyped-def]
 
 
 def runs(folder: Path) -> list:
+    """The trained runs, without the sweeps' parents."""
     tracker = client(folder)
     experiment = tracker.get_experiment_by_name("pneumo")
-    return list(tracker.search_runs([experiment.experiment_id]))
+    found = tracker.search_runs([experiment.experiment_id])
+    return [run for run in found if "pneumo.fingerprint" in run.data.tags]
 
 
 def artifact_names(folder: Path, run_id: str, path: str = "") -> set[str]:
@@ -93,6 +95,7 @@ def every_combination(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"model={','.join(MODELS)}",
         f"sampler={','.join(SAMPLERS)}",
         f"augment={','.join(AUGMENTS)}",
+        "keep_best=null",  # the weights of all are looked at
     )
     done = pneumo(folder, "--multirun", *axes, *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -104,6 +107,8 @@ def test_all_27_combinations_finish_with_every_name_of_the_contract(every_combin
     found = runs(every_combination)
     names = {tuple(run.data.params[f"{g}.name"] for g in ("model", "sampler", "augment")) for run in found}
     assert len(found) == len(names) == 27
+    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in found}
+    assert client(every_combination).get_run(parent).info.status == "FINISHED"
     for run in found:
         assert run.info.status == "FINISHED"
         check_contract(every_combination, run)
