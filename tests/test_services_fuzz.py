@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("fuzz_readers.py")
-# Two busy cores did 2,200 images, 790 tables and 900 checkpoints in ten seconds: a tenth will do.
-EXECUTIONS = {"image": 100, "csv": 20, "checkpoint": 100}
+# Two cores that also trained did 2,200 images, 790 tables and 900 checkpoints in 10 s; far less is asked.
+EXECUTIONS = {"image": 100, "csv": 20, "checkpoint": 90}
 
 pytestmark = pytest.mark.services
 
