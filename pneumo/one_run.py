@@ -208,7 +208,7 @@ class Run:
         print(text, file=sys.stderr)
         with suppress(UserError):  # on a full disk it is only printed
             self._keep("traceback.txt", text)
-        return text.strip().splitlines()[-1]
+        return redact(last_line(error))
 
     # ---- the way of a run
 
