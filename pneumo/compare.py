@@ -4,13 +4,14 @@ import base64
 import io
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import DictConfig
 
 import pneumo
 from pneumo import UserError, config, one_of
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 NEEDED = ("predictions/test.csv", "predictions/val.csv", "config.yaml")
 SOFTWARE = ("torch", "numpy", "scipy", "scikit-learn", "statsmodels")
 PICTURE_PIXELS = 320
+# Ten times as fast as OmegaConf, and nothing in a run's own file is left to resolve.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(kw_only=True)
@@ -143,7 +146,10 @@ def _candidate(run: "TrackedRun", reader: "Reader") -> "Candidate":
     from pneumo.evaluation.run_report import read_predictions
     from pneumo.tracking import sweep
 
-    whole = _read("config.yaml", lambda: OmegaConf.to_container(OmegaConf.create(run.files["config.yaml"])))
+    try:
+        whole = yaml.load(run.files["config.yaml"], Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"config.yaml is damaged: {str(error).splitlines()[0]}") from None
     if not isinstance(whole, dict):
         raise UserError("config.yaml holds no configuration")
     settings = sweep.relevant({str(key): value for key, value in whole.items()})
@@ -183,13 +189,6 @@ def _candidate(run: "TrackedRun", reader: "Reader") -> "Candidate":
             "sizes": {key: facts[key] for key in ("images", "patients") if facts.get(key)},
         },
     )
-
-
-def _read(name: str, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except Exception as error:  # yaml and OmegaConf have a dozen of their own
-        raise UserError(f"{name} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def _about(settings: CompareConfig, kept: Sequence["Candidate"]) -> dict[str, Any]:

@@ -301,9 +301,9 @@ def test_configurations_are_named_by_what_tells_them_apart() -> None:
     base = {"model.name": "resnet18", "sampler.name": "shuffle", "optim.lr": 0.001, "augment.name": "strong"}
     configs = [base, base | {"optim.lr": 0.01}, base | {"model.name": "resnet50"}]
     assert comparison._names(configs) == [
-        "resnet18, optim.lr=0.001",
-        "resnet18, optim.lr=0.01",
-        "resnet50, optim.lr=0.001",
+        "resnet18, lr=0.001",
+        "resnet18, lr=0.01",
+        "resnet50, lr=0.001",
     ]
     assert comparison._names([base, base]) == ["resnet18", "resnet18 (2)"]
 

@@ -331,8 +331,9 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         finer = len({(name, value) for name, value in zip(names, values, strict=True)}) > len(set(names))
         if finer or key == "model.name":
             texts = [str(config.get(key, "-")) for config in configs]
-            label = "" if key.endswith(".name") else f"{key}="
-            names = [(*name, label + text) for name, text in zip(names, texts, strict=True)]
+            short = key.rpartition(".")[2]
+            form = {"name": "{}", "image_size": "{} px", "epochs": "{} epochs"}.get(short, f"{short}={{}}")
+            names = [(*name, form.format(text)) for name, text in zip(names, texts, strict=True)]
     full = [", ".join(name) for name in names]
     seen: Counter[str] = Counter()
     for index, name in enumerate(full):  # the same configuration under two protocols

@@ -54,6 +54,7 @@ def draw(result: Facts) -> dict[str, "Figure"]:
 def png(figure: "Figure") -> bytes:
     page = io.BytesIO()
     figure.savefig(page, format="png", dpi=150, facecolor="white")
+    figure.set_layout_engine("none")  # laid out now: doing it again for the SVG takes as long as drawing it
     return page.getvalue()
 
 
@@ -118,7 +119,7 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
 def _forest(result: Facts) -> "Figure":
     """Every configuration's accuracy and AUROC with 95 % intervals; each seed a small mark."""
     rows = [*result["configurations"], *result["ensembles"], *result["optimistic"]]
-    figure, axes = _canvas(1.1 + 0.36 * len(rows), columns=2, sharey=True)
+    figure, axes = _canvas(1.1 + 0.28 * len(rows), columns=2, sharey=True)
     places = np.arange(len(rows))[::-1]
     for panel, score, title in zip(axes, ("accuracy", "auroc"), ("accuracy", "AUROC"), strict=True):
         for place, row in zip(places, rows, strict=True):
@@ -134,17 +135,17 @@ def _forest(result: Facts) -> "Figure":
         _label(panel, title)
         panel.grid(axis="y", visible=False)
         panel.locator_params(axis="x", nbins=4)
-    axes[0].set_yticks(places, [_forest_name(row) for row in rows])
+    axes[0].set_yticks(places, [_forest_name(row) for row in rows], fontsize=TEXT - 2)
     axes[0].set_ylim(-0.6, len(rows) - 0.4)
     return figure
 
 
 def _forest_name(row: Facts) -> str:
     if row["rank"] is not None:
-        return short(f"{row['rank']}. {row['name']}", 24)
+        return short(f"{row['rank']}. {row['name']}", 30)
     if row["ensemble"]:
-        return short(row["name"].replace(": its ", ", ").replace(" averaged", " avg."), 24)
-    return short(f"(optimistic) {row['name']}", 24)
+        return short(row["name"].replace(": its ", ", ").replace(" averaged", " avg."), 30)
+    return short(f"(optimistic) {row['name']}", 30)
 
 
 def _differences(result: Facts, most: int = 15) -> "Figure | None":
@@ -266,12 +267,12 @@ def _by_epoch(row: Facts, key: str) -> dict[int, list[float]]:
 
 
 def _confusions(rows: Sequence[Facts], matrices: Sequence[Sequence[Any]]) -> "Figure | None":
-    """The matrices of every run side by side, four in a row: counts and shares of the true class."""
+    """The first runs' matrices side by side, four in a row: counts and shares of the true class."""
     cells = [
         (short(row["name"], 22), run["seed"], matrix)
         for row, found in zip(rows, matrices, strict=True)
         for run, matrix in zip(row["runs"], found, strict=True)
-    ][:24]
+    ][:12]
     if not cells:
         return None
     lines = -(-len(cells) // 4)

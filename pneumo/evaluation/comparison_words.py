@@ -85,12 +85,9 @@ def verdicts(result: Facts) -> list[str]:
         else:
             word = SCORE_WORDS[score]
             said.append(f"A difference in {word} can be claimed in {len(claimed)} of {len(pairs)} pairs.")
-            ahead = [p["second"] for p in claimed if p["first"] == "c1"]
-            behind = len(result["configurations"]) - 1 - len(ahead)
-            said.append(
-                f"The first, {result['configurations'][0]['name']}, differs from {len(ahead)} of the others "
-                f"in {word}; from {behind} it cannot be told apart."
-            )
+            behind = len(result["configurations"]) - 1 - sum(pair["first"] == "c1" for pair in claimed)
+            rest = f"all but {behind} of the others" if behind else "every other"
+            said.append(f"The first, {result['configurations'][0]['name']}, differs from {rest} in {word}.")
     return said
 
 

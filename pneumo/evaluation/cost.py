@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-WARM_UP, TIMED = 3, 15
+WARM_UP, TIMED = 2, 9
 
 
 def measure(model: "nn.Module", in_channels: int, image_size: int, latency: bool = True) -> dict[str, float]:

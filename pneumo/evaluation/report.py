@@ -35,12 +35,13 @@ def write(folder: Path, result: Facts, pictures: Mapping[str, str]) -> Page:
     in its configurations where that is known; `pictures` has the mistakes' images as data URIs, by path.
     """
     figures = comparison_figures.draw(result)
+    drawn = {f"figures/{name}.png": comparison_figures.png(figure) for name, figure in figures.items()}
     files = {
         "index.html": html(result, figures, pictures).encode(),
         "comparison.json": (json.dumps(finite(dict(result)), indent=1, allow_nan=False) + "\n").encode(),
         "scores.csv": _scores_csv(result),
         "pairs.csv": _pairs_csv(result),
-        **{f"figures/{name}.png": comparison_figures.png(figure) for name, figure in figures.items()},
+        **drawn,
     }
     for name, content in files.items():
         write_atomically(folder / name, content)
