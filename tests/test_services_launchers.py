@@ -139,7 +139,7 @@ def test_ray_node_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     journals = sweep.journals()
     assert {seed: journal.status for seed, journal in journals.items()} == dict.fromkeys("0123", "FINISHED")
     begun, trained = starts_and_epochs(sweep.said)
-    assert "continues (was RUNNING)" in sweep.said
+    assert "continues (was killed)" in sweep.said
     assert sorted(begun.values()) == [1, 1, 1, 1]
     # What was trained after the last saved state may come again: of the one run that was killed, one epoch.
     assert len(trained) <= 24 and trained.total() <= 25 and max(trained.values()) <= 2
