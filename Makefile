@@ -35,7 +35,7 @@ test: install ## unit and end-to-end tests
 	$(BIN)/python -m pytest -m "not services and not cuda"
 
 test-services: install ## tests against real servers on 127.0.0.1
-	$(BIN)/python -m pytest -m services
+	$(BIN)/python -m pytest -m services -n 2 --dist loadfile  # they mostly wait: for servers, imports, signals
 
 bench: install ## the benchmarks; tables in the terminal
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
