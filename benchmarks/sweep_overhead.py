@@ -8,7 +8,6 @@ overhead: start of the process, composing, data, building the model, journal, ML
 the rest is under 1.5 s a job. Ends with 1 above it.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 from pneumo.tracking.journal import read_records
 
 JOBS, TARGET_S = 8, 1.5
-PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 SMALL = (
     "data=phantom data.phantom.train_patients=40 data.phantom.test_patients=16 data.image_size=32 "
     "trainer.epochs=2 trainer.limit_batches=2 trainer.batch_size=16 trainer.device=cpu"
@@ -27,16 +26,12 @@ SMALL = (
 
 def sweep(folder: Path, *overrides: str) -> float:
     """The seconds that one sweep takes."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "PNEUMO_CACHE": str(folder / "cache"),
-    }
+    from commands import environment
+
     line = [sys.executable, "-m", "pneumo.train", "--multirun", *overrides, *SMALL]
     began = time.monotonic()
     subprocess.run(
-        [*line, f"output_dir={folder}/outputs"], env=environment, check=True, stdout=subprocess.PIPE
+        [*line, f"output_dir={folder}/outputs"], env=environment(folder), check=True, stdout=subprocess.PIPE
     )
     return time.monotonic() - began
 

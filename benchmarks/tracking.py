@@ -124,13 +124,11 @@ def main() -> None:
     if args.epochs < 2:
         parser.error("--epochs must be at least 2: the first one does not count")
     sys.path.insert(0, str(PROJECT / "tests"))
+    from commands import data_overrides, environment
     from services import Mlflow
 
-    data = ["data=phantom", f"data.phantom.train_patients={args.patients}"]
-    if args.data_root:
-        data = ["data=chest_xray", f"data.root={args.data_root.resolve()}"]
     common = [
-        *data,
+        *data_overrides(args.data_root, train_patients=args.patients),
         f"data.image_size={args.image_size}",
         f"trainer.epochs={args.epochs}",
         f"trainer.limit_batches={args.limit_batches}",
@@ -138,9 +136,8 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory(prefix="pneumo-tracking-") as name:
         work = Path(name)
-        path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path}
-        environment.setdefault("PNEUMO_CACHE", str(work / "cache"))
+        own = environment(work)
+        own["PNEUMO_CACHE"] = os.environ.get("PNEUMO_CACHE", own["PNEUMO_CACHE"])
         server = Mlflow(work)
         kinds = {
             "off": ["tracking.enabled=false"],
@@ -153,7 +150,7 @@ def main() -> None:
             server.wait()
             for number in range(1, args.rounds + 1):
                 for kind, overrides in kinds.items():
-                    measured[kind].append(measure(work / f"{kind}-{number}", common + overrides, environment))
+                    measured[kind].append(measure(work / f"{kind}-{number}", common + overrides, own))
                     seconds = ", ".join(f"{epoch:.2f}" for epoch in measured[kind][-1]["epochs"])
                     print(f"round {number}, {kind}: epochs of {seconds} s", flush=True)
         finally:

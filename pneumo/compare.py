@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import DictConfig
 
 import pneumo
 from pneumo import UserError, config, one_of
@@ -63,22 +62,12 @@ class CompareConfig:
 
 def main() -> None:
     """Compare what the command line names; the exit code is 0 done, 1 failed, 2 wrong usage."""
-    codes = []
 
-    def job(composed: DictConfig) -> None:
-        try:
-            settings = config.to_config(composed, CompareConfig)
-        except UserError as error:
-            codes.append(config.complain(error))
-            return
-        try:
-            print(compare(settings).terminal)
-        except UserError as error:
-            codes.append(config.complain(error, 1))
-        except KeyboardInterrupt:
-            codes.append(config.complain("stopped; the same command starts again", 130))
+    def show(settings: CompareConfig) -> int:
+        print(compare(settings).terminal)
+        return 0
 
-    sys.exit(max([config.run_hydra(job, "compare", CompareConfig), *codes]))
+    sys.exit(config.run_typed(show, "compare", CompareConfig))
 
 
 def compare(settings: CompareConfig) -> "Page":

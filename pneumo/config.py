@@ -163,32 +163,37 @@ def compose(overrides: list[str]) -> Config:
 
 
 def run_action(actions: Mapping[str, Callable[[Config], int]], usage: str) -> int:
-    """Carry out the action that the command line names first, on the configuration of the rest of it.
-
-    Returns the action's exit code; 1 for a user's mistake that it meets, 2 for a wrong command line.
-    """
+    """Carry out the action that the command line names first, on the configuration of the rest of it."""
     action = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if action in ("-h", "--help"):
         print(usage)
         return 0
     if action not in actions:
         return complain(f"{action or 'no action'!r} is not known.\n{usage}")
+    return run_typed(actions[action], "train")
+
+
+def run_typed(act: Callable[[Any], int], config_name: str, schema: type = Config) -> int:
+    """Carry out `act` on the checked configuration of the command line.
+
+    Returns its exit code; 1 for a user's mistake that it meets, 2 for a wrong command line.
+    """
     codes = []
 
     def job(composed: DictConfig) -> None:
         try:
-            config = to_config(composed)
+            config = to_config(composed, schema)
         except UserError as error:
             codes.append(complain(error))
             return
         try:
-            codes.append(actions[action](config))
+            codes.append(act(config))
         except UserError as error:
             codes.append(complain(error, 1))
         except KeyboardInterrupt:
             codes.append(complain("stopped; the same command starts again", 130))
 
-    return max([run_hydra(job, "train"), *codes])
+    return max([run_hydra(job, config_name, schema), *codes])
 
 
 def complain(message: object, code: int = USAGE) -> int:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # Params are the columns of the runs table: what differs between runs, not where things lie.
 PARAM_GROUPS = ("model", "sampler", "optim", "schedule", "trainer")
-OFTEN_CHANGED = tuple(f"trainer.{key}" for key in ("device", "compile", "checkpoint_every_s", "grace_s"))
 PARAM_DATA = ("name", "image_size", "val_protocol", "val_fraction", "split_seed", "equalize", "crop_black")
 WORDS = {"KILLED": "stopped", "PRUNED": "pruned"}
 
@@ -232,10 +231,14 @@ class Run:
         self.journal.resume()
         self._open_sender()
         whole = settings.as_dict()
-        params = {f"{group}.{key}": value for group in PARAM_GROUPS for key, value in whole[group].items()}
+        params = {
+            f"{group}.{key}": value
+            for group in PARAM_GROUPS
+            for key, value in whole[group].items()
+            # What may change from one start to the next is left out: MLflow takes a param once.
+            if key not in sweep.IRRELEVANT.get(group, ())
+        }
         params |= {f"data.{key}": whole["data"][key] for key in PARAM_DATA}
-        # What may change from one start to the next; MLflow takes a param once.
-        params = {key: value for key, value in params.items() if key not in OFTEN_CHANGED}
         params |= {"augment.name": settings.augment.name, "seed": settings.seed}
         self.journal.params(params)
         source = "phantom" if settings.data.name == "phantom" else str(settings.data.root)
@@ -427,7 +430,6 @@ class Run:
     def _outcome(self, state: str, code: int = 0, reason: str | None = None) -> Outcome:
         from pneumo.tracking.jobs import score_of
 
-        # Of a run that was just pruned the search knows; it must not take the score for a finished one's.
         # A run pruned just now gives none: the search must not take it for a finished one.
         score = float("nan") if code or (state == "PRUNED" and reason) else score_of(self.journal)
         return Outcome(state=state, reason=reason, code=code, score=score)

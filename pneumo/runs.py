@@ -101,12 +101,9 @@ def _sweep_status(settings: Config, name: str) -> int:
     if name not in known:
         raise UserError(f"sweep={name} is not known; there are {', '.join(known) or 'none'}.")
     rows = jobs.table(known[name])
-    choices = [set(row["overrides"]) for row in rows]
-    shared = set.intersection(*choices) if len(rows) > 1 else set()
     shown = []
-    for row in rows:
-        own = ", ".join(choice for choice in row["overrides"] if choice not in shared)
-        line: dict[str, Any] = {"run": own or "defaults", "fingerprint": row["fingerprint"] or "-"}
+    for row, job in zip(rows, jobs.names(rows), strict=True):
+        line: dict[str, Any] = {"run": job, "fingerprint": row["fingerprint"] or "-"}
         if row["fingerprint"] and row["state"] != "FAILED":  # its journal could be what is damaged
             line |= _standing(Journal(known[name].parents[1] / row["fingerprint"]))
         else:
@@ -223,13 +220,13 @@ def _overrides(folder: Path, journal: Journal) -> list[str]:
     needed = ("root", "on_bad_image", "phantom")  # they lead to the same data
     overrides = groups
     for group, value in saved.items():
-        if not isinstance(value, dict):
-            if group not in sweep.IRRELEVANT[""] and value != base[group]:
-                overrides.append(f"{group}={_written(value)}")
-            continue
-        skipped = () if group in sweep.IRRELEVANT[""] else sweep.IRRELEVANT.get(group, ())
         if group in sweep.IRRELEVANT[""]:
             continue
+        if not isinstance(value, dict):
+            if value != base[group]:
+                overrides.append(f"{group}={_written(value)}")
+            continue
+        skipped = sweep.IRRELEVANT.get(group, ())
         for key, entry in value.items():
             if entry == base[group].get(key) or (key in skipped and not (group == "data" and key in needed)):
                 continue

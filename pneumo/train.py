@@ -55,13 +55,11 @@ def _end_sweep(issued: "Sweep", tracking: "TrackingSettings", code: int) -> int:
         print(f"note: {message}")
     if tracking.enabled and (left := sender.sync(issued.folder, tracking, tracking.uri or "").left):
         print(f"{left} records of the sweep are still to be sent: `python -m pneumo.runs sync` sends them")
-    shared = set.intersection(*(set(row["overrides"]) for row in rows)) if len(rows) > 1 else set()
     shown = []
-    for row in rows:
-        own = ", ".join(choice for choice in row["overrides"] if choice not in shared)
+    for row, name in zip(rows, jobs.names(rows), strict=True):
         state = f"{row['state']} ({row['happened']})" if row["happened"] == "skipped" else row["state"]
         figures = {column: "-" if row[column] is None else row[column] for column in jobs.COLUMNS}
-        shown.append({"run": own or "defaults", "state": state, **figures})
+        shown.append({"run": name, "state": state, **figures})
     print("\n" + terminal_table(shown))
     for row, line in zip(rows, shown, strict=True):
         if row["state"] not in DONE:

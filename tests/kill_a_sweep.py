@@ -11,7 +11,6 @@ at the end. With --two a third side is issued in two terminals at once. Further 
 with 1 on any difference.
 """
 
-import argparse
 import random
 import re
 import shutil
@@ -24,7 +23,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from kill_and_resume import Side
+from kill_and_resume import Side, arguments, run_overrides
 
 BEGAN = re.compile(r"^\S+: (?:begins|continues .*|is tried again .*) in .*/([0-9a-f]{16})$")
 EPOCH = re.compile(r"^epoch +(\d+)  train/loss")
@@ -139,34 +138,13 @@ def sabotage(folder: Path, fingerprints: list[str]) -> list[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=8)
-    parser.add_argument("--data-root", type=Path, help="chest_xray folder; default: the synthetic images")
-    parser.add_argument("--patients", type=int, default=100, help="of the synthetic training images")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--checkpoint-every-s", type=float, default=5.0)
+    parser = arguments(__doc__, kills=8, patients=100, epochs=2, image_size=32)
     parser.add_argument("--failures", action="store_true", help="three jobs fail until they are mended")
     parser.add_argument("--two", action="store_true", help="also from two terminals at once")
-    parser.add_argument("--seed", type=int, default=0, help="of the kills")
-    parser.add_argument("--work-dir", type=Path, help="kept; default: a temporary folder, removed")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     work = options.work_dir or Path(tempfile.mkdtemp(prefix="kill_a_sweep-"))
-    data = [
-        "data=phantom",
-        f"data.phantom.train_patients={options.patients}",
-        "data.phantom.test_patients=20",
-    ]
-    if options.data_root:
-        data = ["data=chest_xray", f"data.root={options.data_root.resolve()}"]
-    command = [
-        *("sweep=dropout_lr", *data, f"data.image_size={options.image_size}"),
-        *(f"trainer.epochs={options.epochs}", f"trainer.checkpoint_every_s={options.checkpoint_every_s}"),
-        *("model=resnet18", "trainer.deterministic=true", "trainer.device=cpu", *options.overrides),
-    ]
+    command = ["sweep=dropout_lr", *run_overrides(options), *options.overrides]
     rng, found = random.Random(options.seed), []
     whole = Terminal(work / "undisturbed", command)
     began = time.monotonic()

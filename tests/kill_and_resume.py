@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
+from commands import data_overrides, environment
 
 
 @dataclass
@@ -33,13 +33,6 @@ class Side:
     overrides: list[str]
 
     def start(self) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
-            "PNEUMO_CACHE": str(self.folder / "cache"),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}",
-            "PYTHONUNBUFFERED": "1",
-        }
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             log.write(b"---- start\n")
@@ -51,7 +44,12 @@ class Side:
                 f"output_dir={self.folder / 'outputs'}",
             ]
             return subprocess.Popen(
-                line, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                line,
+                cwd=self.folder,
+                env=environment(self.folder, PYTHONUNBUFFERED="1"),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     @property
@@ -154,36 +152,38 @@ def differences(whole: Side, killed: Side) -> list[str]:
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=40)
+def arguments(text: str | None, **defaults: int) -> argparse.ArgumentParser:
+    """What a script that kills can be told; `defaults` are of --kills, --patients, --epochs, --image-size."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int)
     parser.add_argument("--data-root", type=Path, help="chest_xray folder; default: the synthetic images")
-    parser.add_argument("--patients", type=int, default=200, help="of the synthetic training images")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--patients", type=int, help="of the synthetic training images")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--checkpoint-every-s", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
     parser.add_argument("--work-dir", type=Path, help="kept; default: a temporary folder, removed")
-    options = parser.parse_args()
-    work = options.work_dir or Path(tempfile.mkdtemp(prefix="kill_and_resume-"))
-    data = [
-        "data=phantom",
-        f"data.phantom.train_patients={options.patients}",
-        "data.phantom.test_patients=20",
-    ]
-    if options.data_root:
-        data = ["data=chest_xray", f"data.root={options.data_root.resolve()}"]
-    overrides = [
-        *data,
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def run_overrides(options: argparse.Namespace) -> list[str]:
+    """The run that `options` ask for: ResNet-18, equal to the last bit however often it is started."""
+    return [
+        *data_overrides(options.data_root, train_patients=options.patients, test_patients=20),
         f"data.image_size={options.image_size}",
         f"trainer.epochs={options.epochs}",
-        f"trainer.batch_size={options.batch_size}",
         f"trainer.checkpoint_every_s={options.checkpoint_every_s}",
         *("model=resnet18", "trainer.deterministic=true", "trainer.device=cpu"),
     ]
+
+
+def main() -> int:
+    parser = arguments(__doc__, kills=40, patients=200, epochs=4, image_size=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    options = parser.parse_args()
+    work = options.work_dir or Path(tempfile.mkdtemp(prefix="kill_and_resume-"))
+    overrides = [*run_overrides(options), f"trainer.batch_size={options.batch_size}"]
     rng = random.Random(options.seed)
     whole = Side(work / "undisturbed", overrides)
     whole_s = train(whole)

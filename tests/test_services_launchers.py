@@ -15,11 +15,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commands import environment
+from services import free_port
 
 from pneumo.tracking.journal import Journal
 
 pytestmark = pytest.mark.services
-ROOT = Path(__file__).resolve().parents[1]
 DATA = "data=phantom data.image_size=32 data.num_workers=1"
 PATIENTS = "data.phantom.train_patients=30 data.phantom.test_patients=10"
 TINY = [
@@ -29,30 +30,21 @@ TINY = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 class Sweep:
     """A sweep of tiny runs as a command of its own, everything below `folder`."""
 
     def __init__(self, folder: Path, *overrides: str) -> None:
         self.outputs, self.log = folder / "outputs", folder / "log.txt"
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            "PNEUMO_CACHE": str(folder / "cache"),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-            "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": "1",  # the runs are tiny
-        }
         line = [sys.executable, "-m", "pneumo.train", "--multirun", *TINY, *overrides]
         line += ["tracking.enabled=false", f"output_dir={self.outputs}"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                line, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                line,
+                cwd=folder,
+                env=environment(folder, PYTHONUNBUFFERED="1", OMP_NUM_THREADS="1"),  # the runs are tiny
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def journals(self) -> dict[str, Journal]:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import environment
 from mlflow import MlflowClient
 from services import Mlflow, Postgres
 
 from pneumo.tracking.journal import Journal
 
 pytestmark = pytest.mark.services
-PROJECT = Path(__file__).resolve().parents[1]
 OUTAGES = 3
 OUTAGE_S = float(os.environ.get("PNEUMO_OUTAGE_S", 5))  # 5 to 30
 EPOCHS = 12 + int(2 * (OUTAGE_S - 5))  # so many that the run outlasts the outages
@@ -42,18 +42,11 @@ class Job:
 
     def start(self, door: str = "train", *arguments: str) -> "subprocess.Popen[str]":
         self.folder.mkdir(exist_ok=True)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
-            "PNEUMO_CACHE": str(self.folder.parent / "cache"),
-            "MLFLOW_TRACKING_URI": self.uri,
-            "OMP_NUM_THREADS": "1",  # the servers want a core too
-        }
+        # All jobs share one cache; and the servers want a core too.
+        own = environment(self.folder.parent, MLFLOW_TRACKING_URI=self.uri, OMP_NUM_THREADS="1")
         command = [sys.executable, "-m", f"pneumo.{door}", *(arguments or OVERRIDES)]
         with self.log(door).open("a") as log:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdout=log, stderr=log, text=True
-            )
+            return subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=log, text=True)
 
     def sync(self, times_at_once: int = 1) -> str:
         """What was printed by that many processes which all sent what was left."""

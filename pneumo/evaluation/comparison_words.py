@@ -163,10 +163,6 @@ def p_text(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def share(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
-
-
 def scaled(value: float | None, unit: float, name: str) -> str:
     return "-" if value is None else f"{value / unit:.2f} {name}".strip()
 

@@ -15,7 +15,6 @@ from pneumo.evaluation.comparison_words import (
     protocol_words,
     ranked,
     rows_of,
-    share,
     title,
     verdicts,
     warnings,
@@ -339,7 +338,7 @@ def _thresholds(result: Facts) -> dict[str, Any]:
                     ", ".join(f"{value:.4f}" for value in point["thresholds"]),
                     number(point["validation_recall"]),
                     *(with_interval(point["scores"][s]) for s in ("recall", "specificity", "accuracy")),
-                    *(f"{share(v['ppv'])} / {share(v['npv'])}" for v in values.values()),
+                    *(f"{number(v['ppv'], 3)} / {number(v['npv'], 3)}" for v in values.values()),
                 ]
             )
         prevalences = [f"PPV / NPV at {float(key):.1%}" for key in values] if rows else []

@@ -127,6 +127,13 @@ def _row(root: Path, record: Row) -> Row:
     return row
 
 
+def names(rows: list[Row]) -> list[str]:
+    """Each job by the overrides that it does not share with all the others."""
+    shared = set.intersection(*(set(row["overrides"]) for row in rows)) if len(rows) > 1 else set()
+    own = (", ".join(choice for choice in row["overrides"] if choice not in shared) for row in rows)
+    return [name or "defaults" for name in own]
+
+
 def best(rows: list[Row]) -> Row | None:
     """The finished job with the best score; the first of equals."""
     ranked = [row for row in rows if row["state"] == "FINISHED" and row["rank"] > -math.inf]

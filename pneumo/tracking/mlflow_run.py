@@ -107,14 +107,14 @@ def locked(path: Path, wait_s: float) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)  # not by closing alone: a forked worker may hold a copy
 
 
-def _client(uri: str) -> Any:
+def open_client(uri: str) -> Any:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations for every new database
         logging.getLogger(name).setLevel(logging.WARNING)
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     with _database_lock(uri):  # the client creates the tables
         if database is not None and not database.exists():
             # Aside, then renamed: a kill inside the migrations leaves a file that MLflow never opens again.
@@ -179,14 +179,14 @@ def _head(records: list[Record]) -> tuple[int, list[Item]]:
     return len(records), items
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
     return Path(match[1]).absolute() if match and match[1] != ":memory:" else None
 
 
 def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
     """One at a time on a SQLite file: of four processes on a new one, three die (table already exists)."""
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is None:
         return contextlib.nullcontext()
     return locked(database.with_name(database.name + ".lock"), wait_s=60)
@@ -194,7 +194,7 @@ def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
 
 def _experiment_id(client: Any, uri: str, name: str) -> str:
     """The experiment's id; whoever asks first creates it, with its artifacts beside a SQLite file."""
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     folder = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
     location = (database.parent / "mlartifacts" / folder).as_uri() if database else None
     with _database_lock(uri):
@@ -283,7 +283,7 @@ class Courier:
         """Find or create the run; later calls cost nothing."""
         if self._checked:
             return
-        self._client = self._client or _client(self.uri)
+        self._client = self._client or open_client(self.uri)
         if self.note.run_id is not None and not self._still_there(self.note.run_id):
             # The database was replaced: everything goes again, into a run of its own.
             self.note = Note(uri=redact(self.uri))

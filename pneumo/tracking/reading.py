@@ -14,9 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 from pneumo import UserError
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_run import _client, _sqlite_file, describe
+from pneumo.tracking.mlflow_run import SWEEP_TAG, describe, open_client, sqlite_file
 
-SWEEP_TAG, FINGERPRINT_TAG = "pneumo.sweep", "pneumo.fingerprint"
+FINGERPRINT_TAG = "pneumo.fingerprint"
 # What a comparison needs of a run, and what it uses where it is there.
 FILES = (
     "predictions/test.csv",
@@ -68,13 +68,13 @@ class Reader:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        database = _sqlite_file(uri)
+        database = sqlite_file(uri)
         if database is not None and not database.is_file():
             raise UserError(
                 f"tracking.uri={redact(uri)}: {database} does not exist. Train first, or name the store of "
                 "the runs with tracking.uri=URI or MLFLOW_TRACKING_URI."
             )
-        self._client = self._ask(lambda: _client(uri))
+        self._client = self._ask(lambda: open_client(uri))
 
     def find(self, experiment: str, sweep: str | None = None) -> Found:
         """The runs of `experiment` (of `sweep` only, where given), the oldest first, with their files."""

@@ -7,9 +7,9 @@ from pneumo import UserError
 from pneumo.tracking import jobs, sender
 from pneumo.tracking.journal import Journal, artifact_file
 from pneumo.tracking.mlflow_run import SWEEP_TAG, Courier, describe, locked
+from pneumo.tracking.reading import WEIGHTS
 from pneumo.tracking.settings import TrackingSettings
 
-WEIGHTS = "checkpoints/best.safetensors"
 LOCK_WAIT_S = 60.0
 
 
