@@ -20,9 +20,10 @@ from recompute import recompute
 from pneumo import UserError
 from pneumo import compare as door
 from pneumo.compare import CompareConfig, Images, compare
-from pneumo.evaluation import comparison
+from pneumo.evaluation import comparison, cost
 from pneumo.evaluation.comparison import Candidate
 from pneumo.evaluation.report import Page
+from pneumo.models import build_model
 from pneumo.tracking.settings import TrackingSettings
 
 DRAWS = 60
@@ -363,3 +364,17 @@ def test_settings_out_of_range_are_refused() -> None:
         with pytest.raises(UserError, match=words):
             CompareConfig(**keys)  # type: ignore[arg-type]
     assert Images().root is None
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50", "densenet121"])
+def test_the_cost_is_what_torch_counts(model: str) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = build_model(model, in_channels=1).eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, 48, 48))
+    found = cost.measure(network, 1, 48)
+    assert found["flops"] == counter.get_total_flops() > 1e7
+    assert found["parameters"] == sum(p.numel() for p in network.parameters())
+    assert found["latency_ms"] > 0

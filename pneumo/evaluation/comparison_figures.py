@@ -53,7 +53,7 @@ def draw(result: Facts) -> dict[str, "Figure"]:
 
 def png(figure: "Figure") -> bytes:
     page = io.BytesIO()
-    figure.savefig(page, format="png", dpi=150, facecolor="white")
+    figure.savefig(page, format="png", dpi=120, facecolor="white")
     figure.set_layout_engine("none")  # laid out now: doing it again for the SVG takes as long as drawing it
     return page.getvalue()
 
@@ -121,17 +121,29 @@ def _forest(result: Facts) -> "Figure":
     rows = [*result["configurations"], *result["ensembles"], *result["optimistic"]]
     figure, axes = _canvas(1.1 + 0.28 * len(rows), columns=2, sharey=True)
     places = np.arange(len(rows))[::-1]
+    colours = [SERIES[1] if row in result["optimistic"] else SERIES[0] for row in rows]
     for panel, score, title in zip(axes, ("accuracy", "auroc"), ("accuracy", "AUROC"), strict=True):
-        for place, row in zip(places, rows, strict=True):
-            entry = row["scores"][score]
-            colour = SERIES[1] if row["rank"] is None and not row["ensemble"] else SERIES[0]
-            panel.plot((entry["low"], entry["high"]), (place, place), color=colour, linewidth=1.8)
-            if len(entry["per_run"]) > 1:
-                marks = [place] * len(entry["per_run"])
-                panel.plot(entry["per_run"], marks, "|", color=INK, markersize=7, markeredgewidth=1)
-            marker = "D" if row["ensemble"] else "o"
-            face = "white" if row["rank"] is None and not row["ensemble"] else colour
-            panel.plot(entry["value"], place, marker, color=colour, markersize=5.5, markerfacecolor=face)
+        entries = [row["scores"][score] for row in rows]
+        low, high = ([entry[key] for entry in entries] for key in ("low", "high"))
+        panel.hlines(places, low, high, colors=colours, linewidth=1.8)
+        several = [(e["per_run"], y) for y, e in zip(places, entries, strict=True) if e["sd"] is not None]
+        seeds = [(value, y) for values, y in several for value in values]
+        if seeds:
+            panel.plot(*zip(*seeds, strict=True), "|", color=INK, markersize=7, markeredgewidth=1)
+        for mark, colour, face, of in (
+            ("o", SERIES[0], SERIES[0], result["configurations"]),
+            ("D", SERIES[0], SERIES[0], result["ensembles"]),
+            ("o", SERIES[1], "white", result["optimistic"]),
+        ):
+            at = [(e["value"], y) for y, e, row in zip(places, entries, rows, strict=True) if row in of]
+            if at:
+                style: dict[str, Any] = {
+                    "color": colour,
+                    "markerfacecolor": face,
+                    "markersize": 5.5,
+                    "linestyle": "none",
+                }
+                panel.plot(*zip(*at, strict=True), mark, **style)
         _label(panel, title)
         panel.grid(axis="y", visible=False)
         panel.locator_params(axis="x", nbins=4)

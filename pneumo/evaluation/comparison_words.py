@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pneumo.evaluation.comparison import SCORE_WORDS
+from pneumo.evaluation.pairs import SCORE_WORDS
 from pneumo.evaluation.run_report import PROTOCOLS
 
 Facts = Mapping[str, Any]

@@ -85,15 +85,15 @@ def operating_points(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, f
     `half` is 0.5; `sensitivity_95` the highest threshold with a sensitivity of .95 or more; `youden` the
     highest that maximises sensitivity + specificity - 1 (Youden 1950). Only 0.5 where one class is missing.
     """
-    from sklearn.metrics import roc_curve
-
     truth, chances = checked(labels, probabilities)
     points = {"half": 0.5}
-    if 0 < truth.sum() < len(truth):
-        false_positive, true_positive, thresholds = roc_curve(truth, chances, drop_intermediate=False)
-        enough = int(np.argmax(true_positive >= SENSITIVITY_WANTED))
-        points["sensitivity_95"] = float(thresholds[enough])
-        points["youden"] = float(thresholds[1:][np.argmax((true_positive - false_positive)[1:])])
+    ill, well = np.sort(chances[truth == 1]), np.sort(chances[truth == 0])
+    if len(ill) and len(well):
+        cuts = np.unique(chances)[::-1]
+        found, false = (len(group) - np.searchsorted(group, cuts) for group in (ill, well))
+        points["sensitivity_95"] = float(cuts[np.argmax(found >= SENSITIVITY_WANTED * len(ill))])
+        # Whole numbers: rates that are equal could differ in their last bit.
+        points["youden"] = float(cuts[np.argmax(found * len(well) - false * len(ill))])
     return points
 
 

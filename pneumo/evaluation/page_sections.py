@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pneumo.evaluation import page_appendix
-from pneumo.evaluation.comparison import CURVES, SCORE_WORDS
+from pneumo.evaluation.comparison import CURVES, FEW_DRAWS
 from pneumo.evaluation.comparison_words import (
     count,
     lead,
@@ -21,6 +21,7 @@ from pneumo.evaluation.comparison_words import (
     with_interval,
 )
 from pneumo.evaluation.page_blocks import MOST_REPORTS, Facts, section, table, val_confusion
+from pneumo.evaluation.pairs import SCORE_WORDS
 
 MOST_PAIRS = 45  # ten configurations; of more only the pairs with the first are shown
 RULE_WORDS = {
@@ -148,7 +149,14 @@ def _pairs(result: Facts) -> dict[str, Any] | None:
 
     def of(score: str) -> dict[str, Any]:
         companion = {"accuracy": ("mcnemar", "McNemar"), "auroc": ("delong", "DeLong")}.get(score)
-        columns = ["first minus second", "difference", "95 % interval", "p", "p, Holm", "with seeds' noise"]
+        columns = [
+            "first minus second" if few else f"{names['c1']}, minus",
+            "difference",
+            "95 % interval",
+            "p",
+            "p, Holm",
+            "with seeds' noise",
+        ]
         if companion:
             columns += [f"{companion[1]} p", f"{companion[1]} p, Holm"]
         if score == "accuracy":
@@ -158,7 +166,9 @@ def _pairs(result: Facts) -> dict[str, Any] | None:
             entry = pair["scores"][score]
             noise = entry["with_seeds"]
             row = [
-                f"{names[pair['first']]} − {names[pair['second']]}",  # noqa: RUF001
+                f"{names[pair['first']]} − {names[pair['second']]}"  # noqa: RUF001
+                if few
+                else names[pair["second"]],
                 f"{entry['difference']:+.4f}",
                 f"{entry['low']:+.4f} to {entry['high']:+.4f}",
                 p_text(entry["p"]),
@@ -372,4 +382,8 @@ def _subtypes(result: Facts) -> dict[str, Any] | None:
         return None
     columns = ["configuration", "pneumonia", "images / normal", "sensitivity", "AUROC", "AUPRC", "accuracy"]
     shown = table("Each kind of pneumonia against all normal images", columns, rows)
-    return section("By subtype", ["At probability 0.5; the file names say which kind it is."], tables=[shown])
+    return section(
+        "By subtype",
+        [f"At probability 0.5; the file names say which kind it is. Intervals of {FEW_DRAWS} draws."],
+        tables=[shown],
+    )

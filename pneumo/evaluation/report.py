@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumo.evaluation import comparison_figures, comparison_words, page_sections
-from pneumo.evaluation.comparison import SCORE_WORDS
+from pneumo.evaluation.pairs import SCORE_WORDS
 from pneumo.evaluation.run_report import finite, terminal_table
 from pneumo.files import write_atomically
 
@@ -38,7 +38,7 @@ def write(folder: Path, result: Facts, pictures: Mapping[str, str]) -> Page:
     drawn = {f"figures/{name}.png": comparison_figures.png(figure) for name, figure in figures.items()}
     files = {
         "index.html": html(result, figures, pictures).encode(),
-        "comparison.json": (json.dumps(finite(dict(result)), indent=1, allow_nan=False) + "\n").encode(),
+        "comparison.json": (json.dumps(finite(dict(result)), allow_nan=False) + "\n").encode(),
         "scores.csv": _scores_csv(result),
         "pairs.csv": _pairs_csv(result),
         **drawn,

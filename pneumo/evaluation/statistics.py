@@ -25,7 +25,7 @@ from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, checked
 DRAWS = 2000
 LEVEL = 0.95
 Z = 1.959963984540054  # of the normal distribution, at LEVEL
-BLOCK = 250  # draws at once: 624 images x 250 float64 stay in a core's cache
+BLOCK = 100  # draws at once: 624 images x 100 float64 stay in a core's cache; 250 took twice as long
 LESS_IS_BETTER = ("brier", "log_loss", "ece")
 
 Weights = NDArray[np.uint16]
@@ -113,13 +113,15 @@ def _losses(truth: Ints, chances: Floats, weights: Floats) -> dict[str, Floats]:
     }
 
 
-def counts_by_threshold(truth: Ints, chances: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """True and false positives [G, draws] at each of the G distinct probabilities, from the highest down."""
+def _counts_down(truth: Ints, chances: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """True and false positives [G, draws] at each distinct probability, from the highest down."""
     order = np.argsort(-chances, kind="stable")
+    ordered = weights[order]
+    ill = ordered * truth[order][:, None]
+    ordered -= ill
+    tp, fp = np.cumsum(ill, axis=0), np.cumsum(ordered, axis=0)
     ends = np.flatnonzero(np.diff(chances[order], append=-1.0))  # the last image of each tie
-    ill, ordered = truth[order][:, None], weights[order]
-    tp = np.cumsum(ordered * ill, axis=0)[ends]
-    return tp, np.cumsum(ordered, axis=0)[ends] - tp
+    return (tp, fp) if len(ends) == len(order) else (tp[ends], fp[ends])
 
 
 def _areas(truth: Ints, chances: Floats, weights: Floats) -> dict[str, Floats]:
@@ -127,11 +129,15 @@ def _areas(truth: Ints, chances: Floats, weights: Floats) -> dict[str, Floats]:
     if not 0 < truth.sum() < len(truth):
         nan = np.full(weights.shape[1], np.nan)
         return {"auroc": nan, "auprc": nan}
-    tp, fp = counts_by_threshold(truth, chances, weights)
-    step, width = np.diff(tp, axis=0, prepend=0), np.diff(fp, axis=0, prepend=0)
+    tp, fp = _counts_down(truth, chances, weights)
+    ill, normal = tp.copy(), fp.copy()  # of each step alone; numpy.add.reduceat took three times as long
+    ill[1:] -= tp[:-1]
+    normal[1:] -= fp[:-1]
+    called = fp + tp
+    np.maximum(called, 1, out=called)  # 0 / 0 where a draw lacks the surest images
     return {
-        "auroc": (width * (tp - step / 2)).sum(axis=0) / (tp[-1] * fp[-1]),
-        "auprc": (step * _ratio(tp, tp + fp)).sum(axis=0) / tp[-1],
+        "auroc": np.einsum("gd,gd->d", normal, tp - ill / 2) / (tp[-1] * fp[-1]),
+        "auprc": np.einsum("gd,gd->d", ill, tp / called) / tp[-1],
     }
 
 
@@ -145,7 +151,7 @@ def resampled_curves(
     truth, chances = checked(labels, probabilities)
     roc, precision = [], []
     for start in range(0, weights.shape[1], BLOCK):
-        tp, fp = counts_by_threshold(truth, chances, weights[:, start : start + BLOCK].astype(np.float64))
+        tp, fp = _counts_down(truth, chances, weights[:, start : start + BLOCK].astype(np.float64))
         rates, recalls = fp / fp[-1], tp / tp[-1]
         ratios = _ratio(tp, tp + fp)
         # The grid's values count as reached within rounding: k / n * n is not always k.
@@ -257,13 +263,13 @@ def delong_p(areas: Floats, covariance: Floats, contrast: ArrayLike) -> tuple[fl
 def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
     """Images that only the first, only the second of two models' predictions (0/1 [N]) gets right, and the
     exact two-sided p (McNemar 1947). Images are taken as independent."""
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     truth = np.asarray(labels)
     right, other = np.asarray(first) == truth, np.asarray(second) == truth
     only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
-    both = only_first + only_second
-    return only_first, only_second, float(binomtest(only_first, both, 0.5).pvalue) if both else 1.0
+    fewer, both = min(only_first, only_second), only_first + only_second
+    return only_first, only_second, min(1.0, 2 * float(bdtr(fewer, both, 0.5))) if both else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
