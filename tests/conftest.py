@@ -1,16 +1,22 @@
 """What the tests share: the real images where they are at hand, tiny generated sets, the doors in-process."""
 
 import os
+import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pneumo.data.settings import DataSettings
+
+if TYPE_CHECKING:
+    from services import Postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -134,3 +140,24 @@ def door(
         return Ending(int(end.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    from services import Postgres
+
+    # Not below pytest's folder, which PostgreSQL's own user must not enter.
+    folder = Path(tempfile.mkdtemp(prefix="pneumo-postgres-"))
+    folder.chmod(0o755)
+    try:
+        database = Postgres(folder)
+    except LookupError as error:
+        shutil.rmtree(folder)
+        pytest.skip(str(error))
+    database.start()
+    try:
+        database.wait()
+        yield database
+    finally:
+        database.kill()
+        shutil.rmtree(folder)

@@ -149,3 +149,20 @@ class Mlflow(Service):
         """Every run that holds this journal, deleted ones too."""
         where = "FROM tags WHERE key = 'pneumo.journal_id' AND value = :journal_id"
         return [run_id for (run_id,) in self.query(f"SELECT run_uuid {where}", journal_id=journal.journal_id)]
+
+
+def copy_run(uri: str, fingerprint: str, count: int) -> None:
+    """Give the database `count` more runs like the one with this fingerprint: row, tags, params, metrics."""
+    engine = sqlalchemy.create_engine(uri.replace("postgresql:", "postgresql+psycopg:"))
+    names = ("runs", "tags", "params", "metrics", "latest_metrics")
+    known = sqlalchemy.MetaData()
+    known.reflect(engine, only=names)
+    tags = known.tables["tags"].c
+    wanted = (tags.key == "pneumo.fingerprint") & (tags.value == fingerprint)
+    with engine.begin() as connection:
+        run_id = connection.execute(sqlalchemy.select(tags.run_uuid).where(wanted)).scalar_one()
+        for table in (known.tables[name] for name in names):
+            found = connection.execute(sqlalchemy.select(table).where(table.c.run_uuid == run_id)).mappings()
+            rows = [dict(row) for row in found]
+            copies = [row | {"run_uuid": f"{number:032x}"} for number in range(count) for row in rows]
+            connection.execute(sqlalchemy.insert(table), copies)

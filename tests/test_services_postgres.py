@@ -2,10 +2,8 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -111,25 +109,6 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
             {str(key) for key in {*rows, *other[table]} if rows.get(key) != other[table].get(key)}
         )
         assert not differing, f"{table}: {differing}"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    # Not below pytest's folder, which PostgreSQL's own user must not enter.
-    folder = Path(tempfile.mkdtemp(prefix="pneumo-postgres-"))
-    folder.chmod(0o755)
-    try:
-        database = Postgres(folder)
-    except LookupError as error:
-        shutil.rmtree(folder)
-        pytest.skip(str(error))
-    database.start()
-    try:
-        database.wait()
-        yield database
-    finally:
-        database.kill()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

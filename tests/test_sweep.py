@@ -19,6 +19,7 @@ import pytest
 import torch
 from conftest import Ending
 from mlflow import MlflowClient
+from services import copy_run
 from training_fixtures import Tiny
 
 from pneumo import UserError, models, one_run, train
@@ -403,21 +404,32 @@ def test_children_sent_at_once_share_one_parent(tmp_path: Path) -> None:
     assert len(children) == 3 and len(runs(tmp_path)) == 4
 
 
-def test_a_job_is_skipped_at_once_among_a_thousand(door: Door, tiny: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def test_a_job_is_skipped_at_once_among_a_thousand(
+    door: Door,
+    tiny: dict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    database: str,
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    if database == "postgres":
+        uri = request.getfixturevalue("postgres").uri
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     command = ("--multirun", "sweep_id=many", "seed=0", *SMALL)
     assert door("train", *command).code == 0
     outputs = tmp_path / "outputs"
     (folder,) = (file.parent for file in outputs.glob("*/journal.jsonl"))
     (record,) = (outputs / "sweeps" / "many" / "jobs").glob("*.json")
     job = json.loads(record.read_text())
-    copy_in_store(tmp_path / "mlflow.db", folder.name, 1000)
     for number in range(1000):
         other = outputs / f"{number:016x}"
         other.mkdir()
         shutil.copy(folder / "journal.jsonl", other)
         job |= {"key": f"{number:010x}", "number": number + 1, "fingerprint": other.name}
         record.with_name(f"{number:010x}.json").write_text(json.dumps(job))
-    assert len(runs(tmp_path)) >= 1000
+    copy_run(uri, folder.name, 1000)
     took = []
     run = train.run
 
@@ -434,19 +446,3 @@ def test_a_job_is_skipped_at_once_among_a_thousand(door: Door, tiny: dict, tmp_p
         train.run = run
     assert ending.code == 0 and "done already, skipped" in ending.out
     assert took[0] < 0.3, f"the decision took {took[0]:.2f} s of {time.monotonic() - begun:.2f} s"
-
-
-def copy_in_store(database: Path, fingerprint: str, count: int) -> None:
-    """Give the store `count` more runs like the one with this fingerprint: rows, tags, params and metrics."""
-    import sqlite3
-
-    with sqlite3.connect(database) as store:
-        query = "SELECT run_uuid FROM tags WHERE key = 'pneumo.fingerprint' AND value = ?"
-        (run_id,) = store.execute(query, (fingerprint,)).fetchone()
-        for table in ("runs", "tags", "params", "metrics", "latest_metrics"):
-            columns = [row[1] for row in store.execute(f"PRAGMA table_info({table})")]
-            others = ", ".join(column for column in columns if column != "run_uuid")
-            copy = (
-                f"INSERT INTO {table} (run_uuid, {others}) SELECT ?, {others} FROM {table} WHERE run_uuid = ?"
-            )
-            store.executemany(copy, [(f"{number:032x}", run_id) for number in range(count)])
