@@ -47,12 +47,10 @@ class Sweep:
                 start_new_session=True,
             )
 
-    def journals(self) -> dict[str, Journal]:
-        """Each run's journal by its seed."""
+    def journals(self, key: str = "seed") -> dict[str, Journal]:
+        """Each run's journal by its seed, or by another param that tells them apart."""
         found = [Journal(file.parent) for file in self.outputs.glob("*/journal.jsonl")]
-        return {
-            journal.params_logged["seed"]: journal for journal in found if "seed" in journal.params_logged
-        }
+        return {journal.params_logged[key]: journal for journal in found if key in journal.params_logged}
 
     def epochs(self, seed: str) -> int:
         journals = self.journals()
@@ -137,9 +135,27 @@ def test_ray_node_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(trained) <= 24 and trained.total() <= 25 and max(trained.values()) <= 2
 
 
+SEARCH = [
+    *("hydra/sweeper=pneumo_optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.study=few"),
+    *("optim.lr=tag(log, interval(1e-5, 1e-2))", "trainer.epochs=1"),
+]
+
+
+def searched(folder: Path, sweep: Sweep) -> None:
+    """The search of two trials ended well: each is in the study, trained once, with the score it had."""
+    import optuna
+
+    assert sweep.end() == 0, sweep.said
+    study = optuna.load_study(study_name="few", storage=f"sqlite:///{folder / 'optuna.db'}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    scores = [journal.history("val/auroc")[-1][1] for journal in sweep.journals("optim.lr").values()]
+    assert sorted(scores) == sorted(trial.value for trial in study.trials)
+
+
 def test_ray_of_its_own_is_for_this_machine_only(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs pip install 'pneumo[ray]'")
-    sweep = Sweep(tmp_path, "hydra/launcher=ray", "trainer.epochs=1", "seed=0,1")
+    storage = f"hydra.sweeper.storage=sqlite:///{tmp_path / 'optuna.db'}"
+    sweep = Sweep(tmp_path, "hydra/launcher=ray", *SEARCH, storage)
     try:
         sweep.wait_for(lambda: "begins" in sweep.said)
         listening = []
@@ -149,7 +165,7 @@ def test_ray_of_its_own_is_for_this_machine_only(tmp_path: Path) -> None:
                 listening += [link.laddr for link in links if link.status == psutil.CONN_LISTEN]
         assert listening
         assert {address.ip.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
-        assert sweep.end() == 0, sweep.said
+        searched(tmp_path, sweep)
     finally:
         sweep.kill()
 
@@ -273,6 +289,17 @@ def test_slurm_job_requeued_and_another_killed(tmp_path: Path, slurm: None) -> N
 
 
 # ---- Optuna
+
+
+def test_search_in_slurm(tmp_path: Path, slurm: None) -> None:
+    pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'pneumo[optuna]'")
+    keys = [f"hydra.launcher.{key}" for key in ("partition=main", "cpus_per_task=1", "mem_gb=null")]
+    storage = f"hydra.sweeper.storage=sqlite:///{tmp_path / 'optuna.db'}"
+    sweep = Sweep(tmp_path, "hydra/launcher=submitit_slurm", *keys, *SEARCH, storage)
+    try:
+        searched(tmp_path, sweep)
+    finally:
+        sweep.kill()
 
 
 def test_search_killed_and_issued_again(tmp_path: Path) -> None:
