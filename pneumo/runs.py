@@ -262,7 +262,13 @@ def _compare(then: Journal, now: Journal) -> int:
         for journal in (then, now)
     )
     rows = [
-        {"metric": key, "epoch": step, "then": first.get((key, step)), "now": second.get((key, step))}
+        # In full: four decimals could look the same.
+        {
+            "metric": key,
+            "epoch": step,
+            "then": str(first.get((key, step))),
+            "now": str(second.get((key, step))),
+        }
         for key, step in sorted({*first, *second})
         if first.get((key, step)) != second.get((key, step))
     ]
