@@ -123,7 +123,7 @@ def _row(root: Path, record: Row) -> Row:
     row["duration_s"] = max(row["duration_s"], trained_s)  # what a kill cut off was not noted
     for column, metric in COLUMNS.items() if state == "FINISHED" else ():
         if points := journal.history(metric):
-            row[column] = points[-1][1]
+            row[column] = int(points[-1][1]) if column == "epoch" else points[-1][1]
     return row
 
 
