@@ -328,6 +328,7 @@ class Run:
             "class_names": self._class_names(),
             "data_digest": self.data.digest,
             "synthetic": self.note is not None,
+            "precision": trainer.runtime.precision,
             "images": self.data.manifest.counts(),
             "patients": self.data.manifest.patients(),
             "history": history,
