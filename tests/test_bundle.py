@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_runs import SIZE, images, phantom, train
+from model_runs import SIZE, images, phantom
 from safetensors.torch import load_file, save_file
 from statsmodels.stats.proportion import proportion_confint
 
@@ -36,9 +36,9 @@ def facts(folder: Path, **changed: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
 
 
-def test_a_run_gives_the_probabilities_of_its_predictions(tmp_path: Path) -> None:
-    artifacts = train(tmp_path)
-    settings = phantom(tmp_path).data
+def test_a_run_gives_the_probabilities_of_its_predictions(phantom_run: Path, tmp_path: Path) -> None:
+    artifacts = phantom_run
+    settings = phantom(artifacts.parents[2]).data
     data = cache.prepare(manifest.build(settings), settings)
     table = data.manifest.table.set_index("path")
     model = bundle.read(artifacts.parent)

@@ -48,8 +48,8 @@ def text(bundle: "Bundle") -> str:
 {synthetic}
 ## Purpose
 
-Research and teaching: it estimates how likely a chest X-ray from the front shows {ill} rather than {normal}, as its
-training images were labelled. It knows these two classes only.
+Research and teaching: it estimates how likely a chest X-ray from the front shows {ill} rather than
+{normal}, as its training images were labelled. It knows these two classes only.
 
 ## Model
 
