@@ -163,15 +163,15 @@ class Familiarity:
         found = colour_warnings(colour_share)
         thumb, aspect = _thumbnail(square)
         if thumb.std() < BLANK:
-            return [*found, "blank: the image has hardly any contrast"]
+            return [*found, "blank: there is hardly anything to be seen in it"]
         thumbs = thumb[None]
         own = float(self.distances(thumbs)[0])
         ratios = {name: float(self.distances(pose(thumbs))[0]) / own for name, pose in POSES.items()}
-        # An image that looks like nothing known is near to no pose either: only one well within is named.
         likely = min(ratios, key=lambda name: ratios[name] / self.pose_limits[name])
-        if ratios[likely] < self.pose_limits[likely] and ratios[likely] * own <= 2 * self.limit:
+        posed = ratios[likely] < self.pose_limits[likely]
+        if posed and ratios[likely] * own <= self.limit:
             return [*found, f"seems {likely}"]
-        if own > self.limit:
+        if posed or own > self.limit:  # what is unlike in every pose is no turned X-ray
             found.append(f"unlike the training images (score {own:.2f}, limit {self.limit:.2f})")
         low, high = self.aspect
         if not 0.98 * low <= aspect <= 1.02 * high:
