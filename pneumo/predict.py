@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
 SUFFIXES = (".csv", ".json")
-NO_DEVICE = "No medical device: for research and teaching, not for the care of anyone."
 MODELS = "models:/pneumo@champion, models:/pneumo/3, runs:/ID, a run's id, or a folder"
 
 
@@ -71,7 +70,7 @@ def predict(settings: PredictConfig) -> int:
         from pneumo.inference import page
 
         return page.serve(load(settings), settings.port)
-    from pneumo.inference.predictor import inputs
+    from pneumo.inference.predictor import NO_DEVICE, inputs
 
     assert settings.input is not None
     found = inputs(settings.input)
@@ -104,12 +103,11 @@ def load(settings: PredictConfig) -> "Predictor":
             )
             print("note: the model keeps no picture of its training images; made again from the data set.")
         except UserError as error:
-            print(f"note: images unlike the training set cannot be told, only coloured ones: {error}")
-    if found.synthetic:
-        print("note: this model was trained on synthetic images: of real ones it knows nothing.")
-    if found.protocol == "test_selected":
-        print("note: this model was chosen on the test images: its figures are optimistic.")
-    return Predictor(found, device=_device(settings.device), threshold=settings.threshold)
+            print(f"note: the model keeps no picture of its training images: {error}")
+    predictor = Predictor(found, device=_device(settings.device), threshold=settings.threshold)
+    for note in predictor.notes():
+        print(f"note: {note}")
+    return predictor
 
 
 def resolve(model: str, tracking: TrackingSettings) -> tuple[Path, str | None]:
