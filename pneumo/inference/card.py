@@ -7,7 +7,6 @@ from pneumo.evaluation.run_report import PROTOCOLS
 if TYPE_CHECKING:
     from pneumo.inference.bundle import Bundle
 
-CLASSES = "chest X-rays from the front"
 WORDS = {
     "auroc": "area under the ROC curve",
     "auprc": "average precision",
@@ -49,8 +48,8 @@ def text(bundle: "Bundle") -> str:
 {synthetic}
 ## Purpose
 
-Research and teaching: it estimates how likely one of the {CLASSES} shows {ill} rather than {normal}, as its
-training images were labelled. It knows these two classes only.
+Research and teaching: it estimates how likely a chest X-ray from the front shows {ill} rather than
+{normal}, as its training images were labelled. It knows these two classes only.
 
 ## Model
 
@@ -78,7 +77,7 @@ On the test images, with 95 % intervals (patients resampled, 2,000 draws). Count
 
 - The figures hold for images like those of the test set: other hospitals, devices, ages or shares of ill
   patients give others, mostly worse ones. The positive predictive value falls with the share of ill.
-- The training labels were given by people from the image, not by a laboratory finding.
+- It repeats the labels of its training set, their errors included.
 - A lateral view, another organ, a photo of a screen or another disease also gets a probability. It says
   nothing then.
 - The intervals know of the patients' chance alone, not of training again with another seed.
