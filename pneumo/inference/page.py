@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 SHOWN_PIXELS = 720
-EXPLAINED = "Where the score came from, by Grad-CAM. This is no proof: it does not show that the model is right."
+EXPLAINED = (
+    "Where the score came from, by Grad-CAM. This is no proof: it does not show that the model is right."
+)
 
 
 def serve(predictor: Predictor, port: int) -> int:
@@ -136,8 +138,9 @@ def _page(predictor: Predictor, nonce: str) -> str:
     bundle = predictor.bundle
     auroc = bundle.figures.get("auroc") or {}
     facts = [f"{bundle.model['name']} at {bundle.image_size} x {bundle.image_size} pixels"]
-    if None not in (value := [auroc.get(key) for key in ("value", "low", "high")]):
-        facts.append("AUROC on the test images {:.3f} (95 % interval {:.3f} to {:.3f})".format(*value))
+    value, low, high = (auroc.get(key) for key in ("value", "low", "high"))
+    if value is not None and low is not None and high is not None:
+        facts.append(f"AUROC on the test images {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})")
     template = (Path(__file__).parent / "page.html").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     # The class's name also stands in a text of the script: nothing there may end it.

@@ -182,7 +182,7 @@ def inputs(given: str | Path) -> Inputs:
         found.left_out.append(f"{error.filename} ({error.strerror})")
 
     for folder, folders, files in os.walk(root, onerror=complain):
-        found.left_out += [f"{os.path.join(folder, name)} (a link)" for name in folders if _is_link(folder, name)]
+        found.left_out += [f"{folder}/{name} (a link)" for name in folders if _is_link(folder, name)]
         folders[:] = sorted(name for name in folders if not is_clutter(name))
         for name in sorted(files):
             path = os.path.join(folder, name)  # noqa: PTH118 - strings: 100,000 Path objects cost a second
