@@ -1,4 +1,4 @@
-"""python -m pneumo.predict model=URI input=FILE_OR_DIR [output=predictions.csv]: what a model says of X-rays."""
+"""python -m pneumo.predict model=URI input=FILE_OR_DIR [output=FILE]: what a model says of X-rays."""
 
 import csv
 import json
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
 SUFFIXES = (".csv", ".json")
-NO_DEVICE = "No medical device: for research and teaching, not for the care of anyone."
-MODELS = "models:/pneumo@champion, models:/pneumo/3, runs:/ID, a run's id, or a folder"
 
 
 @dataclass(kw_only=True)
@@ -36,11 +34,14 @@ class PredictConfig:
     batch_size: int = 64
     device: str = "auto"
     num_workers: int | None = None
+    cache_dir: str | None = None
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
+        from pneumo.tracking.registry import FORMS
+
         if not self.model:
-            raise UserError(f"model={self.model or ''}: which model? Give {MODELS}.")
+            raise UserError(f"model={self.model or ''}: which model? Give {FORMS}.")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"threshold={self.threshold} is a probability: give 0 to 1.")
         if not 1 <= self.batch_size <= 4096:
@@ -71,7 +72,7 @@ def predict(settings: PredictConfig) -> int:
         from pneumo.inference import page
 
         return page.serve(load(settings), settings.port)
-    from pneumo.inference.predictor import inputs
+    from pneumo.inference.predictor import NO_DEVICE, inputs
 
     assert settings.input is not None
     found = inputs(settings.input)
@@ -93,31 +94,24 @@ def load(settings: PredictConfig) -> "Predictor":
     """The model that `settings` name, and notes on what it is."""
     from pneumo.inference import bundle, familiarity
     from pneumo.inference.predictor import Predictor
+    from pneumo.tracking.registry import resolve
 
     assert settings.model is not None
-    folder, version = resolve(settings.model, settings.tracking)
-    found = bundle.read(folder, version=version)
+    cache_dir = Path(settings.cache_dir or ".cache")
+    resolved = resolve(settings.model, settings.tracking.uri or "", cache_dir)
+    found = bundle.read(resolved.folder, version=resolved.version)
     if found.familiarity is None:
         try:
             found.familiarity = familiarity.fit_again(
-                found.weights.parent.parent / "config.yaml", found.data_digest
+                found.weights.parent.parent / "config.yaml", found.data_digest, str(cache_dir)
             )
             print("note: the model keeps no picture of its training images; made again from the data set.")
         except UserError as error:
-            print(f"note: images unlike the training set cannot be told, only coloured ones: {error}")
-    if found.synthetic:
-        print("note: this model was trained on synthetic images: of real ones it knows nothing.")
-    if found.protocol == "test_selected":
-        print("note: this model was chosen on the test images: its figures are optimistic.")
-    return Predictor(found, device=_device(settings.device), threshold=settings.threshold)
-
-
-def resolve(model: str, tracking: TrackingSettings) -> tuple[Path, str | None]:
-    """The folder of a model and what it is called; UserError where there is none."""
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder, None
-    raise UserError(f"model={model} is not known: give {MODELS}.")
+            print(f"note: the model keeps no picture of its training images: {error}")
+    predictor = Predictor(found, device=_device(settings.device), threshold=settings.threshold)
+    for note in predictor.notes():
+        print(f"note: {note}")
+    return predictor
 
 
 def _device(name: str) -> str:
@@ -166,7 +160,7 @@ def _explain(
 
 
 class Rows:
-    """The output file. Each row is written when it is known: whatever ends the command leaves those before."""
+    """The output file: each row is written when it is known, whatever ends the command leaves it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.count = path, 0

@@ -137,16 +137,17 @@ def door(
         from hydra.core.global_hydra import GlobalHydra
 
         import pneumo.data.__main__ as data_door
-        from pneumo import runs, train
+        from pneumo import predict, runs, train
 
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
         train.outcomes.clear()
         told = [*arguments, f"output_dir={tmp_path}/outputs"] if "=" in "".join(arguments) else [*arguments]
+        told = [*arguments] if module == "predict" else told
         monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *told])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            {"train": train, "data": data_door, "runs": runs}[module].main()
+            {"train": train, "data": data_door, "runs": runs, "predict": predict}[module].main()
         out, err = capfd.readouterr()
         return Ending(int(end.value.code or 0), out, err)
 

@@ -1,7 +1,7 @@
 """Two hundred hostile or odd files, and what the prediction makes of them.
 
-python tests/odd_files.py MODEL [--real DIR] prints, as Markdown, a table by kind of file; tests/test_predict.py
-holds the outcomes to what is promised. All pictures are synthetic: phantoms, and shapes drawn here.
+python tests/odd_files.py MODEL prints, as Markdown, a table by kind of file; tests/test_predict.py holds the
+outcomes to what is promised. All pictures are synthetic: phantoms, and shapes drawn here.
 """
 
 import argparse
@@ -89,7 +89,9 @@ def dicom(
     data += element(0x28, 4, b"CS", colours.encode())
     if "frames" in changes:
         data += element(0x28, 8, b"IS", str(changes["frames"]).encode())
-    data += number(0x28, 0x10, changes.get("rows", height)) + number(0x28, 0x11, changes.get("columns", width))
+    data += number(0x28, 0x10, changes.get("rows", height)) + number(
+        0x28, 0x11, changes.get("columns", width)
+    )
     data += number(0x28, 0x100, bits) + number(0x28, 0x101, changes.get("stored", bits))
     data += number(0x28, 0x102, int(str(changes.get("stored", bits))) - 1) + number(0x28, 0x103, 0)
     if "padding" in changes:
@@ -105,7 +107,9 @@ def dicom(
         stream = bytes(changes["frame"])  # type: ignore[call-overload]
         stream += b"\0" * (len(stream) % 2)
         items = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
-        items += struct.pack("<HHI", 0xFFFE, 0xE000, len(stream)) + stream + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        items += (
+            struct.pack("<HHI", 0xFFFE, 0xE000, len(stream)) + stream + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        )
         data += struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + items
     elif pixels is not None:
         data += element(0x7FE0, 0x10, b"OW", pixels.astype(f"<u{pixels.itemsize}").tobytes())
@@ -218,7 +222,8 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
         "twelve_in_sixteen.png": encoded(Image.fromarray(grey.astype(np.uint16) * 16), "PNG"),
         "quality5.jpeg": encoded(base, "JPEG", quality=5),
         "large.png": encoded(base.resize((3000, 2500)), "PNG", compress_level=1),
-        "wide.png": encoded(base.resize((4000, 8)), "PNG"), "tall.png": encoded(base.resize((8, 4000)), "PNG"),
+        "wide.png": encoded(base.resize((4000, 8)), "PNG"),
+        "tall.png": encoded(base.resize((8, 4000)), "PNG"),
         "tiny.png": encoded(base.resize((3, 3)), "PNG"), "one_pixel.png": encoded(base.resize((1, 1)), "PNG"),
         "text_in_it.png": png(8, 8, 8, 0, bytes(72), chunk(b"tEXt", b"Patient\0" + b"x" * 5000)),
     }  # fmt: skip
@@ -268,7 +273,11 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     yield "bomb", "no_width.png", png(0, 5, 8, 0, b"\0")
     text = chunk(b"zTXt", b"k\0\0" + zlib.compress(b"x" * (40 * 2**20)))
     yield "bomb", "text_bomb.png", png(1, 1, 8, 0, b"\0\0", text)
-    yield "bomb", "icc_bomb.png", png(1, 1, 8, 0, b"\0\0", chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(9**8))))
+    yield (
+        "bomb",
+        "icc_bomb.png",
+        png(1, 1, 8, 0, b"\0\0", chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(9**8)))),
+    )
     progressive = encoded(base.resize((2000, 2000)), "JPEG", progressive=True)
     scan = progressive.rindex(b"\xff\xda")
     yield "bomb", "scans.jpeg", progressive[:-2] + progressive[scan:-2] * 2000 + b"\xff\xd9"
@@ -287,7 +296,8 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
         "text.png": b"this is no image\n" * 50, "zip.png": _zipped(), "elf.jpeg": b"\x7fELF" + bytes(200),
         "script.png": f"#!/bin/sh\ntouch {MARK}\n".encode(), "sqlite.png": b"SQLite format 3\0" + bytes(100),
         "pickle.png": pickle.dumps(Payload(str(folder / MARK))), "zeros.jpeg": bytes(100_000),
-        "random.jpeg": rng.bytes(50_000), "jpeg_mark_only.jpeg": b"\xff\xd8\xff", "png_mark_only.png": data[:8],
+        "random.jpeg": rng.bytes(50_000),
+        "jpeg_mark_only.jpeg": b"\xff\xd8\xff", "png_mark_only.png": data[:8],
         "tga.png": bytes(2) + b"\x03" + bytes(9) + b"\x08\0\x08\0\x08\0" + bytes(64),
     }  # fmt: skip
     for name, content in others.items():
@@ -305,18 +315,21 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     }  # fmt: skip
     for name, content in good.items():
         yield "DICOM, CR or DX", name, content
+    unfolding = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\0" * 10**6
     bad = {
         "ct.dcm": dicom(deep, modality="CT"), "mr.dcm": dicom(deep, modality="MR"),
         "no_modality.dcm": dicom(deep, modality=""), "frames.dcm": dicom(grey, frames=100),
-        "frames_bomb.dcm": dicom(grey, frames=2_000_000_000), "colour.dcm": dicom(grey, samples=3, colours="RGB"),
+        "frames_bomb.dcm": dicom(grey, frames=2_000_000_000),
+        "colour.dcm": dicom(grey, samples=3, colours="RGB"),
         "palette.dcm": dicom(grey, colours="PALETTE COLOR"), "no_pixels.dcm": dicom(None),
         "sized.dcm": dicom(grey, rows=65535, columns=65535), "short.dcm": dicom(deep)[:-5000],
-        "more.dcm": dicom(grey, rows=4000, columns=4000), "deflated.dcm": dicom(grey, syntax="1.2.840.10008.1.2.1.99"),
+        "more.dcm": dicom(grey, rows=4000, columns=4000),
+        "deflated.dcm": dicom(grey, syntax="1.2.840.10008.1.2.1.99"),
         "video.dcm": dicom(grey, syntax="1.2.840.10008.1.2.4.102", frame=b"x" * 100),
         "unknown_syntax.dcm": dicom(grey, syntax="1.2.3.4"),
         "not_jpeg.dcm": dicom(grey, syntax="1.2.840.10008.1.2.4.50", frame=b"x" * 999),
         "other_size.dcm": dicom(grey, syntax="1.2.840.10008.1.2.4.50", frame=bytes(sized)),
-        "rle_bomb.dcm": dicom(grey, syntax="1.2.840.10008.1.2.5", frame=struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\0" * 10**6),
+        "rle_bomb.dcm": dicom(grey, syntax="1.2.840.10008.1.2.5", frame=unfolding),
         "not_j2k.dcm": dicom(grey, syntax="1.2.840.10008.1.2.4.90", frame=b"\xff\x4f\xff\x51" + b"\xff" * 60),
         "mark_only.dcm": bytes(128) + b"DICM", "mark_and_noise.dcm": bytes(128) + b"DICM" + rng.bytes(5000),
     }  # fmt: skip
@@ -392,11 +405,15 @@ def main() -> None:
         mine = [said[path] for path in kinds if kinds[path] == kind]
         refused = [row for row in mine if row.error]
         warned = [row for row in mine if row.warnings]
-        words = Counter(word.split(" (score")[0] for row in mine for word in [*row.warnings, row.error] if word)
+        words = Counter(
+            word.split(" (score")[0] for row in mine for word in [*row.warnings, row.error] if word
+        )
         first = words.most_common(1)[0][0].replace("|", "/") if words else ""
         counts = f"{len(mine)} | {len(mine) - len(refused)} | {len(warned)} | {len(refused)}"
         print(f"| {kind} | {counts} | {first[:90]} |")
-    print(f"\n{len(kinds)} files in {seconds:.1f} s, {grown:.0f} MB more memory at the peak; nothing was run.")
+    print(
+        f"\n{len(kinds)} files in {seconds:.1f} s, {grown:.0f} MB more memory at the peak; nothing was run."
+    )
 
 
 if __name__ == "__main__":

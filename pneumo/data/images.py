@@ -51,9 +51,7 @@ def read_with_colour(path: str | Path) -> tuple[Grey, float]:
     return grey, colour_share
 
 
-def _read(
-    path: str | Path, measure: Callable[[Image.Image], float] = lambda _: 0.0
-) -> tuple[Grey, float]:
+def _read(path: str | Path, measure: Callable[[Image.Image], float] = lambda _: 0.0) -> tuple[Grey, float]:
     check_file(path)
     try:
         with warnings.catch_warnings():
@@ -116,7 +114,9 @@ def _colour_share(image: Image.Image) -> float:
         return 0.0
     width, height = (min(side, COLOUR_GRID) for side in image.size)
     grid = image.convert("RGB") if image.mode in ("P", "PA") else image  # indices have no nearest colour
-    pixels = np.asarray(grid.resize((width, height), Image.Resampling.NEAREST).convert("RGB")).astype(np.int16)
+    pixels = np.asarray(grid.resize((width, height), Image.Resampling.NEAREST).convert("RGB")).astype(
+        np.int16
+    )
     return float((pixels.max(2) - pixels.min(2) > COLOUR_LEVELS).mean())
 
 

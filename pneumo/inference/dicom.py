@@ -66,7 +66,9 @@ def read(path: str | Path) -> Grey:
     except MemoryError:
         raise BadImage(path, "DICOM: it takes too much memory") from None
     except Exception as error:  # its words may quote the header: only its kind is told
-        raise BadImage(path, f"DICOM: damaged, or of a kind not known here ({type(error).__name__})") from None
+        raise BadImage(
+            path, f"DICOM: damaged, or of a kind not known here ({type(error).__name__})"
+        ) from None
 
 
 def _check_syntax(path: str | Path) -> None:
@@ -127,7 +129,7 @@ def _stream_size(stream: bytes, kind: str) -> tuple[int, int, int] | None:
     at = 2
     while at + 10 <= len(stream) and stream[at] == 0xFF:
         mark = stream[at + 1]
-        if 0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC) or mark == 0xF7:
+        if (0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC)) or mark == 0xF7:
             rows, columns, parts = struct.unpack_from(">HHB", stream, at + 5)
             return rows, columns, parts
         at += 1 if mark == 0xFF else 2 + struct.unpack_from(">H", stream, at + 2)[0]

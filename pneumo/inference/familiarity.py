@@ -1,10 +1,10 @@
-"""Is an image like those that a model was trained on? A simple score that warns of a colour photo, a CT slice,
-a lateral view, an X-ray turned or inverted: of such images a model's probability says nothing.
+"""Is an image like those that a model was trained on? A simple score that warns of a colour photo, a CT
+slice, a lateral view, an X-ray turned or inverted: of such images a model's probability says nothing.
 
-A preprocessed square is cut to its content and reduced to 16 x 16; its score is the distance from the training
-images under probabilistic principal components (Tipping and Bishop 1999): along each of 24 components and off
-them all, in units of the training images' own spread, so that 1 is usual. The limits are those that 1 % of
-the validation images pass. Size and number of components were chosen on validation images too.
+A preprocessed square is cut to its content and reduced to 16 x 16; its score is the distance from the
+training images under probabilistic principal components (Tipping and Bishop 1999): along each of 24
+components and off them all, in units of the training images' own spread, so that 1 is usual. The limits are
+those that 1 % of the validation images pass.
 """
 
 import base64
@@ -94,7 +94,7 @@ def fit_split(images: NDArray[np.uint8], rows: NDArray[np.int64], splits: Iterab
     return fit(*((images[place] for place in places) for places in picked.values()))
 
 
-def fit_again(config: Path, data_digest: str) -> dict[str, Any]:
+def fit_again(config: Path, data_digest: str, cache_dir: str) -> dict[str, Any]:
     """The reference of a run that kept none, from the images that its config.yaml names.
 
     UserError where they are not at hand, or are others than the run's.
@@ -106,7 +106,7 @@ def fit_again(config: Path, data_digest: str) -> dict[str, Any]:
         whole = yaml.safe_load(config.read_text()) if config.is_file() else {}
         keys = dict(whole["data"])
         # Where a cache lies is this machine's affair, not that of a file that may come from elsewhere.
-        keys |= {"phantom": PhantomSettings(**(keys.get("phantom") or {})), "cache_dir": _cache_dir()}
+        keys |= {"phantom": PhantomSettings(**(keys.get("phantom") or {})), "cache_dir": cache_dir}
         settings = DataSettings(**keys | {"num_workers": None})
         data = cache.prepare(manifest.build(settings), settings)
     except UserError as error:
@@ -118,14 +118,8 @@ def fit_again(config: Path, data_digest: str) -> dict[str, Any]:
     return fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
 
 
-def _cache_dir() -> str | None:
-    import os
-
-    return os.environ.get("PNEUMO_CACHE")
-
-
 class Familiarity:
-    """A model's reference, checked: it may come from elsewhere. UserError for one that `fit` does not make."""
+    """A model's reference, checked: it may come from elsewhere. UserError for what `fit` would not make."""
 
     def __init__(self, reference: dict[str, Any]) -> None:
         self.reference = reference
@@ -190,7 +184,7 @@ def _thumbnail(square: Grey) -> tuple[Thumbs, float]:
     image = Image.fromarray(np.ascontiguousarray(square))
     content = image.crop(image.getbbox() or (0, 0, *image.size))  # without the padding
     thumb = content.resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(thumb, dtype=np.float32) / 255, content.width / content.height
+    return np.asarray(thumb, dtype=np.float32) / np.float32(255), content.width / content.height
 
 
 def _thumbnails(squares: Iterable[Grey]) -> tuple[Thumbs, NDArray[np.float64]]:

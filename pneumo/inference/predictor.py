@@ -22,6 +22,7 @@ SUFFIXES = (
     *(".jpeg", ".jpg", ".png", ".dcm", ".dicom"),
     *(".jpe", ".jfif", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".heic"),
 )
+NO_DEVICE = "No medical device: for research and teaching, not for the care of anyone."
 AHEAD = 2  # batches read while one is computed
 
 
@@ -102,6 +103,17 @@ class Predictor:
             return colour_warnings(image.colour_share)
         return self.familiarity.warnings(image.square, image.colour_share)
 
+    def notes(self) -> list[str]:
+        """What holds for every image: on what the model was trained, how it was chosen, what is not told."""
+        said = []
+        if self.bundle.synthetic:
+            said.append("This model was trained on synthetic images: of real ones it knows nothing.")
+        if self.bundle.protocol == "test_selected":
+            said.append("This model was chosen on the test images: its figures are optimistic.")
+        if self.familiarity is None:
+            said.append("Images unlike the training set cannot be told, only coloured ones.")
+        return said
+
     def refused(self, path: str | Path, reason: str) -> Row:
         return Row(path=str(path), model=self.bundle.version, error=reason)
 
@@ -170,7 +182,7 @@ def inputs(given: str | Path) -> Inputs:
         found.left_out.append(f"{error.filename} ({error.strerror})")
 
     for folder, folders, files in os.walk(root, onerror=complain):
-        found.left_out += [f"{os.path.join(folder, name)} (a link)" for name in folders if _is_link(folder, name)]
+        found.left_out += [f"{folder}/{name} (a link)" for name in folders if _is_link(folder, name)]
         folders[:] = sorted(name for name in folders if not is_clutter(name))
         for name in sorted(files):
             path = os.path.join(folder, name)  # noqa: PTH118 - strings: 100,000 Path objects cost a second
