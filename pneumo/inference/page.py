@@ -121,7 +121,17 @@ def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
 
 
 def _overlay(predictor: Predictor, prepared: Prepared) -> str | None:
-    return None
+    """The map laid over the square that the model saw; none where captum is not installed."""
+    from pneumo.inference import explain
+
+    try:
+        (heat,) = explain.overlay(predictor.bundle, prepared.square[None], predictor.network)
+    except UserError:
+        return None
+    with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
+        explain.write(Path(folder) / "overlay.png", prepared.square, heat)
+        with Image.open(Path(folder) / "overlay.png") as picture:
+            return _data_uri(picture.copy())
 
 
 def _data_uri(picture: "Grey | Image.Image") -> str:
