@@ -1,5 +1,6 @@
 """From a finished run to a registered model, if nothing speaks against it."""
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +22,12 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
     UserError, unless `force`, for a run that is not finished, whose epoch was chosen on the test images, or
     that is worse than the model that holds the alias now.
     """
+    if not re.fullmatch(r"[\w .-]{1,100}", name):
+        raise UserError(f"name={name} is no name of a model: give letters, digits, blanks, dots, _ and -.")
+    if not re.fullmatch(r"(?!latest$|[vV]\d+$)[\w-]{1,100}", alias, re.ASCII):
+        raise UserError(
+            f"alias={alias} is no alias: give letters, digits, _ and -, not latest and no version like v3."
+        )
     run = registry.run(run_id)
     folder = registry.run_folder(run)
     _refuse_unfit(run, force)

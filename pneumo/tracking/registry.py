@@ -111,8 +111,9 @@ class Registry(Reader):
 
     def _version_files(self, version: Any) -> Resolved:
         location = version.source
-        if version.model_id:
-            location = self._ask(lambda: self._client.get_logged_model(version.model_id)).artifact_location
+        if match := _LOGGED.fullmatch(location):
+            logged = self._wanted(partial(self._client.get_logged_model, match[1]), location)
+            location = logged.artifact_location
         mark = f"{version.name} {version.version} {version.creation_timestamp}"
         return Resolved(
             folder=self._fetch(location, MODEL_FILES, mark),
@@ -201,7 +202,10 @@ class Registry(Reader):
                 if _code(error) != "RESOURCE_ALREADY_EXISTS":
                     raise
         source = f"models:/{logged.model_id}"
-        version = client.create_model_version(name, source, run.run_id, tags=tags, model_id=logged.model_id)
+        with _default_tracker(self.uri):  # where MLflow looks for the source, whatever its client was told
+            version = client.create_model_version(
+                name, source, run.run_id, tags=tags, model_id=logged.model_id
+            )
         return str(version.version)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
