@@ -138,9 +138,7 @@ def _write_all(
 
     for path in found.outside:
         put(predictor.refused(path, "a link that leads out of the folder"))
-    batches = predictor.predict(
-        found.files, batch_size=settings.batch_size, num_workers=settings.num_workers
-    )
+    batches = predictor.predict(found.files, batch_size=settings.batch_size, num_workers=settings.num_workers)
     overlays = rows.path.with_name(f"{rows.path.stem}_overlays")
     root = Path(str(settings.input)).expanduser()
     with tqdm(total=len(found.files), desc="Predict", disable=None, leave=False) as bar:
@@ -164,9 +162,7 @@ def _explain(
     good = [(row, image) for row, image in batch if image is not None]
     if not good:
         return
-    maps = explain.overlay(
-        predictor.bundle, np.stack([image.square for _, image in good]), predictor.network
-    )
+    maps = explain.overlay(predictor.bundle, np.stack([image.square for _, image in good]), predictor.network)
     for (row, image), heat in zip(good, maps, strict=True):
         path = Path(row.path)
         name = path.relative_to(root) if path != root else Path(path.name)

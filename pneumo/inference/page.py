@@ -162,5 +162,6 @@ def _page(predictor: Predictor, nonce: str) -> str:
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
         no_device=NO_DEVICE,
         explained=EXPLAINED,
+        max_bytes=MAX_BYTES,
         notes=predictor.notes(),
     )
