@@ -13,11 +13,11 @@ from pneumo import UserError, config, one_of
 from pneumo.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
-    from pneumo.inference.bundle import Bundle
     from pneumo.inference.predictor import Inputs, Predictor, Prepared, Row
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
 SUFFIXES = (".csv", ".json")
+MAX_NAME = 200  # characters of an image's name in that of its overlay
 
 
 @dataclass(kw_only=True)
@@ -138,15 +138,13 @@ def _write_all(
 
     for path in found.outside:
         put(predictor.refused(path, "a link that leads out of the folder"))
-    # An overlay is made from the whole image: fewer of them are held at a time.
-    size = min(settings.batch_size, 8) if settings.explain else settings.batch_size
-    batches = predictor.predict(
-        found.files, batch_size=size, num_workers=settings.num_workers, keep_grey=settings.explain
-    )
+    batches = predictor.predict(found.files, batch_size=settings.batch_size, num_workers=settings.num_workers)
+    overlays = rows.path.with_name(f"{rows.path.stem}_overlays")
+    root = Path(str(settings.input)).expanduser()
     with tqdm(total=len(found.files), desc="Predict", disable=None, leave=False) as bar:
         for batch in batches:
             if settings.explain:
-                _explain(settings, predictor.bundle, batch)
+                _explain(overlays, root, predictor, batch)
             for row, _ in batch:
                 put(row)
             rows.flush()
@@ -154,9 +152,23 @@ def _write_all(
 
 
 def _explain(
-    settings: PredictConfig, bundle: "Bundle", batch: Sequence[tuple["Row", "Prepared | None"]]
+    folder: Path, root: Path, predictor: "Predictor", batch: Sequence[tuple["Row", "Prepared | None"]]
 ) -> None:
-    raise UserError("explain=true is not known yet.")
+    """Write an overlay for each image of a batch below `folder`, under the image's own name."""
+    import numpy as np
+
+    from pneumo.inference import explain
+
+    good = [(row, image) for row, image in batch if image is not None]
+    if not good:
+        return
+    maps = explain.overlay(predictor.bundle, np.stack([image.square for _, image in good]), predictor.network)
+    for (row, image), heat in zip(good, maps, strict=True):
+        path = Path(row.path)
+        name = path.relative_to(root) if path != root else Path(path.name)
+        file = folder / name.with_name(name.name[:MAX_NAME] + ".png")  # beside x.jpeg may lie an x.png
+        explain.write(file, image.square, heat)
+        row.overlay = str(file)
 
 
 class Rows:

@@ -278,7 +278,7 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
         "icc_bomb.png",
         png(1, 1, 8, 0, b"\0\0", chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(9**8)))),
     )
-    progressive = encoded(base.resize((2000, 2000)), "JPEG", progressive=True)
+    progressive = encoded(base.resize((600, 600)), "JPEG", progressive=True)
     scan = progressive.rindex(b"\xff\xda")
     yield "bomb", "scans.jpeg", progressive[:-2] + progressive[scan:-2] * 2000 + b"\xff\xd9"
     sized = bytearray(jpeg)

@@ -121,7 +121,17 @@ def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
 
 
 def _overlay(predictor: Predictor, prepared: Prepared) -> str | None:
-    return None
+    """The map laid over the square that the model saw; none where captum is not installed."""
+    from pneumo.inference import explain
+
+    try:
+        (heat,) = explain.overlay(predictor.bundle, prepared.square[None], predictor.network)
+    except UserError:
+        return None
+    with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
+        explain.write(Path(folder) / "overlay.png", prepared.square, heat)
+        with Image.open(Path(folder) / "overlay.png") as picture:
+            return _data_uri(picture.copy())
 
 
 def _data_uri(picture: "Grey | Image.Image") -> str:
@@ -152,5 +162,6 @@ def _page(predictor: Predictor, nonce: str) -> str:
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
         no_device=NO_DEVICE,
         explained=EXPLAINED,
+        max_bytes=MAX_BYTES,
         notes=predictor.notes(),
     )
