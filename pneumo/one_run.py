@@ -1,5 +1,6 @@
 """One run: a configuration on a data set, from its folder and journal to its report."""
 
+import json
 import os
 import shutil
 import sys
@@ -303,6 +304,8 @@ class Run:
 
     def _report(self, trainer: "Trainer") -> None:
         """Score validation and, once, test with the selected weights; write and record what they show."""
+        from pneumo.files import write_atomically
+        from pneumo.inference import familiarity
         from pneumo.training.checkpoint import load_weights, save_weights
 
         progress = trainer.progress
@@ -328,11 +331,17 @@ class Run:
             "class_names": self._class_names(),
             "data_digest": self.data.digest,
             "synthetic": self.note is not None,
+            "precision": trainer.runtime.precision,
             "images": self.data.manifest.counts(),
             "patients": self.data.manifest.patients(),
             "history": history,
         }
         save_weights(self.artifacts / "checkpoints" / "best.safetensors", trainer.network.state_dict(), facts)
+        reference = familiarity.fit_split(
+            self.data.images, self.data.rows, self.data.manifest.table["split"].tolist()
+        )
+        content = json.dumps(reference, indent=1).encode()
+        write_atomically(self.artifacts / "checkpoints" / "familiarity.json", content)
         test = self._write_report(trainer, scored)
         # A run that also saw the test set in every epoch holds those points: the chosen one comes after them.
         step = progress.best_epoch if self.protocol != "test_selected" else len(progress.history) + 1

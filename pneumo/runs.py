@@ -1,4 +1,4 @@
-"""python -m pneumo.runs status|sync|reproduce: how runs stand; send a tracker what it lacks; a run again."""
+"""python -m pneumo.runs status|sync|reproduce|register|export: what to do with runs once made."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ from pneumo.config import Config
 from pneumo.tracking import jobs, sweep
 from pneumo.tracking.journal import DONE, Journal
 
-USAGE = """usage: python -m pneumo.runs status|sync|reproduce [output_dir=DIR] [tracking.uri=URI]
+USAGE = """usage: python -m pneumo.runs status|sync|reproduce|register|export [tracking.uri=URI] ...
 
 status [sweep=ID] [watch=SECONDS]
         a line for every run under output_dir, or every job of a sweep: its state, epoch, score and time left;
@@ -25,8 +25,19 @@ status [sweep=ID] [watch=SECONDS]
 sync    send everything that the tracking server lacks; may be run any time, twice, or by two at once
 reproduce RUN_ID [run=true]
         the exact command of a run (its MLflow id or fingerprint, or how one begins); run=true trains it again
-        in output_dir/reproduced and compares every figure, ending with 1 on a difference"""
-OWN = {"status": ("sweep", "watch"), "reproduce": ("run",)}  # not keys of the configuration
+        in output_dir/reproduced and compares every figure, ending with 1 on a difference
+register RUN_ID alias=champion [name=pneumo] [force=true]
+        registers the model of a run in MLflow and gives it the alias, unless worse than the one that has it
+export MODEL output=FILE.onnx
+        writes a model (models:/NAME@ALIAS, a run id or a folder) as ONNX"""
+# Not keys of the configuration.
+OWN = {
+    "status": ("sweep", "watch"),
+    "reproduce": ("run",),
+    "register": ("alias", "name"),
+    "export": ("output",),
+}
+NAMED = ("reproduce", "register", "export")  # take what they work on as their first word
 
 
 NOT_KNOWN = {"state": "", "epoch": "-", "score": "-", "time left": "-", "reason": ""}
@@ -40,12 +51,18 @@ def main() -> None:
         key, equals, value = argument.partition("=")
         if equals and key in OWN.get(action, ()):
             own[key] = value
-        elif action == "reproduce" and not equals and not argument.startswith("-"):
-            own["run_id"] = argument
+        elif action in NAMED and not equals and not argument.startswith("-"):
+            own["what"] = argument
         else:
             rest.append(argument)
     sys.argv[2:] = rest
-    actions = {"status": status, "sync": sync, "reproduce": reproduce}
+    actions = {
+        "status": status,
+        "sync": sync,
+        "reproduce": reproduce,
+        "register": register,
+        "export": export,
+    }
     sys.exit(config.run_action({name: functools.partial(act, own) for name, act in actions.items()}, USAGE))
 
 
@@ -165,11 +182,11 @@ def sync(own: Mapping[str, str], settings: Config) -> int:
 
 def reproduce(own: Mapping[str, str], settings: Config) -> int:
     """Print a run's command; with run=true carry it out elsewhere and compare. 1 if a figure differs."""
-    if "run_id" not in own:
+    if "what" not in own:
         raise UserError(f"reproduce which run? Give its MLflow id or its fingerprint.\n{USAGE}")
     if own.get("run", "false") not in ("true", "false"):
         raise UserError(f"run={own['run']} is not true or false.")
-    folder = _find(settings, own["run_id"])
+    folder = _find(settings, own["what"])
     journal = Journal(folder)
     overrides = _overrides(folder, journal)
     commit = journal.tags_logged.get("mlflow.source.git.commit")
@@ -276,6 +293,42 @@ def _compare(then: Journal, now: Journal) -> int:
         print("\n" + terminal_table(rows))
     print(f"{len(first) - len(rows)} of {len(first)} figures are equal to the last bit")
     return 1 if rows else 0
+
+
+# ---- register, export
+
+
+def register(own: Mapping[str, str], settings: Config) -> int:
+    """Register a run's model under name and alias; 1 where something speaks against it."""
+    from pneumo.inference import registration
+    from pneumo.tracking.registry import Registry
+
+    if not own.get("what") or not own.get("alias"):
+        raise UserError(
+            f"register which run as what? Give its MLflow id and alias=champion, for example.\n{USAGE}"
+        )
+    registry = Registry(settings.tracking.uri or "", _cache(settings))
+    name = own.get("name", "pneumo")
+    said = registration.register(registry, own["what"], name=name, alias=own["alias"], force=settings.force)
+    print(said)
+    print(f"use it: python -m pneumo.predict model=models:/{name}@{own['alias']} input=DIR")
+    return 0
+
+
+def export(own: Mapping[str, str], settings: Config) -> int:
+    """Write a model as ONNX."""
+    from pneumo.inference import bundle, export
+    from pneumo.tracking.registry import resolve
+
+    if not own.get("what") or not own.get("output"):
+        raise UserError(f"export which model where? Give a model and output=FILE.onnx.\n{USAGE}")
+    found = resolve(own["what"], settings.tracking.uri or "", _cache(settings))
+    print(export.onnx(bundle.read(found.folder, found.version), Path(own["output"]).expanduser()))
+    return 0
+
+
+def _cache(settings: Config) -> Path:
+    return Path(settings.data.cache_dir or ".cache")
 
 
 if __name__ == "__main__":

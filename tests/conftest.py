@@ -48,6 +48,23 @@ def real_root(shared: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def made_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Artifacts as of a run for each architecture, with weights that were drawn."""
+    from model_runs import make
+
+    channels = {"resnet18": 1, "resnet50": 3, "densenet121": 3}
+    return {name: make(tmp_path_factory.mktemp(name), name, count) for name, count in channels.items()}
+
+
+@pytest.fixture(scope="session")
+def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts of a finished run of seconds on synthetic images, tracked beside outputs/."""
+    from model_runs import train
+
+    return train(tmp_path_factory.mktemp("phantom"))
+
+
 def picture(label: int, seed: int, height: int = 48, width: int = 60) -> np.ndarray:
     """A grey image whose class shows in its grain: level stripes for NORMAL, upright ones for PNEUMONIA."""
     rng = np.random.default_rng(seed)
@@ -126,16 +143,17 @@ def door(
         from hydra.core.global_hydra import GlobalHydra
 
         import pneumo.data.__main__ as data_door
-        from pneumo import runs, train
+        from pneumo import predict, runs, train
 
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
         train.outcomes.clear()
         told = [*arguments, f"output_dir={tmp_path}/outputs"] if "=" in "".join(arguments) else [*arguments]
+        told = [*arguments] if module == "predict" else told
         monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *told])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            {"train": train, "data": data_door, "runs": runs}[module].main()
+            {"train": train, "data": data_door, "runs": runs, "predict": predict}[module].main()
         out, err = capfd.readouterr()
         return Ending(int(end.value.code or 0), out, err)
 

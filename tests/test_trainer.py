@@ -414,7 +414,7 @@ def test_bf16_autocast_trains_on_a_cpu(tmp_path: Path) -> None:
 
 def test_precision_auto_is_bf16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for has, expected in ((True, "bf16"), (False, "float32")):
-        monkeypatch.setattr("pneumo.training.runtime.cpu_has_bf16", lambda has=has: has)
+        monkeypatch.setattr("pneumo.models.precision.cpu_has_bf16", lambda has=has: has)
         assert open_runtime(TrainerSettings(device="cpu")).precision == expected
 
 

@@ -3,6 +3,7 @@
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ MAX_PIXELS = 50_000_000
 # Each scan of a JPEG passes over every pixel, and can be a hundred bytes long: usual are at most 12 scans.
 MAX_SCANNED_PIXELS = 12 * MAX_PIXELS
 FORMATS = ("JPEG", "PNG")
+COLOUR_GRID = 256  # pixels a side that are looked at for colour
+COLOUR_LEVELS = 32  # between a pixel's channels: JPEG's rounding makes a few in a grey image
 
 Grey = NDArray[np.uint8]
 
@@ -39,6 +42,16 @@ def read(path: str | Path) -> Grey:
     16-bit PNGs are scaled to 8 bits, transparency is laid on black, EXIF orientation is applied.
     Sizes are bounded before anything is decoded. Raises BadImage with path and reason.
     """
+    return _read(path)[0]
+
+
+def read_with_colour(path: str | Path) -> tuple[Grey, float]:
+    """As `read`, and the share of the original's pixels that have colour: of an X-ray, about 0."""
+    grey, colour_share = _read(path, _colour_share)
+    return grey, colour_share
+
+
+def _read(path: str | Path, measure: Callable[[Image.Image], float] = lambda _: 0.0) -> tuple[Grey, float]:
     check_file(path)
     try:
         with warnings.catch_warnings():
@@ -50,7 +63,7 @@ def read(path: str | Path) -> Grey:
                 if image.format == "JPEG" and (scans := _scans(path)) * width * height > MAX_SCANNED_PIXELS:
                     raise BadImage(path, f"{scans} scans of {width} x {height} pixels would take too long")
                 image.load()
-                return np.asarray(_to_grey(ImageOps.exif_transpose(image)))
+                return np.asarray(_to_grey(ImageOps.exif_transpose(image))), measure(image)
     except BadImage:
         raise
     except Image.DecompressionBombError:
@@ -94,6 +107,17 @@ def _to_grey(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image).convert("RGB")
     return image.convert("L")
+
+
+def _colour_share(image: Image.Image) -> float:
+    if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
+        return 0.0
+    width, height = (min(side, COLOUR_GRID) for side in image.size)
+    grid = image.convert("RGB") if image.mode in ("P", "PA") else image  # indices have no nearest colour
+    pixels = np.asarray(grid.resize((width, height), Image.Resampling.NEAREST).convert("RGB")).astype(
+        np.int16
+    )
+    return float((pixels.max(2) - pixels.min(2) > COLOUR_LEVELS).mean())
 
 
 def preprocess(grey: Grey, *, image_size: int = 224, crop_black: bool = True, equalize: bool = True) -> Grey:

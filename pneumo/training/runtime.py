@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pneumo import UserError
+from pneumo.models.precision import autocast_dtype
 from pneumo.training.settings import TrainerSettings
 
 
@@ -78,7 +79,7 @@ def open_runtime(settings: TrainerSettings) -> Runtime:
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     compiled = device.type == "cuda" if settings.compile == "auto" else settings.compile == "true"
-    return Runtime(device, _autocast_dtype(settings.precision, device), compiled, rank, world_size)
+    return Runtime(device, autocast_dtype(settings.precision, device), compiled, rank, world_size)
 
 
 def close_runtime(runtime: Runtime) -> None:
@@ -148,19 +149,3 @@ def _device(name: str) -> torch.device:
             f"{device.index} is asked for; take trainer.device=cpu or auto, or fewer processes."
         )
     return device
-
-
-def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    if precision == "auto":
-        if device.type == "cuda":
-            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-            return torch.bfloat16 if has_bf16 else torch.float16
-        return torch.bfloat16 if cpu_has_bf16() else None
-    if precision == "fp16" and device.type != "cuda":
-        raise UserError("trainer.precision=fp16 needs a CUDA device; on a CPU take bf16, float32 or auto.")
-    return {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def cpu_has_bf16() -> bool:
-    """True where the CPU has bf16 matrix units: emulated, ResNet-18 trains at a third of float32's speed."""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,214 @@
+"""DICOM as grey levels: CR and DX, one frame, every size known before anything is decoded.
+
+No value of a file's header but its sizes and kinds is ever repeated: it tells of a patient. Needs pydicom,
+and pylibjpeg for compressed images: pip install 'pneumo[dicom]'.
+"""
+
+import logging
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumo.data.images import MAX_PIXELS, BadImage, Grey, check_file
+
+MODALITIES = ("CR", "DX")
+TAGS = (
+    "Modality SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns BitsAllocated BitsStored "
+    "HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit RescaleSlope RescaleIntercept "
+    "WindowCenter WindowWidth VOILUTFunction"
+).split()
+UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+RLE = "1.2.840.10008.1.2.5"
+COMPRESSED = {
+    RLE: "RLE",
+    **{f"1.2.840.10008.1.2.4.{number}": "JPEG" for number in (50, 51, 57, 70, 80, 81)},
+    **{f"1.2.840.10008.1.2.4.{number}": "JPEG 2000" for number in (90, 91)},
+}
+MAX_LUT = 65536
+
+
+def is_dicom(path: str | Path) -> bool:
+    """True for a regular file with DICOM's mark at byte 128."""
+    try:
+        check_file(path)
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(132)[128:] == b"DICM"
+    except (BadImage, OSError):
+        return False
+
+
+def read(path: str | Path) -> Grey:
+    """Grey levels, uint8 [H, W], as a viewer would show them: after modality and VOI look-up, air black.
+
+    Without a window the whole range of values is shown. Raises BadImage with path and reason.
+    """
+    check_file(path)
+    try:
+        import pydicom
+    except ImportError:
+        raise BadImage(path, "a DICOM file, which needs pydicom: pip install 'pneumo[dicom]'") from None
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes values
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _check_syntax(path)
+            _check_header(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS)))
+            whole = pydicom.dcmread(path)
+            _check_header(path, whole)  # a repeated element would stand here with its last value
+            _check_pixels(path, whole)
+            return _shown(path, whole, whole.pixel_array)
+    except BadImage:
+        raise
+    except MemoryError:
+        raise BadImage(path, "DICOM: it takes too much memory") from None
+    except Exception as error:  # its words may quote the header: only its kind is told
+        raise BadImage(
+            path, f"DICOM: damaged, or of a kind not known here ({type(error).__name__})"
+        ) from None
+
+
+def _check_syntax(path: str | Path) -> None:
+    """Before the data set is read: a deflated one could unfold to any size."""
+    from pydicom.filereader import read_file_meta_info
+
+    syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+    if syntax not in UNCOMPRESSED and syntax not in COMPRESSED:
+        kinds = ", ".join(dict.fromkeys(COMPRESSED.values()))
+        raise BadImage(path, f"DICOM: its transfer syntax is none of: uncompressed, {kinds}")
+
+
+def _check_header(path: str | Path, header: Any) -> None:
+    if (kind := str(header.get("Modality", "none"))) not in MODALITIES:
+        word = kind if len(kind) == 2 and kind.isalnum() else "another"
+        raise BadImage(path, f"DICOM: modality {word}; only {' and '.join(MODALITIES)} are X-rays of a chest")
+    if (frames := int(header.get("NumberOfFrames") or 1)) != 1:
+        raise BadImage(path, f"DICOM: {frames} frames; only single images are read")
+    rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+    if rows < 1 or columns < 1:
+        raise BadImage(path, "DICOM: it holds no image")
+    if rows * columns > MAX_PIXELS:
+        raise BadImage(path, f"{columns} x {rows} pixels, more than the limit of {MAX_PIXELS:,}")
+    colours = header.get("PhotometricInterpretation")
+    if int(header.get("SamplesPerPixel") or 1) != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
+        raise BadImage(path, "DICOM: not grey levels (MONOCHROME1 or MONOCHROME2)")
+    if header.get("BitsAllocated") not in (8, 16):
+        raise BadImage(path, "DICOM: neither 8 nor 16 bits a pixel")
+
+
+def _check_pixels(path: str | Path, whole: Any) -> None:
+    """A compressed image bears sizes of its own, which its decoder would believe."""
+    if "PixelData" not in whole:
+        raise BadImage(path, "DICOM: it holds no image")
+    kind = COMPRESSED.get(str(whole.file_meta.TransferSyntaxUID))
+    if kind is None:
+        return
+    from pydicom.encaps import generate_frames
+
+    frame = next(generate_frames(whole.PixelData, number_of_frames=1))
+    if kind == "RLE":
+        fits = _rle_bytes(frame) <= whole.Rows * whole.Columns * whole.BitsAllocated // 8 + 2 * 15
+    else:
+        fits = _stream_size(frame, kind) == (whole.Rows, whole.Columns, 1)
+    if not fits:
+        raise BadImage(path, f"DICOM: its {kind} data have another size than its header says")
+
+
+def _stream_size(stream: bytes, kind: str) -> tuple[int, int, int] | None:
+    """Rows, columns and components of a JPEG, JPEG-LS or JPEG 2000 stream, from its own header."""
+    if kind == "JPEG 2000":
+        at = stream.find(b"\xff\x4f\xff\x51")
+        if at < 0:
+            return None
+        width, height, left, top = struct.unpack_from(">4I", stream, at + 8)
+        (parts,) = struct.unpack_from(">H", stream, at + 40)
+        return height - top, width - left, parts
+    at = 2
+    while at + 10 <= len(stream) and stream[at] == 0xFF:
+        mark = stream[at + 1]
+        if (0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC)) or mark == 0xF7:
+            rows, columns, parts = struct.unpack_from(">HHB", stream, at + 5)
+            return rows, columns, parts
+        at += 1 if mark == 0xFF else 2 + struct.unpack_from(">H", stream, at + 2)[0]
+    return None
+
+
+def _rle_bytes(frame: bytes) -> int:
+    """How many bytes the segments of an RLE frame unfold to (PS3.5, annex G); nothing is unfolded."""
+    count, *starts = struct.unpack_from("<16I", frame)
+    if not 1 <= count <= 15:
+        raise ValueError
+    total = 0
+    for start, end in zip(starts[:count], [*starts[1:count], len(frame)], strict=True):
+        at, end = start, min(end, len(frame))
+        if start < 64:
+            raise ValueError
+        while at < end:
+            control = frame[at]
+            if control < 128:
+                total, at = total + control + 1, at + control + 2
+            else:
+                total, at = total + (257 - control if control > 128 else 0), at + 2
+    return total
+
+
+def _shown(path: str | Path, header: Any, stored: NDArray[Any]) -> Grey:
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+
+    if stored.ndim != 2:
+        raise BadImage(path, "DICOM: not one grey image")
+    padding = _padding(header, stored)
+    values = np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
+    if header.get("VOILUTSequence"):
+        values = np.asarray(apply_voi(apply_modality_lut(stored, header), header), dtype=np.float64)
+        entries, _, bits = (int(number) for number in header.VOILUTSequence[0].LUTDescriptor)
+        if not 1 <= bits <= 16 or entries > MAX_LUT:
+            raise BadImage(path, "DICOM: its VOI look-up table is damaged")
+        levels = values / (2**bits - 1)
+    elif header.get("WindowWidth") is not None and header.get("WindowCenter") is not None:
+        levels = _windowed(
+            values,
+            _first(header.WindowCenter),
+            _first(header.WindowWidth),
+            str(header.get("VOILUTFunction") or "LINEAR"),
+        )
+    else:
+        known = values[~padding] if not padding.all() else values
+        low, high = float(known.min()), float(known.max())
+        levels = (values - low) / max(high - low, 1e-9)
+    if not np.isfinite(levels).all():
+        raise BadImage(path, "DICOM: its look-up gives no finite levels")
+    levels = levels.clip(0, 1)
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        levels = 1 - levels
+    levels[padding] = 0
+    return np.asarray(np.round(255 * levels), dtype=np.uint8)
+
+
+def _padding(header: Any, stored: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where the stored values are padding, which is no part of the picture."""
+    first = header.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(stored.shape, dtype=bool)
+    last = header.get("PixelPaddingRangeLimit")
+    bounds = sorted((int(first), int(first if last is None else last)))
+    return np.asarray((stored >= bounds[0]) & (stored <= bounds[1]))
+
+
+def _windowed(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
+    """Levels 0..1 of the window (PS3.3, C.11.2.1.2 and C.11.2.1.3)."""
+    if not (np.isfinite([centre, width]).all() and width > 0):
+        raise ValueError
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp((-4 * (values - centre) / width).clip(-700, 700))))
+    if function == "LINEAR_EXACT":
+        return (values - centre) / width + 0.5
+    return (values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5
+
+
+def _first(value: Any) -> float:
+    """Several windows may be given; the first is the one a viewer opens with."""
+    return float(value if isinstance(value, int | float | str) else value[0])

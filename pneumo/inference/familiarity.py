@@ -1,0 +1,221 @@
+"""Is an image like those that a model was trained on? A simple score that warns of a colour photo, a CT
+slice, a lateral view, an X-ray turned or inverted: of such images a model's probability says nothing.
+
+A preprocessed square is cut to its content and reduced to 16 x 16; its score is the distance from the
+training images under probabilistic principal components (Tipping and Bishop 1999): along each of 24
+components and off them all, in units of the training images' own spread, so that 1 is usual. The limits are
+those that 1 % of the validation images pass.
+"""
+
+import base64
+import binascii
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from pneumo import UserError
+from pneumo.data.images import Grey
+
+SIDE = 16
+COMPONENTS = 24
+PASSED_BY = 0.01  # the share of the validation images beyond a limit
+MAX_FITTED = 20_000  # images: more change the components no further
+COLOUR_LIMIT = 0.01  # share of an image's pixels; scanned films and JPEG's rounding stay far below it
+BLANK = 0.02  # spread of the thumbnail's levels in 0..1
+NOISE_FLOOR = 1e-4  # of the variance off the components: a set of equal images has none
+FORMAT = 1
+
+Thumbs = NDArray[np.float32]
+
+# What the image would have to be to look familiar -> how to make it so.
+POSES: dict[str, Callable[[Thumbs], Thumbs]] = {
+    "turned by 90 degrees clockwise": lambda thumbs: np.rot90(thumbs, 1, (1, 2)),
+    "upside down": lambda thumbs: np.rot90(thumbs, 2, (1, 2)),
+    "turned by 90 degrees counter-clockwise": lambda thumbs: np.rot90(thumbs, 3, (1, 2)),
+    "inverted (black for white)": lambda thumbs: 1 - thumbs,
+    "mirrored left to right": lambda thumbs: thumbs[:, :, ::-1],
+}
+
+
+def fit(train: Iterable[Grey], val: Iterable[Grey]) -> dict[str, Any]:
+    """The reference of a model: from its training images, limits from its validation images.
+
+    Both give uint8 squares [S, S] as `preprocess` makes them; at most 20,000 of each are wanted. The result
+    is JSON of about 20 kB.
+    """
+    thumbs, _ = _thumbnails(train)
+    flat = thumbs.reshape(len(thumbs), -1).astype(np.float64)
+    mean = flat.mean(0)
+    variances, vectors = np.linalg.eigh(np.cov(flat, rowvar=False, bias=True))
+    count = max(1, min(COMPONENTS, len(flat) - 1))
+    kept, rest = variances[::-1][:count], variances[::-1][count:]
+    components = vectors[:, ::-1][:, :count].T
+    components *= np.sign(components[np.arange(count), np.abs(components).argmax(1)])[:, None]
+    found = Familiarity(
+        {
+            "format": FORMAT,
+            "mean": _packed(mean),
+            "components": _packed(components),
+            "variances": [max(float(value), NOISE_FLOOR) for value in kept],
+            "noise": max(float(rest.mean()), NOISE_FLOOR),
+            "distance": 1.0,
+            "poses": dict.fromkeys(POSES, 1.0),
+            "aspect": [1.0, 1.0],
+            "images": len(thumbs),
+        }
+    )
+    known, aspects = _thumbnails(val)
+    own = found.distances(known)
+    low, high = np.quantile(aspects, [PASSED_BY / 2, 1 - PASSED_BY / 2])
+    return {
+        **found.reference,
+        "distance": float(np.quantile(own, 1 - PASSED_BY)),
+        "poses": {
+            name: min(1.0, float(np.quantile(found.distances(pose(known)) / own, PASSED_BY)))
+            for name, pose in POSES.items()
+        },
+        "aspect": [float(low), float(high)],
+    }
+
+
+def fit_split(images: NDArray[np.uint8], rows: NDArray[np.int64], splits: Iterable[str]) -> dict[str, Any]:
+    """As `fit`, for a cache's `images`, the place of each image in it and the split of each."""
+    names = np.asarray(list(splits))
+    picked = {}
+    for name in ("train", "val"):
+        places = rows[names == name]
+        picked[name] = places[:: math.ceil(len(places) / MAX_FITTED)]
+    return fit(*((images[place] for place in places) for places in picked.values()))
+
+
+def fit_again(config: Path, data_digest: str, cache_dir: str) -> dict[str, Any]:
+    """The reference of a run that kept none, from the images that its config.yaml names.
+
+    UserError where they are not at hand, or are others than the run's.
+    """
+    from pneumo.data import cache, manifest
+    from pneumo.data.settings import DataSettings, PhantomSettings
+
+    try:
+        whole = yaml.safe_load(config.read_text()) if config.is_file() else {}
+        keys = dict(whole["data"])
+        # Where a cache lies is this machine's affair, not that of a file that may come from elsewhere.
+        keys |= {"phantom": PhantomSettings(**(keys.get("phantom") or {})), "cache_dir": cache_dir}
+        settings = DataSettings(**keys | {"num_workers": None})
+        data = cache.prepare(manifest.build(settings), settings)
+    except UserError as error:
+        raise UserError(str(error).splitlines()[0]) from None
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError, RecursionError):
+        raise UserError(f"{config} tells of no data set") from None
+    if data.digest != data_digest:
+        raise UserError(f"the images in {settings.root} are not those of the run")
+    return fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
+
+
+class Familiarity:
+    """A model's reference, checked: it may come from elsewhere. UserError for what `fit` would not make."""
+
+    def __init__(self, reference: dict[str, Any]) -> None:
+        self.reference = reference
+        try:
+            self.variances = _numbers(reference["variances"], 1, COMPONENTS)
+            self.noise = _numbers([reference["noise"]], 1, 1)[0]
+            self.limit = _numbers([reference["distance"]], 1, 1)[0]
+            self.aspect = _numbers(reference["aspect"], 2, 2)
+            self.pose_limits = dict(
+                zip(POSES, _numbers([reference["poses"][name] for name in POSES], 5, 5), strict=True)
+            )
+            count = len(self.variances)
+            self.mean = _unpacked(reference["mean"], (SIDE * SIDE,))
+            self.components = _unpacked(reference["components"], (count, SIDE * SIDE))
+            if reference["format"] != FORMAT:
+                raise ValueError
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            raise UserError(
+                "familiarity: this is no reference that a training run made; train the model again."
+            ) from None
+
+    def distances(self, thumbs: Thumbs) -> NDArray[np.float64]:
+        """The score [N] of thumbnails [N, 16, 16]."""
+        centred = thumbs.reshape(len(thumbs), -1).astype(np.float64) - self.mean
+        along = centred @ self.components.T
+        off = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0)
+        squares = (along**2 / self.variances).sum(1) + off / self.noise
+        return np.asarray(np.sqrt(squares / (SIDE * SIDE)))
+
+    def warnings(self, square: Grey, colour_share: float = 0.0) -> list[str]:
+        """What is unlike the training images in a preprocessed `square` [S, S]; empty for a like image.
+
+        `colour_share` is the share of the original's pixels with colour.
+        """
+        found = colour_warnings(colour_share)
+        thumb, aspect = _thumbnail(square)
+        if thumb.std() < BLANK:
+            return [*found, "blank: there is hardly anything to be seen in it"]
+        thumbs = thumb[None]
+        own = float(self.distances(thumbs)[0])
+        ratios = {name: float(self.distances(pose(thumbs))[0]) / own for name, pose in POSES.items()}
+        likely = min(ratios, key=lambda name: ratios[name] / self.pose_limits[name])
+        posed = ratios[likely] < self.pose_limits[likely]
+        if posed and ratios[likely] * own <= self.limit:
+            return [*found, f"seems {likely}"]
+        if posed or own > self.limit:  # what is unlike in every pose is no turned X-ray
+            found.append(f"unlike the training images (score {own:.2f}, limit {self.limit:.2f})")
+        low, high = self.aspect
+        if not 0.98 * low <= aspect <= 1.02 * high:
+            found.append(f"width to height {aspect:.2f}, in the training images {low:.2f} to {high:.2f}")
+        return found
+
+
+def colour_warnings(colour_share: float) -> list[str]:
+    """Needs no reference: an X-ray has no colour."""
+    if colour_share <= COLOUR_LIMIT:
+        return []
+    return [f"colour in {colour_share:.0%} of the pixels: an X-ray has none"]
+
+
+def _thumbnail(square: Grey) -> tuple[Thumbs, float]:
+    image = Image.fromarray(np.ascontiguousarray(square))
+    content = image.crop(image.getbbox() or (0, 0, *image.size))  # without the padding
+    thumb = content.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(thumb, dtype=np.float32) / np.float32(255), content.width / content.height
+
+
+def _thumbnails(squares: Iterable[Grey]) -> tuple[Thumbs, NDArray[np.float64]]:
+    both = [_thumbnail(square) for square in squares]
+    return np.stack([thumb for thumb, _ in both]), np.asarray([aspect for _, aspect in both])
+
+
+def _packed(array: NDArray[np.floating[Any]]) -> str:
+    """Half precision changes the score in its fourth figure."""
+    return base64.b64encode(array.astype("<f2").tobytes()).decode()
+
+
+def _unpacked(text: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    if not isinstance(text, str) or len(text) > 10**6:
+        raise ValueError
+    try:
+        array = np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float64)
+    except binascii.Error:
+        raise ValueError from None
+    if not np.isfinite(array).all():
+        raise ValueError
+    return array.reshape(shape)
+
+
+def _numbers(values: Any, least: int, most: int) -> NDArray[np.float64]:
+    """`least` to `most` positive numbers, or ValueError."""
+    if not isinstance(values, list) or not least <= len(values) <= most:
+        raise ValueError
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+        raise ValueError
+    array = np.asarray(values, dtype=np.float64)
+    if not ((array > 0) & (array < 1e9)).all():
+        raise ValueError
+    return array

@@ -1,0 +1,321 @@
+"""Models in MLflow: found by name, alias or run as a folder of files, and registered from one.
+
+Files come and go as data, by the names given here alone; nothing in them is loaded.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, TypeVar
+
+import yaml
+
+from pneumo import UserError, __version__
+from pneumo.tracking.journal import redact
+from pneumo.tracking.mlflow_run import _code, locked
+from pneumo.tracking.reading import FILES, WEIGHTS, Reader, TrackedRun, _local_folder, _tracked
+
+FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run id, or a folder"
+MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
+RUN_FILES = (WEIGHTS, "checkpoints/familiarity.json", *FILES)
+MAX_BYTES = 2**30  # a ResNet-50 has 0.1 GB
+LOCK_WAIT_S = 60.0
+_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d{1,9}))")
+_LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Resolved:
+    """Where a model's files lie here, and what to call it: "pneumo 3", a run id, or the folder."""
+
+    folder: Path
+    version: str
+    run_id: str | None = None
+
+
+def resolve(model: str, uri: str, cache: Path) -> Resolved:
+    """The files of `model` (see FORMS), fetched from the tracker at `uri` into `cache` where they are not
+    local; UserError where there is no such model."""
+    if not model.startswith(("models:/", "runs:/")):
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            return Resolved(folder=folder, version=str(folder))
+        if not _RUN_ID.fullmatch(model):
+            raise UserError(f"model={model} is no folder and no run id; give {FORMS}.")
+    return Registry(uri, cache).resolve(model)
+
+
+class Registry(Reader):
+    """The models of one tracking server."""
+
+    def __init__(self, uri: str, cache: Path) -> None:
+        super().__init__(uri)
+        self.cache = cache.expanduser() / "models"
+
+    # ---- finding
+
+    def resolve(self, model: str) -> Resolved:
+        if match := _MODEL.fullmatch(model):
+            name, alias, version = match["name"], match["alias"], match["version"]
+            if alias:
+                ask = partial(self._client.get_model_version_by_alias, name, alias)
+            else:
+                ask = partial(self._client.get_model_version, name, version)
+            found = self._maybe(ask)
+            if found is None:
+                raise UserError(f"model={model} is not in {redact(self.uri)}; {self._known(name)}.")
+            return self._version_files(found)
+        if match := _LOGGED.fullmatch(model):
+            logged = self._wanted(partial(self._client.get_logged_model, match[1]), f"model={model}")
+            folder = self._files(logged.artifact_location, MODEL_FILES, logged.model_id)
+            return Resolved(folder=folder, version=logged.model_id, run_id=logged.source_run_id)
+        run_id = model.removeprefix("runs:/")
+        if not _RUN_ID.fullmatch(run_id):
+            raise UserError(f"model={model} is not of a known form; give {FORMS}.")
+        run = self.run(run_id)
+        return Resolved(folder=self.run_folder(run), version=run_id, run_id=run_id)
+
+    def run(self, run_id: str) -> TrackedRun:
+        found = self._wanted(lambda: self._client.get_run(run_id), f"run {run_id}")
+        if found.info.lifecycle_stage != "active":
+            raise UserError(f"run {run_id} was deleted; `mlflow runs restore --run-id {run_id}` restores it.")
+        self._experiment_id = found.info.experiment_id
+        return _tracked(found)
+
+    def run_folder(self, run: TrackedRun) -> Path:
+        """The artifacts of a run that make a model."""
+        return self._files(run.artifact_uri, RUN_FILES, f"{run.run_id} {run.status}")
+
+    def holder(self, name: str, alias: str) -> Resolved | None:
+        """The version that `alias` names; None where there is none."""
+        found = self._maybe(lambda: self._client.get_model_version_by_alias(name, alias))
+        return None if found is None else self._version_files(found)
+
+    def version_of(self, name: str, run_id: str) -> str | None:
+        """The newest version of `name` that stems from a run; None where there is none."""
+        query = f"name = '{_quoted(name)}' and run_id = '{run_id}'"
+        versions = self._ask(lambda: self._client.search_model_versions(query))
+        return max((str(version.version) for version in versions), key=int, default=None)
+
+    def _version_files(self, version: Any) -> Resolved:
+        location = version.source
+        if match := _LOGGED.fullmatch(location):
+            logged = self._wanted(partial(self._client.get_logged_model, match[1]), location)
+            location = logged.artifact_location
+        mark = f"{version.name} {version.version} {version.creation_timestamp}"
+        return Resolved(
+            folder=self._files(location, MODEL_FILES, mark),
+            version=f"{version.name} {version.version}",
+            run_id=version.run_id or None,
+        )
+
+    def _known(self, name: str) -> str:
+        model = self._maybe(lambda: self._client.get_registered_model(name))
+        if model is None:
+            names = sorted(entry.name for entry in self._ask(self._client.search_registered_models))
+            return f"the registered models are {', '.join(names) or 'none'}"
+        aliases = [f"@{alias} (version {number})" for alias, number in sorted(model.aliases.items())]
+        versions = self._ask(lambda: self._client.search_model_versions(f"name = '{_quoted(name)}'"))
+        numbers = sorted(int(version.version) for version in versions)
+        return f"{name} has the versions {numbers} and the aliases {', '.join(aliases) or 'none'}"
+
+    def _files(self, location: str, names: tuple[str, ...], mark: str) -> Path:
+        """A folder with those of the files `names` below `location` that are there."""
+        local = _local_folder(location)
+        if local is not None:
+            return local
+        target = self.cache / hashlib.sha256(f"{redact(location)} {mark}".encode()).hexdigest()[:32]
+        if target.is_dir():  # appeared whole: nothing changes in a version or a finished run
+            return target
+        self.cache.mkdir(parents=True, exist_ok=True)
+        aside = Path(mkdtemp(prefix=".fetch-", dir=self.cache))
+        try:
+            self._ask(lambda: self._download(location, names, aside))
+            with suppress(OSError):  # another process was first
+                aside.rename(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return target
+
+    def _download(self, location: str, names: tuple[str, ...], target: Path) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository = get_artifact_repository(location, tracking_uri=self.uri)
+        sizes: dict[str, int] = {}
+        for folder in sorted({str(Path(name).parent) for name in names}):
+            entries = repository.list_artifacts(None if folder == "." else folder)
+            sizes |= {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
+        for name in names:
+            if name not in sizes:
+                continue  # whoever reads the folder says what misses
+            if sizes[name] > MAX_BYTES:
+                raise UserError(f"{name} of {redact(location)} has {sizes[name]:,} bytes: it is no model.")
+            repository.download_artifacts(name, dst_path=str(target))
+
+    # ---- registering
+
+    def register(
+        self, folder: Path, run: TrackedRun, name: str, tags: Mapping[str, str], served: "Served"
+    ) -> str:
+        """Log the model folder as an MLflow model of `run` and register it; its version.
+
+        A run that is registered under `name` gives the version it has.
+        """
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with locked(self.cache / "register.lock", LOCK_WAIT_S):
+            known = self.version_of(name, run.run_id)
+            return known or self._ask(lambda: self._register(folder, run, name, dict(tags), served))
+
+    def _register(
+        self, folder: Path, run: TrackedRun, name: str, tags: dict[str, str], served: "Served"
+    ) -> str:
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        client = self._client
+        logged = client.create_logged_model(
+            self._experiment_id, name=name, source_run_id=run.run_id, tags=tags, model_type="classifier"
+        )
+        try:
+            _describe(folder, run.run_id, logged.model_id, served)
+            client.log_model_artifacts(logged.model_id, str(folder))
+        except BaseException:
+            client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+            raise
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        client.log_outputs(run.run_id, models=[LoggedModelOutput(logged.model_id, 0)])
+        if self._maybe(lambda: client.get_registered_model(name)) is None:
+            try:
+                client.create_registered_model(name)
+            except Exception as error:
+                if _code(error) != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        source = f"models:/{logged.model_id}"
+        with _default_tracker(self.uri):  # where MLflow looks for the source, whatever its client was told
+            version = client.create_model_version(
+                name, source, run.run_id, tags=tags, model_id=logged.model_id
+            )
+        return str(version.version)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        self._ask(lambda: self._client.set_registered_model_alias(name, alias, version))
+
+    # ---- asking
+
+    def _wanted(self, question: Callable[[], T], what: str) -> T:
+        found = self._maybe(question)
+        if found is None:
+            raise UserError(f"{what} is not in {redact(self.uri)}.")
+        return found
+
+    def _maybe(self, question: Callable[[], T]) -> T | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return question()
+        except MlflowException as error:
+            if _code(error) in _MISSING:
+                return None
+            return self._ask(question)  # it words the error
+
+
+@dataclass(kw_only=True)
+class Served:
+    """How MLflow's scoring server is to use a model folder."""
+
+    loader: str  # a module with _load_pyfunc
+    inputs: Mapping[str, str]  # column -> MLflow's type, or "strings" for a list of them
+    outputs: Mapping[str, str]
+    example: Mapping[str, str]  # a row of `inputs`
+
+
+@contextmanager
+def _default_tracker(uri: str) -> Iterator[None]:
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def bad_request(message: str) -> Exception:
+    """What the scoring server answers with status 400 and `message`."""
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException.invalid_parameter_value(message)
+
+
+def version_in(folder: Path) -> str | None:
+    """The registered version that MLflow says a folder was downloaded as: "pneumo 3"."""
+    file = folder / "registered_model_meta"
+    try:
+        if file.stat().st_size > 4096:
+            return None
+        found = yaml.safe_load(file.read_text())
+        name, version = str(found["model_name"]), str(found["model_version"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
+    return f"{name} {version}" if len(name) < 100 and f"{name}{version}".isprintable() else None
+
+
+def _describe(folder: Path, run_id: str, model_id: str, served: Served) -> None:
+    """Add to a model folder what MLflow wants: MLmodel, an example, and the packages to install.
+
+    Written here and not by mlflow.pyfunc.save_model, which would copy the folder into one of its own and list
+    every package of this environment.
+    """
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types.schema import Array, ColSpec, DataType, Schema
+
+    def schema(columns: Mapping[str, str]) -> Schema:
+        kinds = {"strings": Array(DataType.string)}
+        return Schema([ColSpec(kinds.get(kind, kind), name) for name, kind in columns.items()])
+
+    signature = ModelSignature(schema(served.inputs), schema(served.outputs))
+    model = Model(run_id=run_id, model_id=model_id, signature=signature)
+    pyfunc.add_to_model(
+        model,
+        loader_module=served.loader,
+        python_env="python_env.yaml",
+        conda_env="conda.yaml",
+    )
+    split = {"columns": list(served.example), "data": [list(served.example.values())]}
+    (folder / "input_example.json").write_text(json.dumps(split))
+    (folder / "serving_input_example.json").write_text(json.dumps({"dataframe_split": split}))
+    model.saved_input_example_info = {
+        "artifact_path": "input_example.json",
+        "type": "dataframe",
+        "pandas_orient": "split",
+        "serving_input_path": "serving_input_example.json",
+    }
+    python = platform.python_version()
+    requirement = f"pneumo=={__version__}"
+    (folder / "requirements.txt").write_text(f"{requirement}\n")
+    (folder / "python_env.yaml").write_text(
+        f"python: {python}\nbuild_dependencies:\n- pip\ndependencies:\n- -r requirements.txt\n"
+    )
+    (folder / "conda.yaml").write_text(
+        f"channels:\n- conda-forge\ndependencies:\n- python={python}\n- pip\n- pip:\n  - {requirement}\n"
+        "name: mlflow-env\n"
+    )
+    model.save(str(folder / "MLmodel"))
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "")
