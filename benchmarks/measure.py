@@ -29,7 +29,9 @@ def options(description: str | None, rounds: int = 5) -> argparse.ArgumentParser
     return parser
 
 
-def interleaved(runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1
+) -> dict[str, list[float]]:
     """Seconds of every run in every round, after `warm_up` rounds that do not count.
 
     A run that returns a float has timed itself.
@@ -69,7 +71,10 @@ class Stopwatch:
 
 def table(header: list[str], rows: list[list[Any]]) -> None:
     """Print rows under a header: words to the left, numbers (already formatted or not) to the right."""
-    cells = [header, *([f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows)]
+    cells = [
+        header,
+        *([f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows),
+    ]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     for row in cells:
         first, *rest = (
