@@ -87,7 +87,7 @@ def watched(trainer: Trainer, watch: measure.Stopwatch) -> None:
 def where_time_goes(
     files: list[Path], labels: list[int], data: dict[str, Split], folder: Path, batch: int
 ) -> dict[str, dict[str, float]]:
-    """Processor milliseconds an image, by part, of one epoch of each program (the baseline in one process)."""
+    """Processor ms an image, by part, of one epoch of each program (the baseline in one process)."""
     shares = {}
     watch = measure.Stopwatch()
     model = build_model("resnet18")

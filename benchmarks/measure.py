@@ -85,7 +85,7 @@ def table(header: list[str], rows: list[list[Any]]) -> None:
 
 
 def record(name: str, ratio: float, target: float, **figures: Any) -> None:
-    """Print a ratio with its target and put it in results/bench.json, in place of an older one of that name."""
+    """Print a ratio with its target and put it in results/bench.json, instead of an older one of its name."""
     word = "good" if ratio >= target else "MISSED"
     print(f"-> {name}: ratio {ratio:.3f}, target {target:g}: {word}", flush=True)
     rows = [row for row in recorded() if row["name"] != name]
