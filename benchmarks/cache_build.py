@@ -71,7 +71,7 @@ def settings(root: Path, cache_dir: Path, size: int, workers: int | None = None)
 
 
 def kaggle_layout(root: Path, contents: list[bytes]) -> Path:
-    """A chest_xray folder of these files, made different by bytes after their ends; a tenth is for testing."""
+    """A chest_xray folder of these files, told apart by bytes after their ends; a tenth for testing."""
     for number, content in enumerate(contents):
         split = "test" if number % 10 == 0 else "train"
         kind, name = ("NORMAL", f"IM-{number:06d}-0001") if number % 2 else (
