@@ -252,7 +252,11 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _fill(
-    file: Path, sources: list[str], load: Callable[[str], Grey | Image.Image], pixels: dict, workers: int | None
+    file: Path,
+    sources: list[str],
+    load: Callable[[str], Grey | Image.Image],
+    pixels: dict,
+    workers: int | None,
 ) -> dict[int, str]:
     """Preprocess every source into its row of `file`; return the reasons of the bad rows."""
     shape = (len(sources), pixels["image_size"], pixels["image_size"])

@@ -1,9 +1,11 @@
 """Where and how the numbers are computed: device, precision, seeds and the process group."""
 
+import ctypes
 import gc
 import logging
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -72,6 +74,8 @@ def open_runtime(settings: TrainerSettings) -> Runtime:
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = not settings.deterministic
         torch.cuda.set_device(device)
+    else:
+        _keep_memory()
     torch.use_deterministic_algorithms(settings.deterministic)
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -116,6 +120,7 @@ def isolated() -> Iterator[None]:
         root.handlers[:] = handlers
         gc.collect()  # a failed job's model hangs in cycles of frames and closures
         gc.freeze()  # what is left is modules: looking at them after every job takes 0.3 s
+        _c_library("malloc_trim", 0)  # what _keep_memory kept
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -159,6 +164,24 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "fp16" and device.type != "cuda":
         raise UserError("trainer.precision=fp16 needs a CUDA device; on a CPU take bf16, float32 or auto.")
     return {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _keep_memory() -> None:
+    """Let glibc reuse the memory of large tensors instead of giving it back to the system after each one.
+
+    Otherwise every step takes its activations from the system anew, page by page: 393,000 page faults a step
+    of DenseNet-121 (16 images, 224 px), 49 ms of system time an image against 5; 12 against 1 for ResNet-18.
+    The numbers computed are the same to the last bit; resident memory grows by about a tenth.
+    """
+    no_mappings, keep_free_top = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    _c_library("mallopt", no_mappings, 0)
+    _c_library("mallopt", keep_free_top, 2**31 - 1)
+
+
+def _c_library(function: str, *values: int) -> None:
+    """Call a function of glibc on integers, where there is one."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), function):
+        getattr(library, function)(*values)
 
 
 def cpu_has_bf16() -> bool:
