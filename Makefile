@@ -41,7 +41,7 @@ bench: install ## the benchmarks, a quarter of an hour; every ratio with its tar
 	$(BIN)/python benchmarks/run_all.py
 
 bench-cuda: install ## the benchmarks of a CUDA device, 50 epochs of ResNet-18 among them
-	$(BIN)/python benchmarks/cuda.py
+	$(BIN)/python benchmarks/on_cuda.py
 
 lint: install ## ruff, mypy and the layers of the house
 	$(BIN)/ruff check .

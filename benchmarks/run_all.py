@@ -18,6 +18,7 @@ QUICK = {
     "against_baseline": ["--figure", str(measure.RESULTS / "epoch.png")],
     "cache_build": ["--pool", "1000"],
     "start": [],
+    "inference": ["--images", "200", "--rounds", "3"],
     "packing": [],
     "augment": ["--rounds", "5"],
     "tracking": ["--rounds", "2", "--epochs", "3", "--limit-batches", "10"],

@@ -1,6 +1,6 @@
 """Question: does training reach the network's own speed on a CUDA device, and how long do 50 epochs take?
 
-    python benchmarks/cuda.py [--rounds 5] [--epochs 50] [--batch 64] [--images 4700]
+    python benchmarks/on_cuda.py [--rounds 5] [--epochs 50] [--batch 64] [--images 4700]
 
 ResNet-18 at 224 px on random images of the public training set's number, in trainer.precision=auto: the epoch
 against the same steps on one fixed batch (target .95), and the whole training, validation included (target on
