@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-services bench lint
+.PHONY: help install demo ui test test-services bench bench-cuda lint
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,11 @@ test: install ## unit and end-to-end tests
 test-services: install ## tests against real servers on 127.0.0.1
 	$(BIN)/python -m pytest -m services -n 2 --dist loadfile  # they mostly wait: for servers, imports, signals
 
-bench: install ## the benchmarks; tables in the terminal
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: install ## the benchmarks, a quarter of an hour; every ratio with its target at the end
+	$(BIN)/python benchmarks/run_all.py
+
+bench-cuda: install ## the benchmarks of a CUDA device, 50 epochs of ResNet-18 among them
+	$(BIN)/python benchmarks/on_cuda.py
 
 lint: install ## ruff, mypy and the layers of the house
 	$(BIN)/ruff check .

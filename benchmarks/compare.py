@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import measure
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 TARGET_S = 20.0
@@ -34,16 +36,9 @@ def main() -> None:
         found = json.loads((Path(folder) / "page" / "comparison.json").read_text())
         assert len(found["configurations"]) == runs
     print(f"\n{runs} runs compared in {wall:.1f} s ({cpu:.1f} s of processor time); target {TARGET_S:.0f} s")
-    file = ROOT / "benchmarks" / "results" / "compare.json"
-    file.parent.mkdir(exist_ok=True)
-    row = {
-        "name": f"compare/{runs} runs",
-        "ratio": TARGET_S / wall,
-        "target": 1.0,
-        "seconds": wall,
-        "cpu_s": cpu,
-    }
-    file.write_text(json.dumps([row], indent=1) + "\n")
+    measure.record(
+        f"compare/{runs} runs", TARGET_S / wall, 1.0, seconds=round(wall, 2), processor_s=round(cpu, 2)
+    )
 
 
 if __name__ == "__main__":

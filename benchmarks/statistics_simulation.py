@@ -5,11 +5,10 @@ scores share a patient's effect, and two models of equal quality that make partl
 Command: python benchmarks/statistics_simulation.py [sets]. About 6 minutes of processor time for 2,000 sets.
 """
 
-import json
 import sys
 import time
-from pathlib import Path
 
+import measure
 import numpy as np
 
 from pneumo.evaluation import statistics
@@ -82,18 +81,19 @@ def main() -> None:
         images = f"{row['rejects_images']:.3f}" if "rejects_images" in row else "-"
         figures = f"{row['truth']:8.4f} {row['coverage']:9.3f} {row['rejects_patients']:19.3f}"
         print(f"{name:<18} {figures} {images:>17}")
-    file = Path(__file__).parent / "results" / "statistics_simulation.json"
-    file.parent.mkdir(exist_ok=True)
-    rows = [
-        {"name": f"statistics/{kind}/{name}", "ratio": round(ratio, 3), "target": 1.0, "value": row[key]}
-        for name, row in found.items()
+    for name, row in found.items():
         for kind, key, low, high in (
             ("coverage", "coverage", 0.93, 0.97),
             ("type-one", "rejects_patients", 0.03, 0.07),
-        )
-        for ratio in [1.0 if low <= row[key] <= high else 0.0]
-    ]
-    file.write_text(json.dumps(rows, indent=1) + "\n")
+        ):
+            measure.record(
+                f"statistics/{kind}/{name}",
+                1.0 if low <= row[key] <= high else 0.0,
+                1.0,
+                value=row[key],
+                bounds=[low, high],
+                sets=sets,
+            )
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def test_processes_give_what_one_gives(kaggle_read_only: Path, settings: Make, t
 
 def test_built_once(kaggle: Path, settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(settings(root=kaggle))
-    monkeypatch.setattr(cache, "read", no_reading)
+    monkeypatch.setattr(cache, "read_image", no_reading)
     monkeypatch.setattr(cache, "preprocess", no_reading)
     again = prepare(settings(root=kaggle))
     assert np.array_equal(first.images, again.images) and first.digest == again.digest

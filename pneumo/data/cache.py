@@ -24,10 +24,11 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from pneumo import UserError
-from pneumo.data.images import BadImage, Grey, check_file, preprocess, read
+from pneumo.data.images import BadImage, Grey, check_file, preprocess, read_image
 from pneumo.data.manifest import Manifest, content_problems, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
 from pneumo.files import DISK_FULL, write_atomically
@@ -99,7 +100,7 @@ def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
 
 def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> ImageCache:
     paths = manifest.table["path"].tolist()
-    load: Callable[[str], Grey]
+    load: Callable[[str], Grey | Image.Image]
     if settings.name == "phantom":
         from pneumo.data import phantom
 
@@ -207,7 +208,7 @@ def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
 def _build(
     folder: Path,
     sources: list[str],
-    load: Callable[[str], Grey],
+    load: Callable[[str], Grey | Image.Image],
     pixels: dict,
     workers: int | None,
     strict: bool,
@@ -251,7 +252,11 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _fill(
-    file: Path, sources: list[str], load: Callable[[str], Grey], pixels: dict, workers: int | None
+    file: Path,
+    sources: list[str],
+    load: Callable[[str], Grey | Image.Image],
+    pixels: dict,
+    workers: int | None,
 ) -> dict[int, str]:
     """Preprocess every source into its row of `file`; return the reasons of the bad rows."""
     shape = (len(sources), pixels["image_size"], pixels["image_size"])
@@ -277,7 +282,7 @@ def _fill(
 
 
 def _fill_chunk(
-    file: Path, load: Callable[[str], Grey], pixels: dict, chunk: tuple[int, list[str]]
+    file: Path, load: Callable[[str], Grey | Image.Image], pixels: dict, chunk: tuple[int, list[str]]
 ) -> dict[int, str]:
     start, sources = chunk
     images = np.load(file, mmap_mode="r+")
@@ -290,8 +295,8 @@ def _fill_chunk(
     return bad
 
 
-def _read_below(root: str, path: str) -> Grey:
-    return read(os.path.join(root, path))  # noqa: PTH118
+def _read_below(root: str, path: str) -> Image.Image:
+    return read_image(os.path.join(root, path))  # noqa: PTH118
 
 
 class _InProcess(Executor):

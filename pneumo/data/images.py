@@ -42,16 +42,22 @@ def read(path: str | Path) -> Grey:
     16-bit PNGs are scaled to 8 bits, transparency is laid on black, EXIF orientation is applied.
     Sizes are bounded before anything is decoded. Raises BadImage with path and reason.
     """
+    return np.asarray(read_image(path))
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """As `read`, as a Pillow image of mode L: the way to an array and back costs 1 ms at full size."""
     return _read(path)[0]
 
 
-def read_with_colour(path: str | Path) -> tuple[Grey, float]:
-    """As `read`, and the share of the original's pixels that have colour: of an X-ray, about 0."""
-    grey, colour_share = _read(path, _colour_share)
-    return grey, colour_share
+def read_with_colour(path: str | Path) -> tuple[Image.Image, float]:
+    """As `read_image`, and the share of the original's pixels that have colour: of an X-ray, about 0."""
+    return _read(path, _colour_share)
 
 
-def _read(path: str | Path, measure: Callable[[Image.Image], float] = lambda _: 0.0) -> tuple[Grey, float]:
+def _read(
+    path: str | Path, measure: Callable[[Image.Image], float] = lambda _: 0.0
+) -> tuple[Image.Image, float]:
     check_file(path)
     try:
         with warnings.catch_warnings():
@@ -63,7 +69,9 @@ def _read(path: str | Path, measure: Callable[[Image.Image], float] = lambda _: 
                 if image.format == "JPEG" and (scans := _scans(path)) * width * height > MAX_SCANNED_PIXELS:
                     raise BadImage(path, f"{scans} scans of {width} x {height} pixels would take too long")
                 image.load()
-                return np.asarray(_to_grey(ImageOps.exif_transpose(image))), measure(image)
+                colour_share = measure(image)
+                ImageOps.exif_transpose(image, in_place=True)  # else an upright image is copied
+                return _to_grey(image), colour_share
     except BadImage:
         raise
     except Image.DecompressionBombError:
@@ -106,7 +114,7 @@ def _to_grey(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image).convert("RGB")
-    return image.convert("L")
+    return image if image.mode == "L" else image.convert("L")  # the first would be a copy
 
 
 def _colour_share(image: Image.Image) -> float:
@@ -120,14 +128,16 @@ def _colour_share(image: Image.Image) -> float:
     return float((pixels.max(2) - pixels.min(2) > COLOUR_LEVELS).mean())
 
 
-def preprocess(grey: Grey, *, image_size: int = 224, crop_black: bool = True, equalize: bool = True) -> Grey:
+def preprocess(
+    grey: Grey | Image.Image, *, image_size: int = 224, crop_black: bool = True, equalize: bool = True
+) -> Grey:
     """Crop the black border, equalise the histogram, resize keeping the aspect, pad with zeros to a square.
 
-    `grey` is uint8 [H, W], the result uint8 [image_size, image_size]. These are the seed report's Pillow
-    operations with its rounding (odd padding: the spare pixel goes right and below); equalising before
-    resizing costs more, but the other order gives other pixels.
+    `grey` is uint8 [H, W] or what `read_image` gives, the result uint8 [image_size, image_size]. These are
+    the seed report's Pillow operations with its rounding (odd padding: the spare pixel goes right and below);
+    equalising before resizing costs more, but the other order gives other pixels.
     """
-    image = Image.fromarray(np.ascontiguousarray(grey))
+    image = grey if isinstance(grey, Image.Image) else Image.fromarray(np.ascontiguousarray(grey))
     if crop_black and (box := image.getbbox()) is not None:
         image = image.crop(box)
     if equalize:

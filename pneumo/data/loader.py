@@ -1,6 +1,7 @@
 """Samplers (which image when) and batches on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,12 +56,19 @@ class Split:
     paths: list[str]
     patients: list[str | None]
     device: torch.device
+    _stream: Any = field(default=None, repr=False)  # for copies to CUDA
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def resident(self) -> bool:
+        """Whether the images lie on the device."""
+        return isinstance(self.images, Tensor)
+
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, S, S] and labels int64 [B] on the device, for int64 `indices` [B] on the CPU."""
+        """Images uint8 [B, S, S] and labels int64 [B] on the device, for int64 `indices` [B] on the CPU, or
+        on the device where the images are."""
         if isinstance(self.images, Tensor):
             indices = indices.to(self.device, non_blocking=True)
             return self.images[self.rows[indices]], self.labels[indices]
@@ -68,10 +76,18 @@ class Split:
         labels = self.labels[indices]
         if self.device.type == "cpu":
             return batch, labels
-        return (
-            batch.pin_memory().to(self.device, non_blocking=True),
-            labels.pin_memory().to(self.device, non_blocking=True),
-        )
+        return self._upload(batch), self._upload(labels)
+
+    def _upload(self, values: Tensor) -> Tensor:
+        """`values` on the CUDA device, copied on a stream of its own: the host runs ahead of the device, so
+        the copy for the next step goes on beside this step's kernels."""
+        self._stream = self._stream or torch.cuda.Stream(self.device)
+        with torch.cuda.stream(self._stream):
+            there = values.pin_memory().to(self.device, non_blocking=True)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self._stream)
+        there.record_stream(now)  # else its memory could be taken again while a kernel still reads it
+        return there
 
 
 def splits(cache: ImageCache, device: torch.device) -> dict[str, Split]:

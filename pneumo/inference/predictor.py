@@ -67,12 +67,9 @@ class Predictor:
 
     def prepare(self, path: str | Path, keep_grey: bool = False) -> Prepared:
         """Read `path` and prepare it exactly as for training. Raises BadImage."""
-        if dicom.is_dicom(path):
-            grey, colour_share = dicom.read(path), 0.0
-        else:
-            grey, colour_share = read_with_colour(path)
+        grey, colour_share = (dicom.read(path), 0.0) if dicom.is_dicom(path) else read_with_colour(path)
         square = preprocess(grey, **self.bundle.preprocess)
-        return Prepared(square, grey if keep_grey else square, colour_share)
+        return Prepared(square, np.asarray(grey) if keep_grey else square, colour_share)
 
     def rows(self, paths: Sequence[str], images: Sequence[Prepared]) -> list[Row]:
         """What the model says of prepared `images`."""

@@ -1,9 +1,11 @@
 """Where and how the numbers are computed: device, precision, seeds and the process group."""
 
+import ctypes
 import gc
 import logging
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -73,6 +75,8 @@ def open_runtime(settings: TrainerSettings) -> Runtime:
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = not settings.deterministic
         torch.cuda.set_device(device)
+    else:
+        _keep_memory()
     torch.use_deterministic_algorithms(settings.deterministic)
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -117,6 +121,7 @@ def isolated() -> Iterator[None]:
         root.handlers[:] = handlers
         gc.collect()  # a failed job's model hangs in cycles of frames and closures
         gc.freeze()  # what is left is modules: looking at them after every job takes 0.3 s
+        _c_library("malloc_trim", 0)  # what _keep_memory kept
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -149,3 +154,21 @@ def _device(name: str) -> torch.device:
             f"{device.index} is asked for; take trainer.device=cpu or auto, or fewer processes."
         )
     return device
+
+
+def _keep_memory() -> None:
+    """Let glibc reuse the memory of large tensors instead of giving it back to the system after each one.
+
+    Otherwise every step takes its activations from the system anew, page by page: 393,000 page faults a step
+    of DenseNet-121 (16 images, 224 px), 49 ms of system time an image against 5; 12 against 1 for ResNet-18.
+    The numbers computed are the same to the last bit; resident memory grows by about a tenth.
+    """
+    no_mappings, keep_free_top = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    _c_library("mallopt", no_mappings, 0)
+    _c_library("mallopt", keep_free_top, 2**31 - 1)
+
+
+def _c_library(function: str, *values: int) -> None:
+    """Call a function of glibc on integers, where there is one."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), function):
+        getattr(library, function)(*values)

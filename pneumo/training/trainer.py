@@ -121,6 +121,7 @@ class Trainer:
         if runtime.world_size > 1:
             self.model = DistributedDataParallel(self.model)
         self.augment = Augment(recipe.augment, recipe.in_channels)
+        self.train_labels = splits["train"].labels.cpu().numpy()  # the sampler draws on the host
         self.class_weights = self._class_weights()
         # Sums over the epoch (loss, images, true negatives, false positives, false negatives, true positives)
         # and the first step whose loss was not finite, or -1. They stay on the device until the epoch ends.
@@ -392,8 +393,9 @@ class Trainer:
     def _groups(self, epoch: int) -> list[list[Tensor]]:
         """The epoch's batches, as many together as make one optimiser step."""
         train, size = self.splits["train"], self.settings.grad_accum_steps
-        labels = train.labels.cpu().numpy()
-        order = epoch_order(self.recipe.sampler, labels, seed=self.recipe.seed, epoch=epoch)
+        order = epoch_order(self.recipe.sampler, self.train_labels, seed=self.recipe.seed, epoch=epoch)
+        if train.resident:
+            order = order.to(train.device)  # once an epoch: a step then only cuts its rows out of it
         cut = batches(order, self.settings.batch_size, self.runtime.world_size)[: self.settings.limit_batches]
         return [cut[start : start + size] for start in range(0, len(cut), size)]
 
@@ -401,7 +403,7 @@ class Trainer:
         """Inverse class frequencies, scaled so that their mean over what the sampler draws is one."""
         if not self.settings.class_weights:
             return None
-        counts = torch.bincount(self.splits["train"].labels.cpu(), minlength=2).double()
+        counts = torch.bincount(torch.from_numpy(self.train_labels), minlength=2).double()
         weights = counts.sum() / counts
         drawn = counts / counts.sum() if self.recipe.sampler.name == "shuffle" else torch.full((2,), 0.5)
         return (weights / (weights * drawn).sum()).float().to(self.runtime.device)

@@ -1,0 +1,189 @@
+"""Question: how near does a real training epoch come to the network's own speed?
+
+    python benchmarks/ceiling.py [--models resnet18 resnet50 densenet121] [--sizes 64 224] [--rounds 5]
+
+Trains through `Trainer` (cache, sampler, augmentation, metrics, journal and MLflow in SQLite) and, in turns,
+makes the same steps on one fixed prepared batch: forward, loss, backward, optimiser. Images a second of the
+training part of the epoch, the record of its figures included; validation and saving the state, which a fixed
+batch has no counterpart for, are shown beside it.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import measure
+import torch
+import yaml
+from torch.nn.functional import cross_entropy
+
+from pneumo.data import cache, manifest
+from pneumo.data.augment import normalise
+from pneumo.data.loader import Split, splits
+from pneumo.data.settings import AugmentSettings, DataSettings, PhantomSettings, SamplerSettings
+from pneumo.models import build_model
+from pneumo.tracking.journal import Journal
+from pneumo.tracking.sender import Sender
+from pneumo.tracking.settings import TrackingSettings
+from pneumo.training.runtime import open_runtime
+from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
+from pneumo.training.trainer import Recipe, Trainer
+
+TARGETS = {64: 0.93, 224: 0.97}
+
+
+class Tracked:
+    """An epoch's figures go where a run's go: the journal, and from there to MLflow by the sending thread."""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.journal = Journal(folder)
+        self.journal.hold()
+        self.journal.start(folder.name, "bench", {})
+        self.sender = Sender(folder, TrackingSettings(uri=uri), uri)
+        self.sender.start()
+        self.spent_s = 0.0
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        began = time.perf_counter()
+        self.journal.metrics(values, step)
+        self.sender.notify()
+        self.spent_s = time.perf_counter() - began
+
+    def close(self) -> None:
+        self.journal.end("FINISHED")
+        self.journal.close()
+        if left := self.sender.finish(60):
+            raise SystemExit(f"{left} records did not reach MLflow: {self.sender.error}")
+
+
+def trainer_for(
+    model: str, augment: str, data: dict[str, Split], folder: Path, batch: int, steps: int, **trainer: object
+) -> Trainer:
+    conf = yaml.safe_load((measure.PROJECT / "conf" / "augment" / f"{augment}.yaml").read_text())
+    settings = TrainerSettings(
+        epochs=10_000, batch_size=batch, limit_batches=steps, checkpoint_every_s=1e9, **trainer
+    )
+    recipe = Recipe(
+        trainer=settings,
+        optim=OptimSettings(lr=1e-5),
+        schedule=ScheduleSettings(),
+        sampler=SamplerSettings(),
+        augment=AugmentSettings(**conf),
+    )
+    record = Tracked(folder / "run", f"sqlite:///{folder.parent}/mlflow.db")
+    return Trainer(
+        recipe,
+        build_model(model),
+        data,
+        open_runtime(settings),
+        folder=folder / "state",
+        record=record,
+        quiet=True,
+    )
+
+
+def train_epoch(trainer: Trainer) -> tuple[float, float]:
+    """Seconds of an epoch's training and its record, and of the whole epoch."""
+    began = time.perf_counter()
+    trainer._train_epoch()
+    trainer._finish_epoch()
+    figures, whole = trainer.progress.history[-1], time.perf_counter() - began
+    count = min(trainer.settings.limit_batches * trainer.settings.batch_size, len(trainer.splits["train"]))
+    return count / figures["time/images_per_s"] + trainer.record.spent_s, whole
+
+
+def fixed_steps(trainer: Trainer, steps: int) -> None:
+    """The same steps on one prepared batch, with nothing around them."""
+    images, labels = trainer.splits["train"].take(torch.arange(trainer.settings.batch_size))
+    inputs = normalise(images)
+    trainer.model.train()
+    for _ in range(steps):
+        with trainer.runtime.autocast():
+            logits = trainer.model(inputs)
+        loss = cross_entropy(logits.float(), labels)
+        trainer.scaler.scale(loss).backward()
+        trainer.scaler.step(trainer.optimizer)
+        trainer.scaler.update()
+        trainer.optimizer.zero_grad(set_to_none=True)
+    if trainer.runtime.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def compare(model: str, size: int, batch: int, steps: int, rounds: int, folder: Path) -> list[list[object]]:
+    settings = DataSettings(
+        name="phantom",
+        image_size=size,
+        cache_dir=str(folder / "cache"),
+        val_fraction=0.05,
+        phantom=PhantomSettings(train_patients=max(200, batch * steps), test_patients=8),
+    )
+    data = splits(cache.prepare(manifest.build(settings), settings), torch.device("cpu"))
+    trainers = {
+        augment: trainer_for(model, augment, data, folder / f"{model}-{size}-{augment}", batch, steps)
+        for augment in ("light", "strong")
+    }
+    whole: dict[str, list[float]] = {augment: [] for augment in trainers}
+
+    def epoch(augment: str) -> float:
+        taken, all_of_it = train_epoch(trainers[augment])
+        whole[augment].append(all_of_it)
+        return taken
+
+    taken = measure.interleaved(
+        {
+            "fixed batch": lambda: fixed_steps(trainers["light"], steps),
+            "light": lambda: epoch("light"),
+            "strong": lambda: epoch("strong"),
+        },
+        rounds,
+    )
+    rows = []
+    speed = {name: batch * steps / sorted(seconds)[rounds // 2] for name, seconds in taken.items()}
+    for augment, trainer in trainers.items():
+        trainer.record.close()
+        reached = measure.ratio(taken["fixed batch"], taken[augment])
+        rest_s = sorted(
+            all_of_it - part for all_of_it, part in zip(whole[augment][1:], taken[augment], strict=True)
+        )
+        rows.append(
+            [
+                f"{model} {size} px {augment}",
+                speed["fixed batch"],
+                speed[augment],
+                reached,
+                rest_s[rounds // 2],
+            ]
+        )
+        measure.record(
+            f"ceiling/{model} {size} px {augment}",
+            reached,
+            TARGETS.get(size, TARGETS[64]),
+            images_per_s=round(speed[augment], 2),
+            fixed_batch_images_per_s=round(speed["fixed batch"], 2),
+            precision=trainer.runtime.precision,
+            batch=batch,
+        )
+    return rows
+
+
+def main() -> None:
+    parser = measure.options(__doc__)
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "densenet121"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 224])
+    parser.add_argument(
+        "--batch", type=int, help="default 64 at 64 px, 16 at 224 px, where time allows no more"
+    )
+    parser.add_argument("--steps", type=int, help="of an epoch; default 4 at 64 px, 2 at 224 px")
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="pneumo-bench-") as folder:
+        for size in args.sizes:
+            batch, steps = args.batch or (64 if size <= 64 else 16), args.steps or (4 if size <= 64 else 2)
+            for model in args.models:
+                rows += compare(model, size, batch, steps, args.rounds, Path(folder))
+    print()
+    measure.table(["", "fixed batch images/s", "epoch images/s", "ratio", "validation and saving s"], rows)
+
+
+if __name__ == "__main__":
+    main()

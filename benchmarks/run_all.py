@@ -1,0 +1,69 @@
+"""Run every benchmark at a size that ends in a quarter of an hour in all, and list every ratio.
+
+    python benchmarks/run_all.py [NAME ...]
+
+Ratios and figures go to results/bench.json, each benchmark's tables to the terminal. Missed targets are
+listed plainly; the exit code is 1 only when a benchmark itself breaks.
+"""
+
+import subprocess
+import sys
+import time
+
+import measure
+
+# Without arguments most run longer and measure finer.
+QUICK = {
+    "ceiling": [],
+    "against_baseline": ["--figure", str(measure.RESULTS / "epoch.png")],
+    "cache_build": ["--pool", "1000"],
+    "start": [],
+    "inference": ["--images", "200", "--rounds", "3"],
+    "packing": [],
+    "augment": ["--rounds", "5"],
+    "tracking": ["--rounds", "2", "--epochs", "3", "--limit-batches", "10"],
+    "sweep_overhead": [],
+    "compare": [],
+    "statistics_simulation": ["400"],
+}
+
+
+def main() -> int:
+    chosen = sys.argv[1:] or list(QUICK)
+    if unknown := [name for name in chosen if name not in QUICK]:
+        raise SystemExit(f"no benchmark is called {unknown[0]}; there are {', '.join(QUICK)}")
+    measure.RESULTS.mkdir(exist_ok=True)
+    (measure.RESULTS / "bench.json").unlink(missing_ok=True)
+    broken, spent = [], {}
+    for name in chosen:
+        print(f"\n== {name}", flush=True)
+        began = time.monotonic()
+        script = measure.PROJECT / "benchmarks" / f"{name}.py"
+        if subprocess.run([sys.executable, str(script), *QUICK[name]]).returncode:
+            broken.append(name)
+        spent[name] = time.monotonic() - began
+    rows = measure.recorded()
+    print()
+    measure.table(
+        ["every ratio (larger is better)", "ratio", "target", ""],
+        [
+            [row["name"], f"{row['ratio']:.3f}", f"{row['target']:g}", "" if good(row) else "MISSED"]
+            for row in rows
+        ],
+    )
+    print(
+        f"\n{sum(map(good, rows))} of {len(rows)} targets reached; {sum(spent.values()) / 60:.1f} minutes: ",
+        end="",
+    )
+    print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items()))
+    if broken:
+        print(f"broken: {', '.join(broken)}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def good(row: dict) -> bool:
+    return row["ratio"] >= row["target"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
