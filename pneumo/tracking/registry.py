@@ -79,7 +79,7 @@ class Registry(Reader):
             return self._version_files(found)
         if match := _LOGGED.fullmatch(model):
             logged = self._wanted(partial(self._client.get_logged_model, match[1]), f"model={model}")
-            folder = self._fetch(logged.artifact_location, MODEL_FILES, logged.model_id)
+            folder = self._files(logged.artifact_location, MODEL_FILES, logged.model_id)
             return Resolved(folder=folder, version=logged.model_id, run_id=logged.source_run_id)
         run_id = model.removeprefix("runs:/")
         if not _RUN_ID.fullmatch(run_id):
@@ -96,7 +96,7 @@ class Registry(Reader):
 
     def run_folder(self, run: TrackedRun) -> Path:
         """The artifacts of a run that make a model."""
-        return self._fetch(run.artifact_uri, RUN_FILES, f"{run.run_id} {run.status}")
+        return self._files(run.artifact_uri, RUN_FILES, f"{run.run_id} {run.status}")
 
     def holder(self, name: str, alias: str) -> Resolved | None:
         """The version that `alias` names; None where there is none."""
@@ -116,7 +116,7 @@ class Registry(Reader):
             location = logged.artifact_location
         mark = f"{version.name} {version.version} {version.creation_timestamp}"
         return Resolved(
-            folder=self._fetch(location, MODEL_FILES, mark),
+            folder=self._files(location, MODEL_FILES, mark),
             version=f"{version.name} {version.version}",
             run_id=version.run_id or None,
         )
@@ -131,7 +131,7 @@ class Registry(Reader):
         numbers = sorted(int(version.version) for version in versions)
         return f"{name} has the versions {numbers} and the aliases {', '.join(aliases) or 'none'}"
 
-    def _fetch(self, location: str, names: tuple[str, ...], mark: str) -> Path:
+    def _files(self, location: str, names: tuple[str, ...], mark: str) -> Path:
         """A folder with those of the files `names` below `location` that are there."""
         local = _local_folder(location)
         if local is not None:

@@ -1,0 +1,139 @@
+"""How much does `mlflow models serve` add to the model's own time, and does its memory stay flat?
+
+python benchmarks/serving.py [--requests 10000] [--threads 2] [--image FILE] [--model FOLDER]
+
+A made-up ResNet-18 at 64 pixels (or the model folder or run given) is registered in a tracker of its own and
+served on 127.0.0.1; threads then send one image a request. Printed: requests a second, p50 and p99 latency
+over the model's own time for one image (reading, preparing and predicting in this process), errors, and the
+memory of the server and its workers over the requests. Not part of `make bench`'s targets: it sets none.
+"""
+
+import argparse
+import base64
+import http.client
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--image", type=Path, help="a JPEG or PNG; without: the example of the model")
+    parser.add_argument("--model", type=Path, help="artifacts of a finished run; without: weights drawn")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="pneumo-serving-") as scratch:
+        measure(Path(scratch), options)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> None:
+    import torch
+    from model_runs import make
+    from test_services_serving import Serving
+
+    from pneumo.inference import bundle, registration, served
+    from pneumo.inference.predictor import Predictor
+    from pneumo.tracking.mlflow_run import open_client
+    from pneumo.tracking.registry import Registry, resolve
+
+    artifacts = options.model or make(folder / "artifacts", "resnet18")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = open_client(uri)
+    experiment = client.create_experiment("pneumo", (folder / "mlartifacts").as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    shutil.copytree(artifacts, folder / "mlartifacts" / run_id / "artifacts")
+    client.set_terminated(run_id)
+    registry = Registry(uri, folder / "cache")
+    print(registration.register(registry, run_id, name="pneumo", alias="champion", force=False))
+    text = (
+        base64.b64encode(options.image.read_bytes()).decode()
+        if options.image
+        else served.description().example[served.COLUMN]
+    )
+    own = own_time(
+        Predictor(bundle.read(resolve("models:/pneumo@champion", uri, folder).folder)), text, folder
+    )
+    threads = torch.get_num_threads()
+    print(f"the model's own time for one image: p50 {1000 * np.median(own):.1f} ms, {threads} threads")
+    server = Serving(folder, uri)
+    server.start()
+    try:
+        server.wait()
+        load(server, text, options, float(np.median(own)))
+    finally:
+        server.kill()
+
+
+def own_time(predictor: "object", text: str, folder: Path, times: int = 50) -> list[float]:
+    """Seconds from the bytes of one image to its row, in this process."""
+    file = folder / "image"
+    spent = []
+    for _ in range(times + 5):
+        started = time.perf_counter()
+        file.write_bytes(base64.b64decode(text))
+        predictor.rows([""], [predictor.prepare(file)])  # type: ignore[attr-defined]
+        spent.append(time.perf_counter() - started)
+    return spent[5:]
+
+
+def load(server: "object", text: str, options: argparse.Namespace, own_s: float) -> None:
+    body = json.dumps({"dataframe_split": {"columns": ["image"], "data": [[text]]}}).encode()
+    spent: list[float] = []
+    wrong: list[int] = []
+    lock = threading.Lock()
+    left = iter(range(options.requests))
+    memory: list[tuple[int, float]] = []
+    root = psutil.Process(server.process.pid)  # type: ignore[attr-defined]
+
+    def resident_mb() -> float:
+        return sum(process.memory_info().rss for process in [root, *root.children(recursive=True)]) / 2**20
+
+    def send() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)  # type: ignore[attr-defined]
+        while True:
+            with lock:
+                number = next(left, None)
+            if number is None:
+                return
+            started = time.perf_counter()
+            connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            with lock:
+                spent.append(time.perf_counter() - started)
+                if answer.status != 200:
+                    wrong.append(answer.status)
+                if number % max(1, options.requests // 10) == 0:
+                    memory.append((number, resident_mb()))
+
+    for _ in range(10):
+        server.post(body)  # type: ignore[attr-defined]
+    started = time.perf_counter()
+    threads = [threading.Thread(target=send) for _ in range(options.threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall = time.perf_counter() - started
+    p50, p99 = (1000 * np.quantile(spent, q) for q in (0.5, 0.99))
+    print(
+        f"{len(spent)} requests by {options.threads} threads, {len(body) / 1000:.0f} kB each: "
+        f"{len(spent) / wall:.1f} a second; latency p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
+        f"{p50 / (1000 * own_s):.2f} and {p99 / (1000 * own_s):.2f} times the model's own; "
+        f"{len(wrong)} not answered with 200"
+    )
+    print("memory, MB: " + ", ".join(f"{mb:.0f} at {number}" for number, mb in memory))
+
+
+if __name__ == "__main__":
+    main()
