@@ -107,6 +107,23 @@ def test_what_is_written_stays_when_it_is_stopped(
         ]
 
 
+def test_overlays_lie_under_the_names_of_their_images(
+    door: Door, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("captum", reason="captum is not installed: pip install 'pneumo[explain]'")
+    folder = folder_of(tmp_path, 2)
+    save(picture(0, 9), folder / "deeper" / "0.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    told = (f"model={made_models['densenet121']}", f"input={folder}", "output=out.csv", "explain=true")
+    assert door("predict", *told).code == 1
+    rows = {Path(row["path"]).relative_to(folder).as_posix(): row for row in table(tmp_path / "out.csv")}
+    assert list(rows) == ["0.png", "1.png", "bad.png", "deeper/0.png"] and not rows["bad.png"]["overlay"]
+    for name in ("0.png", "1.png", "deeper/0.png"):
+        assert rows[name]["overlay"] == f"out_overlays/{name}.png"
+        with Image.open(tmp_path / rows[name]["overlay"]) as overlay:
+            assert overlay.width >= 2 * overlay.height - 60
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [

@@ -125,7 +125,7 @@ def _overlay(predictor: Predictor, prepared: Prepared) -> str | None:
     from pneumo.inference import explain
 
     try:
-        (heat,) = explain.overlay(predictor.bundle, prepared.square[None], predictor.network)
+        (heat,) = explain.overlay(predictor.bundle, prepared.square[None].copy(), predictor.network)
     except UserError:
         return None
     with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
