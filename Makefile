@@ -18,12 +18,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: install ## three architectures on the embedded synthetic set, side by side, tracked in MLflow
+demo: install ## three architectures on the embedded synthetic set, tracked in MLflow, and their comparison
 	$(BIN)/python -m pneumo.train --multirun model=resnet18,resnet50,densenet121 data=phantom \
 	  data.image_size=64 augment=light trainer.epochs=4 trainer.batch_size=32 trainer.ema_decay=0.98 \
 	  tracking.experiment=demo
+	$(BIN)/python -m pneumo.compare experiment=demo
 	@echo
-	@echo "The runs are in MLflow's experiment 'demo': open them with  make ui"
+	@echo "The comparison's page is reports/demo/index.html; the runs are in MLflow's experiment 'demo':  make ui"
 
 ui: install ## MLflow's pages on http://127.0.0.1:5000
 	@echo "Open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)"
