@@ -127,6 +127,15 @@ def test_mlflow_is_told_what_serving_needs(tracker: Tracker, tmp_path: Path) -> 
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pth", ".pt", ".bin")]
 
 
+def test_a_run_without_a_reference_gets_one_where_its_images_are(phantom_run: Path, tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, phantom_run)
+    run_id = tracker.run()
+    (tmp_path / "mlartifacts" / run_id / "artifacts" / bundle.FAMILIARITY).unlink()
+    tracker.register(run_id)
+    kept = bundle.read(resolve("models:/pneumo@champion", tracker.uri, tmp_path / "cache").folder)
+    assert kept.familiarity == bundle.from_run(phantom_run).familiarity is not None
+
+
 def test_registering_twice_gives_one_version(tracker: Tracker) -> None:
     run_id = tracker.run()
     tracker.register(run_id)

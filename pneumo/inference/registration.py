@@ -1,13 +1,14 @@
 """From a finished run to a registered model, if nothing speaks against it."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pneumo import UserError
 from pneumo.evaluation import metrics, statistics
 from pneumo.evaluation.run_report import SplitResult, read_predictions
-from pneumo.inference import bundle, served
+from pneumo.inference import bundle, familiarity, served
 from pneumo.inference.bundle import Bundle
 from pneumo.tracking.reading import TrackedRun
 from pneumo.tracking.registry import Registry, Resolved
@@ -52,6 +53,10 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
         "pneumo.test_auroc": _written(made.figures[SCORE]),
         "pneumo.registered": compared,
     }
+    if made.familiarity is None:  # a run of an older version: where its images are at hand
+        with suppress(UserError):
+            config = folder / "config.yaml"
+            made.familiarity = familiarity.fit_again(config, made.data_digest, str(registry.cache.parent))
     with TemporaryDirectory(prefix="pneumo-") as scratch:
         made.write(Path(scratch))
         version = registry.register(Path(scratch), run, name, tags, served.description())
