@@ -12,7 +12,6 @@ import argparse
 import base64
 import http.client
 import json
-import shutil
 import sys
 import tempfile
 import threading
@@ -39,22 +38,13 @@ def main() -> None:
 def measure(folder: Path, options: argparse.Namespace) -> None:
     import torch
     from model_runs import make
-    from test_services_serving import Serving
+    from services import Serving, champion
 
-    from pneumo.inference import bundle, registration, served
+    from pneumo.inference import bundle, served
     from pneumo.inference.predictor import Predictor
-    from pneumo.tracking.mlflow_run import open_client
-    from pneumo.tracking.registry import Registry, resolve
+    from pneumo.tracking.registry import resolve
 
-    artifacts = options.model or make(folder / "artifacts", "resnet18")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    client = open_client(uri)
-    experiment = client.create_experiment("pneumo", (folder / "mlartifacts").as_uri())
-    run_id = client.create_run(experiment).info.run_id
-    shutil.copytree(artifacts, folder / "mlartifacts" / run_id / "artifacts")
-    client.set_terminated(run_id)
-    registry = Registry(uri, folder / "cache")
-    print(registration.register(registry, run_id, name="pneumo", alias="champion", force=False))
+    uri = champion(folder, options.model or make(folder / "artifacts", "resnet18"))
     text = (
         base64.b64encode(options.image.read_bytes()).decode()
         if options.image

@@ -1,5 +1,6 @@
 """Real servers on 127.0.0.1 for the tests: PostgreSQL, and MLflow over any database."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from functools import cached_property
@@ -166,3 +168,51 @@ def copy_run(uri: str, fingerprint: str, count: int) -> None:
             rows = [dict(row) for row in found]
             copies = [row | {"run_uuid": f"{number:032x}"} for number in range(count) for row in rows]
             connection.execute(sqlalchemy.insert(table), copies)
+
+
+def champion(folder: Path, artifacts: Path) -> str:
+    """The URI of a tracker below `folder` where a run with these artifacts is pneumo@champion."""
+    from pneumo.inference import registration
+    from pneumo.tracking.mlflow_run import open_client
+    from pneumo.tracking.registry import Registry
+
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = open_client(uri)
+    experiment = client.create_experiment("pneumo", (folder / "mlartifacts").as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    shutil.copytree(artifacts, folder / "mlartifacts" / run_id / "artifacts")
+    client.set_terminated(run_id)
+    there = Registry(uri, folder / "cache")
+    registration.register(there, run_id, name="pneumo", alias="champion", force=False)
+    return uri
+
+
+class Serving(Service):
+    """`mlflow models serve` of models:/pneumo@champion in the tracker at `uri`."""
+
+    environment: Mapping[str, str] = {"MLFLOW_DISABLE_TELEMETRY": "true"}  # type: ignore[misc]
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        super().__init__(folder)
+        bin_folder = str(Path(sys.executable).parent)  # it starts uvicorn by name
+        path = os.pathsep.join([bin_folder, os.environ["PATH"]])
+        self.environment = {**type(self).environment, "MLFLOW_TRACKING_URI": uri, "PATH": path}
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        model = ["-m", "models:/pneumo@champion", "--env-manager", "local"]
+        where = ["--host", "127.0.0.1", "--port", str(self.port)]
+        return [sys.executable, "-m", "mlflow", "models", "serve", *model, *where]
+
+    def ready(self) -> None:
+        urllib.request.urlopen(self.url + "/ping", timeout=2).close()
+
+    def post(self, body: object, kind: str = "application/json") -> tuple[int, Any]:
+        """The status and what the JSON answer says; `body` goes as it is where it is bytes."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + "/invocations", content, {"Content-Type": kind})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())

@@ -243,7 +243,7 @@ def test_files_of_a_server_are_fetched_by_name_once(
     tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker.register(tracker.run())
-    monkeypatch.setattr(registry, "_local_folder", lambda uri: None)  # as of a server elsewhere
+    monkeypatch.setattr(registry, "local_folder", lambda uri: None)  # as of a server elsewhere
     found = resolve("models:/pneumo@champion", tracker.uri, tmp_path / "fetched")
     assert {path.name for path in found.folder.iterdir()} == set(registry.MODEL_FILES)
     before = (found.folder / "model.json").stat().st_mtime_ns

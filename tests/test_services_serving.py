@@ -4,12 +4,9 @@ import base64
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +15,19 @@ import pytest
 from conftest import picture
 from model_runs import make
 from PIL import Image
-from services import Service
+from services import Serving, champion
 
 from pneumo.data.images import preprocess, read
-from pneumo.inference import bundle, registration, served
-from pneumo.tracking.mlflow_run import open_client
-from pneumo.tracking.registry import Registry, resolve
+from pneumo.inference import bundle, served
+from pneumo.tracking.registry import resolve
 
 pytestmark = pytest.mark.services
-
-
-class Serving(Service):
-    """`mlflow models serve` of models:/pneumo@champion in the tracker at `uri`."""
-
-    environment: Mapping[str, str] = {"MLFLOW_DISABLE_TELEMETRY": "true"}  # type: ignore[misc]
-
-    def __init__(self, folder: Path, uri: str) -> None:
-        super().__init__(folder)
-        bin_folder = str(Path(sys.executable).parent)  # it starts uvicorn by name
-        path = os.pathsep.join([bin_folder, os.environ["PATH"]])
-        self.environment = {**type(self).environment, "MLFLOW_TRACKING_URI": uri, "PATH": path}
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def command(self) -> list[str]:
-        model = ["-m", "models:/pneumo@champion", "--env-manager", "local"]
-        where = ["--host", "127.0.0.1", "--port", str(self.port)]
-        return [sys.executable, "-m", "mlflow", "models", "serve", *model, *where]
-
-    def ready(self) -> None:
-        urllib.request.urlopen(self.url + "/ping", timeout=2).close()
-
-    def post(self, body: object, kind: str = "application/json") -> tuple[int, Any]:
-        """The status and what the JSON answer says; `body` goes as it is where it is bytes."""
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + "/invocations", content, {"Content-Type": kind})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, bundle.Bundle]]:
     folder = tmp_path_factory.mktemp("serving")
-    artifacts = make(folder / "artifacts", "resnet18")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    client = open_client(uri)
-    experiment = client.create_experiment("pneumo", (folder / "mlartifacts").as_uri())
-    run_id = client.create_run(experiment).info.run_id
-    shutil.copytree(artifacts, folder / "mlartifacts" / run_id / "artifacts")
-    client.set_terminated(run_id)
-    there = Registry(uri, folder / "cache")
-    registration.register(there, run_id, name="pneumo", alias="champion", force=False)
+    uri = champion(folder, make(folder / "artifacts", "resnet18"))
     serving = Serving(folder, uri)
     serving.start()
     try:

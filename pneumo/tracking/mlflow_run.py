@@ -125,7 +125,7 @@ def open_client(uri: str) -> Any:
         return MlflowClient(tracking_uri=uri)
 
 
-def _code(error: Exception) -> str | None:
+def error_code(error: Exception) -> str | None:
     """MLflow's own error code; None when something else answered (a proxy, an HTML page) or nothing did."""
     from mlflow.exceptions import MlflowException
 
@@ -139,7 +139,7 @@ def _code(error: Exception) -> str | None:
 
 
 def _refusal(error: Exception) -> bool:
-    return isinstance(error, UserError | FileNotFoundError) or _code(error) in _REFUSALS
+    return isinstance(error, UserError | FileNotFoundError) or error_code(error) in _REFUSALS
 
 
 def describe(error: Exception, uri: str) -> str:
@@ -203,7 +203,7 @@ def _experiment_id(client: Any, uri: str, name: str) -> str:
             try:
                 return _given(client.create_experiment(name, artifact_location=location))
             except Exception as error:
-                if _code(error) != "RESOURCE_ALREADY_EXISTS":
+                if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                     raise
             experiment = client.get_experiment_by_name(name)  # another process was first
     if experiment is None or experiment.lifecycle_stage != "active":
@@ -303,7 +303,7 @@ class Courier:
         try:
             run = self._client.get_run(run_id)
         except Exception as error:
-            if _code(error) == "RESOURCE_DOES_NOT_EXIST":
+            if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
         if run.info.lifecycle_stage != "active":
@@ -345,7 +345,7 @@ class Courier:
             if not count and _refusal(error):
                 self._refused(first["n"], first["kind"], first["body"].get("name", ""), error)
             else:
-                self._checked = _code(error) is None  # the run may be gone: look at the next pass
+                self._checked = error_code(error) is None  # the run may be gone: look at the next pass
                 raise
         self._done(count or 1)
 
@@ -465,7 +465,7 @@ class Courier:
         try:
             self._client.delete_tag(self.note.run_id, key)
         except Exception as error:
-            if _code(error) != "RESOURCE_DOES_NOT_EXIST":
+            if error_code(error) != "RESOURCE_DOES_NOT_EXIST":
                 raise
 
 

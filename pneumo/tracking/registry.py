@@ -21,8 +21,8 @@ import yaml
 
 from pneumo import UserError, __version__
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_run import _code, locked
-from pneumo.tracking.reading import FILES, WEIGHTS, Reader, TrackedRun, _local_folder, _tracked
+from pneumo.tracking.mlflow_run import error_code, locked
+from pneumo.tracking.reading import FILES, WEIGHTS, Reader, TrackedRun, local_folder, tracked
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run id, or a folder"
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
@@ -92,7 +92,7 @@ class Registry(Reader):
         if found.info.lifecycle_stage != "active":
             raise UserError(f"run {run_id} was deleted; `mlflow runs restore --run-id {run_id}` restores it.")
         self._experiment_id = found.info.experiment_id
-        return _tracked(found)
+        return tracked(found)
 
     def run_folder(self, run: TrackedRun) -> Path:
         """The artifacts of a run that make a model."""
@@ -133,7 +133,7 @@ class Registry(Reader):
 
     def _files(self, location: str, names: tuple[str, ...], mark: str) -> Path:
         """A folder with those of the files `names` below `location` that are there."""
-        local = _local_folder(location)
+        local = local_folder(location)
         if local is not None:
             return local
         target = self.cache / hashlib.sha256(f"{redact(location)} {mark}".encode()).hexdigest()[:32]
@@ -199,7 +199,7 @@ class Registry(Reader):
             try:
                 client.create_registered_model(name)
             except Exception as error:
-                if _code(error) != "RESOURCE_ALREADY_EXISTS":
+                if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                     raise
         source = f"models:/{logged.model_id}"
         with _default_tracker(self.uri):  # where MLflow looks for the source, whatever its client was told
@@ -225,7 +225,7 @@ class Registry(Reader):
         try:
             return question()
         except MlflowException as error:
-            if _code(error) in _MISSING:
+            if error_code(error) in _MISSING:
                 return None
             return self._ask(question)  # it words the error
 
