@@ -14,6 +14,7 @@ import yaml
 
 import pneumo
 from pneumo import UserError, config, one_of
+from pneumo.tracking.journal import MEASURED
 from pneumo.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def _candidate(run: "TrackedRun", reader: "Reader") -> "Candidate":
             "commit": run.tags.get("mlflow.source.git.commit"),
             "device": run.params.get("device"),
             "weights_bytes": run.weights_bytes,
+            "measured": {key: value for key, value in run.metrics.items() if key.startswith(MEASURED)},
             "synthetic": run.tags.get("pneumo.synthetic") == "true",
             "data": whole.get("data") or {},
             "sizes": {key: facts[key] for key in ("images", "patients") if facts.get(key)},
@@ -268,7 +270,7 @@ def _add_costs(result: dict[str, Any], kept: Sequence["Candidate"], latency: boo
                 measured[mark] = cost.measure(model, channels, size, latency)
             except UserError:  # a model of another version
                 measured[mark] = {}
-        logged = [entry for r in row["runs"] for entry in r["history"]]
+        logged = [runs[r["run_id"]].about["measured"] for r in row["runs"]]
         row["cost"] = {
             **measured[mark],
             "image_size": size,
@@ -276,14 +278,12 @@ def _add_costs(result: dict[str, Any], kept: Sequence["Candidate"], latency: boo
             "device": run.about["device"],
             "images_per_s": _mean(logged, "time/images_per_s"),
             "epoch_s": _mean(logged, "time/epoch_s"),
-            "peak_memory_mib": max(
-                (v for e in logged for k, v in e.items() if "memory" in k and v is not None), default=None
-            ),
+            "peak_memory_mib": _mean(logged, "memory/peak_mib"),
         }
 
 
-def _mean(entries: Sequence[dict[str, Any]], key: str) -> float | None:
-    values = [float(entry[key]) for entry in entries if entry.get(key) is not None]
+def _mean(entries: Sequence[dict[str, float]], key: str) -> float | None:
+    values = [entry[key] for entry in entries if key in entry]
     return sum(values) / len(values) if values else None
 
 

@@ -306,6 +306,7 @@ class Run:
         """Score validation and, once, test with the selected weights; write and record what they show."""
         from pneumo.files import write_atomically
         from pneumo.inference import familiarity
+        from pneumo.tracking.journal import MEASURED
         from pneumo.training.checkpoint import load_weights, save_weights
 
         progress = trainer.progress
@@ -314,8 +315,8 @@ class Run:
         if trainer.runtime.rank > 0:
             return
         best = progress.history[progress.best_epoch - 1]
-        # Without the times, which are metrics: the same run twice leaves the same artifacts, byte for byte.
-        history = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in progress.history]
+        # Without what was measured of the machine: the same run twice leaves the same bytes.
+        history = [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in progress.history]
         facts = {
             "fingerprint": self.fingerprint,
             "protocol": self.protocol,

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from pneumo import UserError, config
 from pneumo.config import Config
 from pneumo.tracking import jobs, sweep
-from pneumo.tracking.journal import DONE, Journal
+from pneumo.tracking.journal import DONE, MEASURED, Journal
 
 USAGE = """usage: python -m pneumo.runs status|sync|reproduce|register|export [tracking.uri=URI] ...
 
@@ -275,7 +275,7 @@ def _compare(then: Journal, now: Journal) -> int:
     from pneumo.evaluation.run_report import terminal_table
 
     first, second = (
-        {(key, step): value for key, value, _, step in journal.metric_rows() if not key.startswith("time/")}
+        {(key, step): value for key, value, _, step in journal.metric_rows() if not key.startswith(MEASURED)}
         for journal in (then, now)
     )
     rows = [

@@ -25,6 +25,8 @@ from pathlib import Path
 
 from kill_and_resume import Side, arguments, run_overrides
 
+from pneumo.tracking.journal import MEASURED
+
 BEGAN = re.compile(r"^\S+: (?:begins|continues .*|is tried again .*) in .*/([0-9a-f]{16})$")
 EPOCH = re.compile(r"^epoch +(\d+)  train/loss")
 Rows = dict[str, Counter[tuple[str, int, float | None]]]
@@ -78,7 +80,7 @@ def store(folder: Path) -> tuple[Rows, list[str], list[str]]:
     rows: Rows = {fingerprint: Counter() for fingerprint in children.values()}
     for run_id, key, step, value in points:
         if run_id in children:
-            rows[children[run_id]][(key, step, None if key.startswith("time/") else value)] += 1
+            rows[children[run_id]][(key, step, None if key.startswith(MEASURED) else value)] += 1
     return rows, [states[run_id] for run_id in children], [states[run_id] for run_id in parents]
 
 

@@ -24,6 +24,8 @@ from pathlib import Path
 
 from commands import data_overrides, environment
 
+from pneumo.tracking.journal import MEASURED
+
 
 @dataclass
 class Side:
@@ -92,7 +94,9 @@ class Side:
         with sqlite3.connect(self.folder / "mlflow.db") as store:
             rows = store.execute("SELECT key, step, value FROM metrics").fetchall()
             states = [status for (status,) in store.execute("SELECT status FROM runs")]
-        return Counter((k, step, None if k.startswith("time/") else value) for k, step, value in rows), states
+        return Counter(
+            (k, step, None if k.startswith(MEASURED) else value) for k, step, value in rows
+        ), states
 
 
 def train(side: Side) -> float:

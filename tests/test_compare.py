@@ -106,6 +106,12 @@ def test_seeds_make_one_row_whose_spread_is_kept_apart(result: dict) -> None:
     ]
 
 
+def test_the_cost_of_training_is_the_runs_own(result: dict) -> None:
+    for row in result["configurations"]:  # mean of three seeds
+        cost = row["cost"]
+        assert (cost["images_per_s"], cost["epoch_s"], cost["peak_memory_mib"]) == (91, 50, 2001)
+
+
 def test_what_may_not_be_mixed_is_left_out_in_words(page: Page, result: dict) -> None:
     said = {entry["run"]: entry["reason"] for entry in result["left_out"]}
     assert said.keys() == {f"resnet50-{seed}-patient_val" for seed in range(4)}

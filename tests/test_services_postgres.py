@@ -76,7 +76,7 @@ def held(server: Mlflow, job: Job) -> dict[str, Any]:
     def table(columns: str, where: str) -> Counter[tuple[Any, ...]]:
         return Counter(server.query(f"SELECT {columns} FROM {where} = :run_id", run_id=run_id))
 
-    value = "CASE WHEN key LIKE 'time/%' THEN NULL ELSE value END"
+    value = "CASE WHEN key LIKE 'time/%' OR key LIKE 'memory/%' THEN NULL ELSE value END"
     downloads = job.folder / "downloads"
     downloads.mkdir()
     MlflowClient(server.uri).download_artifacts(run_id, "", str(downloads))

@@ -24,7 +24,7 @@ from training_fixtures import Tiny
 
 from pneumo import UserError, models, one_run, train
 from pneumo.tracking import jobs, retention, sweep
-from pneumo.tracking.journal import Journal, artifact_file
+from pneumo.tracking.journal import MEASURED, Journal, artifact_file
 from pneumo.tracking.sender import sync
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.runtime import isolated
@@ -187,7 +187,7 @@ def test_jobs_end_alone_and_the_others_as_if_alone(
     assert reasons["0.3"].startswith("out of memory with trainer.batch_size=8")
     assert reasons["0.4"] == ""
     figures = [
-        {row[:2] + row[3:] for row in Journal(one).metric_rows() if not row[0].startswith("time/")}
+        {row[:2] + row[3:] for row in Journal(one).metric_rows() if not row[0].startswith(MEASURED)}
         for one in (expected, folder)
     ]
     assert figures[0] == figures[1]

@@ -1,6 +1,8 @@
 """The shared core against written-out updates, scikit-learn, and a device that cannot be waited for."""
 
 import json
+import mmap
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from pneumo import UserError
 from pneumo.models import MODELS, build_model
 from pneumo.training import trainer as core
 from pneumo.training.checkpoint import load_weights
-from pneumo.training.runtime import Runtime, open_runtime
+from pneumo.training.runtime import Runtime, forget_peak_memory, open_runtime, peak_memory_mib
 from pneumo.training.settings import MONITORS, TrainerSettings
 from pneumo.training.trainer import NonFiniteLoss, Trainer
 
@@ -461,3 +463,15 @@ def test_more_processes_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_out_of_range(settings: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         TrainerSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_the_peak_memory_is_that_of_the_job_at_hand() -> None:
+    device = torch.device("cpu")
+    forget_peak_memory(device)
+    before = peak_memory_mib(device)
+    with mmap.mmap(-1, 256 * 2**20) as held:
+        held.write(bytes(256 * 2**20))
+        assert peak_memory_mib(device) - before > 250
+    forget_peak_memory(device)
+    assert peak_memory_mib(device) - before < 50

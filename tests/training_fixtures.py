@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pneumo.data.loader import Split
 from pneumo.data.settings import AugmentSettings, SamplerSettings
+from pneumo.tracking.journal import MEASURED
 from pneumo.training.runtime import Runtime
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 from pneumo.training.trainer import Recipe, Trainer
@@ -72,10 +73,10 @@ class Recorder:
         for key, value in values.items():
             assert math.isfinite(value)
             first = self.points.setdefault((key, step), value)
-            assert first == value or key.startswith("time/"), f"{key} of epoch {step} came twice"
+            assert first == value or key.startswith(MEASURED), f"{key} of epoch {step} came twice"
 
     def figures(self) -> dict[tuple[str, int], float]:
-        return {point: value for point, value in self.points.items() if not point[0].startswith("time/")}
+        return {point: value for point, value in self.points.items() if not point[0].startswith(MEASURED)}
 
 
 def recipe(

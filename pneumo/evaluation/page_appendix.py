@@ -67,7 +67,8 @@ def cost(result: Facts) -> dict[str, Any] | None:
     shown = table("What each costs", columns, rows)
     text = [
         "FLOPs of one image, a multiply-add counted as two. Latency: one image at a time on the CPU that "
-        "made this page, median, float32. Training figures as the runs logged them; a dash was not logged."
+        "made this page, median, float32. Training figures are of the runs' last epochs, mean over the "
+        "seeds; a dash was not logged. Peak memory: tensors on a GPU; on a CPU the whole process."
     ]
     return section("Cost", text, tables=[shown])
 

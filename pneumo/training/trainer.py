@@ -23,7 +23,7 @@ from pneumo.data.settings import AugmentSettings, SamplerSettings
 from pneumo.evaluation import metrics
 from pneumo.training.checkpoint import load_resume, save_resume, save_weights
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
-from pneumo.training.runtime import Runtime
+from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 from pneumo.training.signals import Stopped
 
@@ -134,6 +134,7 @@ class Trainer:
     def fit(self) -> Progress:
         """Train to the end, from the saved state if there is one. Raises Stopped or NonFiniteLoss."""
         self._resume()
+        forget_peak_memory(self.runtime.device)
         while not self.finished:
             self._train_epoch()
             self._finish_epoch()
@@ -243,6 +244,7 @@ class Trainer:
             "optim/lr": float(self.optimizer.param_groups[0]["lr"]),
             "time/epoch_s": time.monotonic() - self._started,
             "time/images_per_s": sums[1] / train_s,
+            "memory/peak_mib": peak_memory_mib(self.runtime.device),
         }
         progress.history.append({"epoch": progress.epoch, **figures})
         self._keep_best(figures)
