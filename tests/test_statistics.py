@@ -178,7 +178,7 @@ def test_the_verdict_in_words(score: str, result: tuple[float, ...], words: str)
     said = statistics.verdict(
         "A", "B", score, dict(zip(("difference", "low", "high", "p_holm"), result, strict=True))
     )
-    assert said.startswith(words) and "95 % interval" in said
+    assert said.startswith(words) and "95 % interval" in said and f"p {result[3]:.3f} after Holm" in said
 
 
 def test_wrong_lengths_are_named() -> None:

@@ -1,6 +1,7 @@
 """Sweeps: skip, continue, try again; one parent; a failure ends one job alone; the best weights are kept."""
 
 import csv
+import functools
 import json
 import logging
 import math
@@ -194,6 +195,20 @@ def test_jobs_end_alone_and_the_others_as_if_alone(
     parent, children = family(tmp_path)
     assert parent.info.status == "FAILED"
     assert sorted(run.info.status for run in children) == ["FAILED"] * 3 + ["FINISHED"]
+
+
+def test_a_done_run_that_another_terminal_looks_at_again_stays_done(tmp_path: Path) -> None:
+    folder = tmp_path / "sweeps" / "one"
+    journal = Journal(tmp_path / "f00d")
+    journal.start("run", "pneumo", {})
+    journal.end("FINISHED")
+    begin = functools.partial(jobs.Job, folder, "key", ["seed=1"], 0)
+    begin("first").note(fingerprint="f00d", state="FINISHED")
+    for _ in range(2):  # the second was killed before it knew its fingerprint
+        other = begin("second")
+        assert [row["state"] for row in jobs.table(folder)] == ["FINISHED"]
+    other.note(state="FAILED", reason="no images")  # what it came to say holds
+    assert [row["state"] for row in jobs.table(folder)] == ["FAILED"]
 
 
 def test_on_failure_stop(door: Door, tiny: dict, tmp_path: Path) -> None:
