@@ -36,7 +36,7 @@ test: install ## unit and end-to-end tests
 	$(BIN)/python -m pytest -m "not services and not cuda" -n 2 --dist loadfile --no-loadscope-reorder  # so the long files begin early
 
 test-services: install ## tests against real servers on 127.0.0.1
-	$(BIN)/python -m pytest -m services -n 2 --dist loadfile --no-loadscope-reorder  # they mostly wait: for servers, imports, signals
+	$(BIN)/python -m pytest -m services -n 3 --dist loadfile --no-loadscope-reorder  # they mostly wait: for servers, imports, signals
 
 bench: install ## the benchmarks, a quarter of an hour; every ratio with its target at the end
 	$(BIN)/python benchmarks/run_all.py
