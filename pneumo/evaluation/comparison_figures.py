@@ -157,7 +157,13 @@ def _forest_name(row: Facts) -> str:
         return short(f"{row['rank']}. {row['name']}", 30)
     if row["ensemble"]:
         return short(row["name"].replace(": its ", ", ").replace(" averaged", " avg."), 30)
-    return short(f"(optimistic) {row['name']}", 30)
+    return _name(row, 30)
+
+
+def _name(row: Facts, limit: int = 34) -> str:
+    """A row's name in a legend or title; what chose its epoch on the test images is told apart."""
+    optimistic = row["rank"] is None and not row["ensemble"]
+    return short(f"(optimistic) {row['name']}" if optimistic else row["name"], limit)
 
 
 def _differences(result: Facts, most: int = 15) -> "Figure | None":
@@ -194,7 +200,7 @@ def _square(rows: Sequence[Facts], key: str, x: str, y: str) -> "Figure | None":
     for number, row in enumerate(rows):
         curve, grid = row["curves"][key], row["curves"]["grid"]
         area = row["scores"]["auroc" if key == "roc" else "auprc"]["value"]
-        name = f"{short(row['name'])} ({area:.3f})"
+        name = f"{_name(row)} ({area:.3f})"
         colour = SERIES[number % len(SERIES)]
         axes.fill_between(grid, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
         axes.plot(grid, curve["value"], color=colour, linestyle=DASHES[number % 6], linewidth=1.5, label=name)
@@ -218,7 +224,7 @@ def _calibration(rows: Sequence[Facts]) -> "Figure | None":
         axes.plot(
             [entry["mean"] for entry in bins], [entry["share"] for entry in bins],
             color=SERIES[number % 6], linestyle=DASHES[number % 6], marker=MARKERS[number % 6], markersize=4,
-            linewidth=1.2, label=f"{short(row['name'])} (ECE {row['scores']['ece']['value']:.3f})",
+            linewidth=1.2, label=f"{_name(row)} (ECE {row['scores']['ece']['value']:.3f})",
         )  # fmt: skip
     _label(axes, "predicted probability of PNEUMONIA (bin means)", "observed share of PNEUMONIA")
     axes.set_xlim(-0.02, 1.02)
@@ -256,7 +262,7 @@ def _curves(rows: Sequence[Facts], metric: str) -> "Figure | None":
             axes.plot(
                 epochs, mean, color=colour, linestyle=DASHES[number % 6], linewidth=1.4,
                 marker=MARKERS[number % 6], markersize=3.5 if len(epochs) <= 25 else 0,
-                label=None if number in named else short(row["name"]),
+                label=None if number in named else _name(row),
             )  # fmt: skip
             named.add(number)
         _label(axes, "epoch" if axes is panels[-1] else "", metric if metric != "f1" else "F1", title)
@@ -281,7 +287,7 @@ def _by_epoch(row: Facts, key: str) -> dict[int, list[float]]:
 def _confusions(rows: Sequence[Facts], matrices: Sequence[Sequence[Any]]) -> "Figure | None":
     """The first runs' matrices side by side, four in a row: counts and shares of the true class."""
     cells = [
-        (short(row["name"], 22), run["seed"], matrix)
+        (_name(row, 22), run["seed"], matrix)
         for row, found in zip(rows, matrices, strict=True)
         for run, matrix in zip(row["runs"], found, strict=True)
     ][:12]

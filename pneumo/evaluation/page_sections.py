@@ -293,7 +293,7 @@ def _confusions(result: Facts) -> dict[str, Any]:
         cards = []
         for row in rows_of(result)[:MOST_REPORTS]:
             for run, matrix in zip(row["runs"], pick(row), strict=False):
-                mark = " (optimistic)" if row in result["optimistic"] and name == "Test" else ""
+                mark = " (optimistic)" if row in result["optimistic"] else ""
                 cards.append({"name": f"{row['name']}, seed {run['seed']}{mark}", "lines": _lines(matrix)})
         groups.append({"title": f"{name} images", "cards": cards})
     text = ["Counts, and shares of the true class, at probability 0.5; one matrix a run."]
