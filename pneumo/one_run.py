@@ -306,7 +306,6 @@ class Run:
         """Score validation and, once, test with the selected weights; write and record what they show."""
         from pneumo.files import write_atomically
         from pneumo.inference import familiarity
-        from pneumo.tracking.journal import MEASURED
         from pneumo.training.checkpoint import load_weights, save_weights
 
         progress = trainer.progress
@@ -315,8 +314,6 @@ class Run:
         if trainer.runtime.rank > 0:
             return
         best = progress.history[progress.best_epoch - 1]
-        # Without what was measured of the machine: the same run twice leaves the same bytes.
-        history = [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in progress.history]
         facts = {
             "fingerprint": self.fingerprint,
             "protocol": self.protocol,
@@ -335,7 +332,7 @@ class Run:
             "precision": trainer.runtime.precision,
             "images": self.data.manifest.counts(),
             "patients": self.data.manifest.patients(),
-            "history": history,
+            "history": progress.repeatable,  # the same run twice leaves the same bytes
         }
         save_weights(self.artifacts / "checkpoints" / "best.safetensors", trainer.network.state_dict(), facts)
         reference = familiarity.fit_split(

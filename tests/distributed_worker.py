@@ -9,7 +9,6 @@ import torch
 from training_fixtures import AUGMENT, Recorder, Tiny, make_trainer, recipe, split, three_splits
 
 from pneumo import UserError
-from pneumo.tracking.journal import MEASURED
 from pneumo.training.runtime import Runtime, close_runtime, open_runtime
 from pneumo.training.signals import Stopped
 from pneumo.training.trainer import Recipe, Trainer
@@ -59,7 +58,7 @@ def trained(
 
 
 def history(trainer: Trainer) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in trainer.progress.history]
+    return trainer.progress.repeatable
 
 
 def main(folder: Path) -> None:

@@ -17,7 +17,6 @@ from training_fixtures import AUGMENT, Recorder, Tiny, make_trainer, recipe
 
 from pneumo import UserError
 from pneumo.files import write_atomically
-from pneumo.tracking.journal import MEASURED
 from pneumo.training.checkpoint import load_resume, load_weights, save_resume, save_weights
 from pneumo.training.runtime import Runtime, open_runtime
 from pneumo.training.settings import TrainerSettings
@@ -92,9 +91,7 @@ def finish(run: Run) -> dict[str, object]:
         "optimizer": trainer.optimizer.state_dict()["state"],
         "figures": run.recorder.figures(),
         "keys": sorted(run.recorder.points),
-        "history": [
-            {k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in trainer.progress.history
-        ],
+        "history": trainer.progress.repeatable,
         "best": hashlib.sha256(trainer.best_path.read_bytes()).hexdigest(),
         "best epoch": trainer.progress.best_epoch,
     }

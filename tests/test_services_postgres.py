@@ -16,7 +16,7 @@ from commands import environment
 from mlflow import MlflowClient
 from services import Mlflow, Postgres
 
-from pneumo.tracking.journal import Journal
+from pneumo.tracking.journal import MEASURED, Journal
 
 pytestmark = pytest.mark.services
 OUTAGES = 3
@@ -76,7 +76,8 @@ def held(server: Mlflow, job: Job) -> dict[str, Any]:
     def table(columns: str, where: str) -> Counter[tuple[Any, ...]]:
         return Counter(server.query(f"SELECT {columns} FROM {where} = :run_id", run_id=run_id))
 
-    value = "CASE WHEN key LIKE 'time/%' OR key LIKE 'memory/%' THEN NULL ELSE value END"
+    measured = " OR ".join(f"key LIKE '{prefix}%'" for prefix in MEASURED)
+    value = f"CASE WHEN {measured} THEN NULL ELSE value END"
     downloads = job.folder / "downloads"
     downloads.mkdir()
     MlflowClient(server.uri).download_artifacts(run_id, "", str(downloads))

@@ -66,9 +66,10 @@ class Job:
         self._began, self._before_s = time.monotonic(), before.get("duration_s", 0.0)
         self._record: Row = {"key": key, "number": number, "overrides": overrides, "issue": issue}
         self._record |= {"fingerprint": None, "state": "RUNNING", "happened": "", "reason": None}
-        # What another terminal's table shows until this one knows the run's fingerprint.
-        self._record["earlier"] = before.get("fingerprint") or before.get("earlier")
-        self.note()
+        if (
+            not before
+        ):  # an older record stands until the run's fingerprint is known: another terminal shows it
+            self.note()
 
     @property
     def root(self) -> Path:
@@ -110,13 +111,11 @@ def table(folder: Path) -> list[Row]:
 
 def _row(root: Path, record: Row) -> Row:
     row = {**record, "score": None, "rank": -math.inf, **dict.fromkeys(COLUMNS)}
-    if record["fingerprint"] is None and record["state"] == "RUNNING":
-        row["fingerprint"] = record.get("earlier")
-    if row["fingerprint"] is None:
+    if record["fingerprint"] is None:
         row["state"] = "stale" if record["state"] == "RUNNING" else record["state"]
         return row
     try:
-        journal = Journal(root / row["fingerprint"])
+        journal = Journal(root / record["fingerprint"])
         state = state_of(journal)
     except (UserError, OSError) as error:
         return {**row, "state": "FAILED", "reason": str(error)}
@@ -147,7 +146,7 @@ def best(rows: list[Row]) -> Row | None:
 
 def write_table(folder: Path, rows: list[Row], facts: Row) -> None:
     """Write sweep.csv (a column for each key that the jobs set) and sweep.json, whole, into `folder`."""
-    jobs = [{key: row[key] for key in row if key not in ("issue", "key", "rank", "earlier")} for row in rows]
+    jobs = [{key: row[key] for key in row if key not in ("issue", "key", "rank")} for row in rows]
     chosen = [dict(override.partition("=")[::2] for override in row["overrides"]) for row in rows]
     keys = sorted({key for one in chosen for key in one})
     own = ["number", "fingerprint", "state", "happened", "reason", "score", "duration_s", *COLUMNS]

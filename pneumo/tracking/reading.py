@@ -111,7 +111,7 @@ class Reader:
         """A dict an epoch (`epoch`, `train/loss`, ...), from MLflow's metric points."""
         rows: dict[int, dict[str, Any]] = {}
         for key in run.metrics:
-            if key.startswith(("train/", "val/", "time/", "optim/", "memory/")):
+            if key.startswith(("train/", "val/", "optim/")):
                 for point in self._ask(partial(self._client.get_metric_history, run.run_id, key)):
                     rows.setdefault(point.step, {"epoch": point.step})[key] = point.value
         return [rows[step] for step in sorted(rows)]

@@ -148,10 +148,12 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def forget_peak_memory(device: torch.device) -> None:
+    """Count the peak anew: the jobs of a sweep share a process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of a job before this one in the same process
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _device(name: str) -> torch.device:

@@ -21,6 +21,7 @@ from pneumo.data.augment import Augment, normalise, step_generator
 from pneumo.data.loader import Split, batches, epoch_order, mix
 from pneumo.data.settings import AugmentSettings, SamplerSettings
 from pneumo.evaluation import metrics
+from pneumo.tracking.journal import MEASURED
 from pneumo.training.checkpoint import load_resume, save_resume, save_weights
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib
@@ -81,6 +82,13 @@ class Progress:
     best_before: int = 0  # the best epoch before that one: the saved state before the last may still name it
     elapsed_s: float = 0.0  # spent in this epoch before an interruption
     history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def repeatable(self) -> list[dict[str, float]]:
+        """The history without what was measured of the machine: the same run again has the same."""
+        return [
+            {key: value for key, value in row.items() if not key.startswith(MEASURED)} for row in self.history
+        ]
 
 
 class Trainer:
