@@ -66,9 +66,8 @@ class Job:
         self._began, self._before_s = time.monotonic(), before.get("duration_s", 0.0)
         self._record: Row = {"key": key, "number": number, "overrides": overrides, "issue": issue}
         self._record |= {"fingerprint": None, "state": "RUNNING", "happened": "", "reason": None}
-        if (
-            not before
-        ):  # an older record stands until the run's fingerprint is known: another terminal shows it
+        # An older record stands until the run's fingerprint is known: another terminal may show it meanwhile.
+        if not before:
             self.note()
 
     @property
