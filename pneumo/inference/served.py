@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pneumo.data.images import BadImage
 from pneumo.inference import bundle
 from pneumo.tracking import registry
 
@@ -66,16 +65,15 @@ class Served:
     def predict(self, table: "pd.DataFrame", params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """A dict of OUTPUTS for each row."""
         texts = _texts(table)
-        images = []
         with TemporaryDirectory(prefix="pneumo-") as folder:  # the one reader takes files
-            for row, text in enumerate(texts):
-                file = Path(folder, "image")
+            files = [Path(folder, str(row)) for row in range(len(texts))]
+            for row, (file, text) in enumerate(zip(files, texts, strict=True)):
                 file.write_bytes(_decoded(text, row))
-                try:
-                    images.append(self.predictor.prepare(file))
-                except BadImage as error:
-                    raise registry.bad_request(f"row {row}: {error.reason}") from None
-        answers = self.predictor.rows([""] * len(images), images)
+            batches = self.predictor.predict([str(file) for file in files])
+            answers = [answer for batch in batches for answer, _ in batch]
+        for row, answer in enumerate(answers):
+            if answer.error:
+                raise registry.bad_request(f"row {row}: {answer.error}")
         return [
             {
                 "probability": answer.probability,

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pneumo import UserError
 from pneumo.data.augment import Augment, normalise, step_generator
-from pneumo.data.loader import Split, batches, epoch_order, mix
+from pneumo.data.loader import Split, batches, epoch_order, evaluation_batch, mix
 from pneumo.data.settings import AugmentSettings, SamplerSettings
 from pneumo.evaluation import metrics
 from pneumo.tracking.journal import MEASURED
@@ -308,7 +308,8 @@ class Trainer:
                 torch.distributed.broadcast(buffer, 0)
         model.eval()
         rows = []
-        for part in mine.split(self.settings.batch_size) if len(mine) else ():
+        together = evaluation_batch(self.settings.batch_size, split.images.shape[-1], self.runtime.device)
+        for part in mine.split(together) if len(mine) else ():
             if self.runtime.world_size == 1:  # shares differ in length, so processes could not agree here
                 self._obey_stop()
             images, labels = split.take(part)
