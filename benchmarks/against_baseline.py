@@ -23,7 +23,7 @@ from ceiling import train_epoch, trainer_for
 from pneumo.data.images import preprocess, read
 from pneumo.data.loader import Split
 from pneumo.models import build_model
-from pneumo.training.runtime import cpu_has_bf16
+from pneumo.models.precision import cpu_has_bf16
 from pneumo.training.trainer import Trainer
 
 SIZE, WORKERS = 224, 2

@@ -114,7 +114,7 @@ def compare(model: str, size: int, batch: int, steps: int, rounds: int, folder: 
         name="phantom",
         image_size=size,
         cache_dir=str(folder / "cache"),
-        val_fraction=0.05,
+        val_fraction=0.02,
         phantom=PhantomSettings(train_patients=max(200, batch * steps), test_patients=8),
     )
     data = splits(cache.prepare(manifest.build(settings), settings), torch.device("cpu"))
@@ -171,14 +171,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "densenet121"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 224])
     parser.add_argument(
-        "--batch", type=int, help="default 64 at 64 px, 16 at 224 px, where time allows no more"
+        "--batch", type=int, help="default 64 at 64 px, 8 at 224 px, where time allows no more"
     )
-    parser.add_argument("--steps", type=int, help="of an epoch; default 4 at 64 px, 2 at 224 px")
+    parser.add_argument("--steps", type=int, help="of an epoch; default 2")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="pneumo-bench-") as folder:
         for size in args.sizes:
-            batch, steps = args.batch or (64 if size <= 64 else 16), args.steps or (4 if size <= 64 else 2)
+            batch, steps = args.batch or (64 if size <= 64 else 8), args.steps or 2
             for model in args.models:
                 rows += compare(model, size, batch, steps, args.rounds, Path(folder))
     print()

@@ -7,6 +7,7 @@ medians and ratios. A ratio is written so that larger is better; it is good when
 import argparse
 import json
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -109,6 +110,7 @@ def originals(folder: Path, count: int) -> list[Path]:
         if not files:
             raise SystemExit(f"PNEUMO_ORIGINALS={known} holds no .jpeg files")
         print(f"originals: {len(files)} files of {known}")
+        random.Random(0).shuffle(files)  # the classes differ in size, and lie in folders of their own
         return [files[number % len(files)] for number in range(count)]
     print("originals: synthetic ones; PNEUMO_ORIGINALS=DIR takes real ones")
     return [draw(folder / f"person{number}_virus_{number}.jpeg", number) for number in range(count)]

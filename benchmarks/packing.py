@@ -1,6 +1,6 @@
 """Question: two runs at once with one thread each, or one after the other with two threads each?
 
-    python benchmarks/packing.py [--rounds 5] [--steps 8]
+    python benchmarks/packing.py [--rounds 5]
 
 Two processes train a ResNet-18 on a prepared batch; they warm up, wait for each other, then make their steps.
 The ratio is the time of the two in turn over that of the two at once; above 1, packing pays.
@@ -66,7 +66,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for size in args.sizes:
-        rest = (size, 32, 8) if size <= 64 else (size, 8, 4)
+        rest = (size, 32, 3) if size <= 64 else (size, 8, 2)
         narrow, wide = [Worker(1, *rest) for _ in range(2)], [Worker(2, *rest) for _ in range(2)]
 
         def at_once(workers: list[Worker] = narrow) -> float:

@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -177,8 +178,11 @@ def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[
         except OSError as error:
             return None, error.strerror or str(error)
 
-    with ThreadPoolExecutor(_num_workers(None)) as pool:
-        found = pool.map(look, paths, chunksize=64)
+    def look_at(start: int) -> list[tuple[list | None, str]]:
+        return [look(path) for path in paths[start : start + CHUNK]]
+
+    with ThreadPoolExecutor(_num_workers(None)) as pool:  # a future costs more than a look at one file
+        found = chain.from_iterable(pool.map(look_at, range(0, len(paths), CHUNK)))
         looks = list(tqdm(found, "Hash images", len(paths), disable=None, leave=False))
     fresh = {path: marks for path, (marks, _) in zip(paths, looks, strict=True) if marks is not None}
     if fresh != known:
