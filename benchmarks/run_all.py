@@ -16,13 +16,13 @@ import measure
 # statistics_simulation) are run by themselves.
 QUICK = {
     "ceiling": [],
-    "against_baseline": ["--images", "64", "--figure", str(measure.RESULTS / "epoch.png")],
+    "against_baseline": ["--images", "48", "--figure", str(measure.RESULTS / "epoch.png")],
     # Of the public set's size: to start the processes takes a second.
-    "cache_build": ["--pool", "3000", "--pool-rounds", "1"],
+    "cache_build": ["--pool", "2000", "--pool-rounds", "1"],
     "start": [],
     "inference": ["--images", "64"],
     "packing": [],
-    "tracking": ["--rounds", "1", "--epochs", "3", "--limit-batches", "10"],
+    "tracking": ["--rounds", "1", "--epochs", "4", "--limit-batches", "4"],
     "sweep_overhead": [],
 }
 
