@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,8 @@ def _trace(bundle: Bundle, file: Path) -> None:
             return self.network(normalise(images, bundle.model["in_channels"])).softmax(1)[:, 1]
 
     size = bundle.image_size
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # normalise's constants are meant as such
         torch.onnx.export(
             Whole().eval(),
             (torch.zeros(2, size, size, dtype=torch.uint8),),
