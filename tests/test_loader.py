@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pneumo.data import cache, manifest
-from pneumo.data.loader import batches, epoch_order, mix, splits
+from pneumo.data.loader import batches, epoch_order, evaluation_batch, mix, splits
 from pneumo.data.settings import DataSettings, SamplerSettings
 
 LABELS = np.repeat([0, 1], [250, 750])
@@ -31,6 +31,13 @@ def test_seed_and_epoch_alone_decide(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     others = [order(name, seed=1), order(name, epoch=2), order(name, seed=1, epoch=0), order(name, epoch=0)]
     assert all(not torch.equal(one, two) for one, two in pairwise([first, *others]))
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "expected"), [(64, "cpu", 64), (112, "cpu", 32), (2048, "cpu", 1), (224, "cuda", 64)]
+)
+def test_a_cpu_evaluates_no_more_together_than_its_caches_hold(size: int, device: str, expected: int) -> None:
+    assert evaluation_batch(64, size, torch.device(device)) == expected
 
 
 def test_shuffle_is_a_permutation() -> None:

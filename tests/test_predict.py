@@ -20,7 +20,7 @@ from pneumo import UserError, predict
 from pneumo.data import cache, images, manifest
 from pneumo.data.settings import DataSettings
 from pneumo.inference import bundle, familiarity
-from pneumo.inference.predictor import Predictor, inputs
+from pneumo.inference.predictor import Predictor, Row, inputs
 
 Door = Callable[..., Ending]
 
@@ -105,6 +105,26 @@ def test_what_is_written_stays_when_it_is_stopped(
             "2.png",
             "3.png",
         ]
+
+
+def test_neither_batches_nor_threads_change_a_row(made_models: dict[str, Path], tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 9)
+    (folder / "4b.png").write_bytes(b"no image")
+    model, files = bundle.read(made_models["resnet18"]), inputs(folder).files
+
+    def said(num_workers: int, batch_size: int) -> list[Row]:
+        predictor = Predictor(model, num_workers=num_workers)
+        return [row for batch in predictor.predict(files, batch_size=batch_size) for row, _ in batch]
+
+    alone = said(1, 64)
+    assert [Path(row.path).name for row in alone if row.error] == ["4b.png"] and len(alone) == 10
+    for rows in (said(3, 1), said(2, 4)):
+        assert [(row.path, row.error, row.decision) for row in rows] == [
+            (row.path, row.error, row.decision) for row in alone
+        ]
+        assert [row.probability for row in rows if not row.error] == pytest.approx(
+            [row.probability for row in alone if not row.error], abs=1e-6
+        )
 
 
 def test_overlays_lie_under_the_names_of_their_images(
