@@ -114,7 +114,7 @@ def compare(model: str, size: int, batch: int, steps: int, rounds: int, folder: 
         name="phantom",
         image_size=size,
         cache_dir=str(folder / "cache"),
-        val_fraction=0.05,
+        val_fraction=0.02,
         phantom=PhantomSettings(train_patients=max(100, batch * steps), test_patients=8),
     )
     data = splits(cache.prepare(manifest.build(settings), settings), torch.device("cpu"))
@@ -175,12 +175,12 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, help="default 64 at 64 px, 8 at 224 px, where time allows no more"
     )
-    parser.add_argument("--steps", type=int, help="of an epoch; default 2")
+    parser.add_argument("--steps", type=int, help="of an epoch; default 1 at 64 px, 2 at 224 px")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="pneumo-bench-") as folder:
         for size in args.sizes:
-            batch, steps = args.batch or (64 if size <= 64 else 8), args.steps or 2
+            batch, steps = args.batch or (64 if size <= 64 else 8), args.steps or (1 if size <= 64 else 2)
             for model in args.models:
                 rows += compare(model, size, batch, steps, args.rounds, Path(folder))
     print()

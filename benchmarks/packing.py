@@ -42,7 +42,6 @@ class Worker:
     def __init__(self, threads: int, *rest: int) -> None:
         line = [sys.executable, __file__, "--worker", *map(str, (threads, *rest))]
         self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.wait()
 
     def start(self) -> None:
         assert self.process.stdin is not None
@@ -68,6 +67,8 @@ def main() -> None:
     for size in args.sizes:
         rest = (size, 32, 3) if size <= 64 else (size, 8, 2)
         narrow, wide = [Worker(1, *rest) for _ in range(2)], [Worker(2, *rest) for _ in range(2)]
+        for one in (*narrow, *wide):
+            one.wait()
 
         def at_once(workers: list[Worker] = narrow) -> float:
             began = time.perf_counter()

@@ -20,9 +20,9 @@ QUICK = {
     # Of the public set's size: to start the processes takes a second.
     "cache_build": ["--pool", "2000", "--pool-rounds", "1"],
     "start": [],
-    "inference": ["--images", "64"],
+    "inference": ["--images", "48"],
     "packing": [],
-    "tracking": ["--rounds", "1", "--epochs", "4", "--limit-batches", "4"],
+    "tracking": ["--rounds", "1", "--epochs", "3", "--limit-batches", "4"],
     "sweep_overhead": [],
 }
 

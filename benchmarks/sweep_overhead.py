@@ -1,4 +1,4 @@
-"""What does a sweep add to the training itself? Eight tiny jobs, basic launcher, one process.
+"""What does a sweep add to the training itself? Six tiny jobs, basic launcher, one process.
 
     python benchmarks/sweep_overhead.py
 
@@ -18,7 +18,7 @@ import measure
 
 from pneumo.tracking.journal import read_records
 
-JOBS, TARGET_S = 8, 1.5
+JOBS, TARGET_S = 6, 1.5
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 SMALL = (
     "data=phantom data.phantom.train_patients=40 data.phantom.test_patients=16 data.image_size=32 "
