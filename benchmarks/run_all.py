@@ -17,7 +17,7 @@ import measure
 QUICK = {
     "ceiling": [],
     "against_baseline": ["--images", "48", "--figure", str(measure.RESULTS / "epoch.png")],
-    # Of the public set's size: to start the processes takes a second.
+    # Many images, since starting the processes takes a second; one round, since it takes most of a minute.
     "cache_build": ["--pool", "2000", "--pool-rounds", "1"],
     "start": [],
     "inference": ["--images", "48"],

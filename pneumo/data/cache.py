@@ -181,7 +181,7 @@ def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[
     def look_at(start: int) -> list[tuple[list | None, str]]:
         return [look(path) for path in paths[start : start + CHUNK]]
 
-    with ThreadPoolExecutor(_num_workers(None)) as pool:  # a future costs more than a look at one file
+    with ThreadPoolExecutor(worker_count(None)) as pool:  # a future costs more than a look at one file
         found = chain.from_iterable(pool.map(look_at, range(0, len(paths), CHUNK)))
         looks = list(tqdm(found, "Hash images", len(paths), disable=None, leave=False))
     fresh = {path: marks for path, (marks, _) in zip(paths, looks, strict=True) if marks is not None}
@@ -273,7 +273,7 @@ def _fill(
     bad: dict[int, str] = {}
     bar = tqdm(total=len(sources), desc="Prepare images", unit="image", disable=None)
     try:
-        with bar, _pool(min(_num_workers(workers), len(chunks))) as pool:
+        with bar, _pool(min(worker_count(workers), len(chunks))) as pool:
             for done in pool.map(task, chunks):
                 bad |= done
                 bar.update(min(CHUNK, bar.total - bar.n))
@@ -332,7 +332,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _num_workers(wanted: int | None) -> int:
+def worker_count(wanted: int | None) -> int:
+    """`wanted`, or one for each core that this process may use."""
     return wanted or len(os.sched_getaffinity(0))
 
 

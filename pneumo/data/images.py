@@ -104,7 +104,7 @@ def check_file(path: str | Path) -> os.stat_result:
 
 def _scans(path: str | Path) -> int:
     with open(path, "rb") as file:  # noqa: PTH123
-        # Its start; inside a scan these bytes cannot follow each other. bytes.count takes three times as long
+        # A scan's start, which cannot stand inside one. bytes.count would take three times as long.
         return sum(1 for _ in re.finditer(b"\xff\xda", file.read()))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pneumo import UserError
+from pneumo.data.cache import worker_count
 from pneumo.data.images import BadImage, Grey, preprocess, read_with_colour
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.manifest import is_clutter
@@ -74,7 +75,7 @@ class Predictor:
         self.network = bundle.network(device)
         self.device = torch.device(device)
         self.given_threshold = threshold
-        self.workers = num_workers or os.cpu_count() or 1
+        self.workers = worker_count(num_workers)
         self.pool = ThreadPoolExecutor(self.workers, initializer=self._begin_worker)
         self.familiarity = Familiarity(bundle.familiarity) if bundle.familiarity else None
 
@@ -157,19 +158,17 @@ class Predictor:
                 future.cancel()
 
     def _batch(self, paths: Sequence[str], keep_grey: bool) -> list[tuple[Row, Prepared | None]]:
-        found: list[Prepared | BadImage] = []
+        found: list[tuple[str, Prepared | BadImage]] = []
         for path in paths:
             try:
-                found.append(self.prepare(path, keep_grey))
+                found.append((path, self.prepare(path, keep_grey)))
             except BadImage as error:
-                found.append(error)
-        good = [
-            (path, image) for path, image in zip(paths, found, strict=True) if isinstance(image, Prepared)
-        ]
+                found.append((path, error))
+        good = [(path, image) for path, image in found if isinstance(image, Prepared)]
         said = iter(self.rows([path for path, _ in good], [image for _, image in good]))
         return [
             (next(said), image) if isinstance(image, Prepared) else (self.refused(path, image.reason), None)
-            for path, image in zip(paths, found, strict=True)
+            for path, image in found
         ]
 
 
