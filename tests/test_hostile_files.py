@@ -110,11 +110,23 @@ def bombs() -> dict[str, tuple[bytes, str]]:
     Image.new("L", (7000, 7000), 90).save(buffer, "JPEG", progressive=True)
     jpeg = buffer.getvalue()
     last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    buffer = io.BytesIO()
+    Image.new("L", (7000, 7000), 90).save(
+        buffer, "MPO", save_all=True, append_images=[Image.new("L", (8, 8))], progressive=True
+    )
+    two = buffer.getvalue()  # pictures in one file: Pillow does not call this a JPEG
+    end = two.index(b"\xff\xd9\xff\xd8")
+    buffer = io.BytesIO()
+    Image.new("L", (7000, 7000), 90).save(buffer, "JPEG")
+    plain = buffer.getvalue()
+    only = plain[plain.rindex(b"\xff\xda") : -2]
     largest = io.BytesIO()
     Image.fromarray(np.zeros((7000, 7000, 4), np.uint8)).save(largest, "PNG", compress_level=1)
     return {
         "pixels.png": (png(60_000, 60_000, 8, 6, b"\0" * 99), "more pixels than the limit of 50,000,000"),
         "scans.jpeg": (jpeg[:-2] + last * 5000 + b"\xff\xd9", "5006 scans of 7000 x 7000"),
+        "scans-of-two.jpeg": (two[:end] + last * 5000 + two[end:], "5012 scans of 7000 x 7000"),
+        "scans-of-one.jpeg": (plain[:-2] + only * 100 + b"\xff\xd9", "damaged: broken data stream"),
         "usual-scans.jpeg": (jpeg, "accepted"),
         "largest.png": (largest.getvalue(), "accepted"),
     }

@@ -67,7 +67,8 @@ def _read(
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise BadImage(path, f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
-                if image.format == "JPEG" and (scans := _scans(path)) * width * height > MAX_SCANNED_PIXELS:
+                scans = _scans(path) if _may_have_scans(image) else 1
+                if scans * width * height > MAX_SCANNED_PIXELS:
                     raise BadImage(path, f"{scans} scans of {width} x {height} pixels would take too long")
                 image.load()
                 colour_share = measure(image)
@@ -100,6 +101,11 @@ def check_file(path: str | Path) -> os.stat_result:
     if info.st_size > MAX_BYTES:
         raise BadImage(path, f"{info.st_size:,} bytes, more than the limit of {MAX_BYTES:,}")
     return info
+
+
+def _may_have_scans(image: Image.Image) -> bool:
+    """False for a PNG, and for the usual X-ray: libjpeg refuses a second scan of one sequential channel."""
+    return image.format != "PNG" and (image.mode != "L" or "progressive" in image.info)
 
 
 def _scans(path: str | Path) -> int:
