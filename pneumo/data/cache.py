@@ -142,7 +142,7 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
     return ImageCache(
         manifest,
         images,
-        np.array([rows[hashes[path]] for path in manifest.table["path"]], dtype=np.int64),
+        np.array([rows[hashes[path]] for path in manifest.table["path"].tolist()], dtype=np.int64),
         _digest(manifest, hashes),
         bad,
         content_problems(manifest, hashes),
@@ -161,38 +161,47 @@ def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[
     except (OSError, ValueError, TypeError):
         known = {}
     base = str(root)
-
-    def look(path: str) -> tuple[list | None, str]:
-        full = os.path.join(base, path)  # noqa: PTH118 - strings: 100,000 Path objects cost a second
+    marks: dict[str, list] = {}  # size, two times and, once it is known, the hash
+    bad: dict[str, str] = {}
+    for path in tqdm(paths, "Look at images", disable=None, leave=False):  # threads would wait for each other
         try:
-            info = check_file(full)
-            # ctime too: a copy that keeps the time of change (cp -p, rsync -t) would pass for the old file.
-            times = [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
-            old = known.get(path)
-            if isinstance(old, list) and old[:3] == times:
-                return old, ""
-            with open(full, "rb") as file:  # noqa: PTH123
-                return [*times, hashlib.file_digest(file, "sha256").hexdigest()], ""
+            info = check_file(os.path.join(base, path))  # noqa: PTH118 - strings: 100,000 Paths cost a second
         except BadImage as error:
-            return None, error.reason
-        except OSError as error:
-            return None, error.strerror or str(error)
+            bad[path] = error.reason
+            continue
+        # ctime too: a copy that keeps the time of change (cp -p, rsync -t) would pass for the old file.
+        seen = [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+        old = known.get(path)
+        marks[path] = old if isinstance(old, list) and old[:3] == seen else seen
+    unread = [path for path, found in marks.items() if len(found) == 3]
 
-    def look_at(start: int) -> list[tuple[list | None, str]]:
-        return [look(path) for path in paths[start : start + CHUNK]]
+    def hash_from(start: int) -> list[str | OSError]:
+        return [_file_hash(os.path.join(base, path)) for path in unread[start : start + CHUNK]]  # noqa: PTH118
 
-    with ThreadPoolExecutor(worker_count(None)) as pool:  # a future costs more than a look at one file
-        found = chain.from_iterable(pool.map(look_at, range(0, len(paths), CHUNK)))
-        looks = list(tqdm(found, "Hash images", len(paths), disable=None, leave=False))
-    fresh = {path: marks for path, (marks, _) in zip(paths, looks, strict=True) if marks is not None}
-    if fresh != known:
+    with ThreadPoolExecutor(worker_count(None)) as pool:  # a future costs more than many a file
+        outcomes = chain.from_iterable(pool.map(hash_from, range(0, len(unread), CHUNK)))
+        for path, outcome in zip(
+            tqdm(unread, "Hash images", disable=None, leave=False), outcomes, strict=True
+        ):
+            if isinstance(outcome, OSError):
+                del marks[path]
+                bad[path] = outcome.strerror or str(outcome)
+            else:
+                marks[path] = [*marks[path], outcome]
+    if marks != known:
         # Full or read-only: the notes only save time, and a whole cache can still be used.
         with suppress(OSError, UserError):
-            write_atomically(notes, json.dumps(fresh).encode())
-    bad = [
-        BadImage(path, reason) for path, (marks, reason) in zip(paths, looks, strict=True) if marks is None
-    ]
-    return {path: marks[-1] for path, marks in fresh.items()}, bad
+            write_atomically(notes, json.dumps(marks).encode())
+    hashes = {path: found[-1] for path, found in marks.items()}
+    return hashes, [BadImage(path, bad[path]) for path in paths if path in bad]
+
+
+def _file_hash(path: str) -> str | OSError:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return error
 
 
 def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]]:

@@ -141,8 +141,10 @@ def _from_folders(root: Path) -> Manifest:
                     rows.append((name, label, split))
                 else:
                     others.append(name)
-    table = pd.DataFrame(rows, columns=["path", "label", "split"])
-    table["patient"], table["subtype"] = _parse_names(table["path"])
+    paths = [path for path, _, _ in rows]
+    table = pd.DataFrame({"path": paths, "label": [label for _, label, _ in rows]})
+    table["patient"], table["subtype"] = _parse_names(paths)
+    table["split"] = [split for _, _, split in rows]
     manifest = Manifest(root, table[COLUMNS])
     if others:
         manifest.notes.append(
@@ -163,7 +165,7 @@ def parse_name(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _parse_names(paths: pd.Series) -> tuple[list[str], list[str]]:
+def _parse_names(paths: list[str]) -> tuple[list[str], list[str]]:
     parsed = [parse_name(path) for path in paths]
     unknown = [path for path, found in zip(paths, parsed, strict=True) if found is None]
     if unknown:
@@ -335,6 +337,8 @@ def keep_copies_together(manifest: Manifest, hashes: dict[str, str], settings: D
     """
     if settings.val_protocol != "patient":
         return  # the folders decide, and content_problems judges them
+    if len(set(hashes.values())) == len(hashes):
+        return
     table = manifest.table
     groups = _patient_keys(table)
     pool = table["split"] != "test"
@@ -394,6 +398,7 @@ def problems(manifest: Manifest) -> list[str]:
 def content_problems(manifest: Manifest, hashes: dict[str, str]) -> list[str]:
     """Identical bytes in two splits or under two labels; `hashes` gives the content's hash by path."""
     table = manifest.table.assign(content=manifest.table["path"].map(hashes)).dropna(subset=["content"])
+    table = table[table["content"].duplicated(keep=False)]
     found = []
     for column, trouble in (("split", "in two splits"), ("label", "under two labels")):
         varied = table.groupby("content")[column].transform("nunique") > 1
