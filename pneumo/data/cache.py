@@ -9,12 +9,10 @@ import errno
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,13 +23,13 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from pneumo import UserError
-from pneumo.data.images import BadImage, Grey, check_file, preprocess, read_image
+from pneumo.data.images import BadImage, check_file
 from pneumo.data.manifest import Manifest, content_problems, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
+from pneumo.data.workers import Load, fill, processes, read_below, worker_count
 from pneumo.files import DISK_FULL, write_atomically
 
 VERSION = 1  # of the pixels: raise it when preprocess gives other ones
@@ -101,7 +99,7 @@ def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
 
 def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> ImageCache:
     paths = manifest.table["path"].tolist()
-    load: Callable[[str], Grey | Image.Image]
+    load: Load
     if settings.name == "phantom":
         from pneumo.data import phantom
 
@@ -111,7 +109,7 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         load = partial(phantom.render, settings=settings.phantom)
     else:
         hashes, unreadable = content_hashes(manifest.root, paths, cache_dir)
-        load = partial(_read_below, str(manifest.root))
+        load = partial(read_below, str(manifest.root))
     sources = {content: path for path, content in reversed(hashes.items())}  # a copy is decoded once
     order = sorted(sources)
     pixels = {
@@ -221,7 +219,7 @@ def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
 def _build(
     folder: Path,
     sources: list[str],
-    load: Callable[[str], Grey | Image.Image],
+    load: Load,
     pixels: dict,
     workers: int | None,
     strict: bool,
@@ -267,7 +265,7 @@ def _remove_leftovers(folder: Path) -> None:
 def _fill(
     file: Path,
     sources: list[str],
-    load: Callable[[str], Grey | Image.Image],
+    load: Load,
     pixels: dict,
     workers: int | None,
 ) -> dict[int, str]:
@@ -278,11 +276,11 @@ def _fill(
         # Without this a full disk would show as a bus error in the middle of the build.
         os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
     chunks = [(start, sources[start : start + CHUNK]) for start in range(0, len(sources), CHUNK)]
-    task = partial(_fill_chunk, file, load, pixels)
+    task = partial(fill, file, load, pixels)
     bad: dict[int, str] = {}
     bar = tqdm(total=len(sources), desc="Prepare images", unit="image", disable=None)
     try:
-        with bar, _pool(min(worker_count(workers), len(chunks))) as pool:
+        with bar, processes(min(worker_count(workers), len(chunks))) as pool:
             for done in pool.map(task, chunks):
                 bad |= done
                 bar.update(min(CHUNK, bar.total - bar.n))
@@ -292,58 +290,6 @@ def _fill(
             "the cache was not kept. Try again with data.num_workers=1."
         ) from None
     return bad
-
-
-def _fill_chunk(
-    file: Path, load: Callable[[str], Grey | Image.Image], pixels: dict, chunk: tuple[int, list[str]]
-) -> dict[int, str]:
-    start, sources = chunk
-    images = np.load(file, mmap_mode="r+")
-    bad = {}
-    for row, source in enumerate(sources, start):
-        try:
-            images[row] = preprocess(load(source), **pixels)
-        except BadImage as error:
-            bad[row] = error.reason
-    return bad
-
-
-def _read_below(root: str, path: str) -> Image.Image:
-    return read_image(os.path.join(root, path))  # noqa: PTH118
-
-
-class _InProcess(Executor):
-    """Runs each task where it stands: for small sets, and for one worker."""
-
-    def submit(self, task, /, *args, **kwargs):  # type: ignore[no-untyped-def]
-        future: Future = Future()
-        future.set_result(task(*args, **kwargs))
-        return future
-
-
-def _pool(workers: int) -> Executor:
-    if workers <= 1:
-        return _InProcess()
-    # spawn: a process that has imported torch holds threads, which a fork does not survive.
-    spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the parent is killed; without this it would wait for tasks for ever."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def worker_count(wanted: int | None) -> int:
-    """`wanted`, or one for each core that this process may use."""
-    return wanted or len(os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from pneumo import UserError
-from pneumo.data.cache import worker_count
 from pneumo.data.images import BadImage, Grey, preprocess, read_with_colour
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.manifest import is_clutter
+from pneumo.data.workers import worker_count
 from pneumo.inference import dicom
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.familiarity import Familiarity, colour_warnings
