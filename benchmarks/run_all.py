@@ -19,11 +19,11 @@ QUICK = {
     # Small batches, so that a short epoch does not mostly wait for the baseline's first one.
     "against_baseline": ["--images", "48", "--batch", "8", "--figure", str(measure.RESULTS / "epoch.png")],
     # Many images, since starting the processes takes a second; one round, since it takes most of a minute.
-    "cache_build": ["--pool", "2000", "--pool-rounds", "1"],
+    "cache_build": ["--pool", "3000", "--pool-rounds", "1"],
     "start": [],
     "inference": ["--images", "48"],
     "packing": [],
-    "tracking": ["--rounds", "1", "--epochs", "3", "--limit-batches", "4", "--without-off"],
+    "tracking": "--rounds 1 --epochs 3 --limit-batches 4 --patients 250 --without-off".split(),
     "sweep_overhead": [],
 }
 

@@ -4,6 +4,7 @@ import json
 import mmap
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,34 @@ def weights_after(tmp_path: Path, made: core.Recipe, **kwargs: object) -> dict[s
     trainer = make_trainer(tmp_path, made, Tiny(norm=False, dropout=0.0), **kwargs)
     trainer.fit()
     return trainer.network.state_dict()
+
+
+def test_a_smaller_last_batch_takes_no_compiled_network_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[list] = []  # the shapes of the images that each was compiled for
+    ran: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        compiled.append(
+            [list(x.shape) for x in inputs if isinstance(x, Tensor) and x.shape[1:] == (3, 12, 12)]
+        )
+        number = len(compiled)
+
+        def run(*arguments: object) -> object:
+            ran.append(number)
+            return graph.forward(*arguments)
+
+        return run
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    made = recipe(epochs=3, batch_size=8)
+    trainer = make_trainer(tmp_path, made, splits=three_splits(22), runtime=Runtime(CPU, None, compile=True))
+    trainer.fit()
+    torch.compiler.reset()
+    assert compiled == [[[8, 3, 12, 12]], [[6, 3, 12, 12]]]
+    assert ran == [1, 1, 2] * 3
 
 
 @pytest.mark.parametrize(

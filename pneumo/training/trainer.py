@@ -125,7 +125,8 @@ class Trainer:
         )
         self.model: nn.Module = self.network
         if runtime.compile:
-            self.model = torch.compile(self.network)  # type: ignore[assignment]
+            # Else the smaller last batch brings a network for any size, which all batches then take.
+            self.model = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
         if runtime.world_size > 1:
             self.model = DistributedDataParallel(self.model)
         self.augment = Augment(recipe.augment, recipe.in_channels)
