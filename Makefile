@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Test processes share the cores; two threads in each would mostly wait for one another.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui test test-services bench bench-cuda lint
@@ -33,10 +35,10 @@ ui: install ## MLflow's pages on http://127.0.0.1:5000
 	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
 
 test: install ## unit and end-to-end tests
-	$(BIN)/python -m pytest -m "not services and not cuda" -n 2 --dist loadfile --no-loadscope-reorder  # so the long files begin early
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "not services and not cuda" -n 2 --dist loadfile --no-loadscope-reorder  # so the long files begin early
 
 test-services: install ## tests against real servers on 127.0.0.1
-	$(BIN)/python -m pytest -m services -n 3 --dist loadfile --no-loadscope-reorder  # they mostly wait: for servers, imports, signals
+	$(ONE_THREAD) $(BIN)/python -m pytest -m services -n 3 --dist loadfile --no-loadscope-reorder  # they mostly wait: for servers, imports, signals
 
 bench: install ## the benchmarks, a quarter of an hour; every ratio with its target at the end
 	$(BIN)/python benchmarks/run_all.py

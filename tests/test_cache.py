@@ -17,7 +17,7 @@ import pytest
 from conftest import make_kaggle, picture, save
 
 from pneumo import UserError
-from pneumo.data import cache, images, manifest
+from pneumo.data import cache, images, manifest, workers
 from pneumo.data.cache import BadImages, ImageCache
 from pneumo.data.settings import DataSettings, PhantomSettings
 
@@ -58,8 +58,8 @@ def test_processes_give_what_one_gives(kaggle_read_only: Path, settings: Make, t
 
 def test_built_once(kaggle: Path, settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(settings(root=kaggle))
-    monkeypatch.setattr(cache, "read_image", no_reading)
-    monkeypatch.setattr(cache, "preprocess", no_reading)
+    monkeypatch.setattr(workers, "read_image", no_reading)
+    monkeypatch.setattr(workers, "preprocess", no_reading)
     again = prepare(settings(root=kaggle))
     assert np.array_equal(first.images, again.images) and first.digest == again.digest
     # Another place, other times of change, the same bytes: the same cache and the same identity.
