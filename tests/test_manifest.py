@@ -124,6 +124,17 @@ def test_missing_folders(tmp_path: Path, kaggle: Path, settings: Make) -> None:
     assert "NORMAL" in refused(settings(root=kaggle))
 
 
+def test_a_set_without_images_is_refused(tmp_path: Path, settings: Make) -> None:
+    for split in ("train", "test"):
+        for name in CLASS_NAMES:
+            (tmp_path / split / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds no image: .* none was found"):
+        build(settings(root=tmp_path))
+    (tmp_path / "train" / "NORMAL" / "one.dcm").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"only train/NORMAL/one\.dcm"):
+        build(settings(root=tmp_path))
+
+
 def test_an_empty_class_is_refused(kaggle: Path, settings: Make) -> None:
     for file in (kaggle / "test" / "NORMAL").iterdir():
         file.unlink()

@@ -141,6 +141,9 @@ def _from_folders(root: Path) -> Manifest:
                     rows.append((name, label, split))
                 else:
                     others.append(name)
+    if not rows:
+        found = f"found were only {_first(others)}" if others else "none was found"
+        raise UserError(f"{root} holds no image: .jpeg, .jpg and .png files are read, and {found}.")
     paths = [path for path, _, _ in rows]
     table = pd.DataFrame({"path": paths, "label": [label for _, label, _ in rows]})
     table["patient"], table["subtype"] = _parse_names(paths)
