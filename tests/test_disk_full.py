@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import import_path
 from conftest import ROOT
 from safetensors.torch import load_file
 
@@ -59,7 +60,7 @@ def start(disk: Disk) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pneumo.train", *SMALL, f"output_dir={disk.folder}"]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": import_path(ROOT),
         "PNEUMO_CACHE": str(disk.folder.parent / "cache"),
         "OMP_NUM_THREADS": "1",
     }

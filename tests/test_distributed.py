@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import import_path
 from distributed_worker import SIZES, history, plain, trained
 from training_fixtures import CPU, Tiny, make_trainer, split, three_splits
 
@@ -25,10 +26,9 @@ TESTS = Path(__file__).parent
 
 
 def environment(folder: Path) -> dict[str, str]:
-    paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONPATH": import_path(TESTS.parent, TESTS),
         "OMP_NUM_THREADS": "1",
         "PNEUMO_CACHE": str(folder / "cache"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",

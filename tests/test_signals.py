@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import import_path
 
 from pneumo.tracking.journal import Journal
 from pneumo.training.signals import EXIT_CODES, Interrupted, StopRequest
@@ -145,7 +146,7 @@ class Door:
         ]
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": import_path(PROJECT),
             "OMP_NUM_THREADS": "1",
             "PNEUMO_CACHE": str(cache),
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
