@@ -19,10 +19,10 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from commands import data_overrides, environment
+from commands import Hold, data_overrides, environment
 
 from pneumo.tracking.journal import MEASURED
 
@@ -33,9 +33,11 @@ class Side:
 
     folder: Path
     overrides: list[str]
+    hold: Hold | None = field(default=None, kw_only=True)
 
     def start(self) -> subprocess.Popen[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True)
+        more = self.hold.environment if self.hold else {}
         with self.log.open("ab") as log:
             log.write(b"---- start\n")
             line = [
@@ -48,7 +50,7 @@ class Side:
             return subprocess.Popen(
                 line,
                 cwd=self.folder,
-                env=environment(self.folder, PYTHONUNBUFFERED="1"),
+                env=environment(self.folder, PYTHONUNBUFFERED="1", **more),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

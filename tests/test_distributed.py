@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import import_path
+from commands import Hold, import_path
 from distributed_worker import SIZES, history, plain, trained
 from training_fixtures import CPU, Tiny, make_trainer, split, three_splits
 
@@ -149,10 +149,10 @@ def test_the_train_command_under_torchrun_is_one_run(tmp_path: Path) -> None:
 
 @pytest.mark.services
 def test_sigterm_to_the_launcher_stops_both_and_the_same_command_finishes(tmp_path: Path) -> None:
-    line = command(tmp_path, "trainer.epochs=6")
+    line, hold = command(tmp_path, "trainer.epochs=6"), Hold(tmp_path / "hold", 1)
     process = subprocess.Popen(
         line,
-        env=environment(tmp_path),
+        env=environment(tmp_path) | hold.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -292,10 +292,9 @@ def test_a_signal_while_the_cache_is_built(number: int, code: int, workers: int,
     process = subprocess.Popen(
         line, env=door.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not list((tmp_path / "cache").glob("*.tmp*")):
-        time.sleep(0.02)
+    while not any(file.read_bytes()[128:].strip(b"\0") for file in tmp_path.glob("cache/*.tmp*/images.npy")):
+        time.sleep(0.02)  # until the first image stands behind the file's header
         assert process.poll() is None
-    time.sleep(1.5)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
