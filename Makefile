@@ -34,7 +34,7 @@ ui: install ## MLflow's pages on http://127.0.0.1:5000
 	  $(BIN)/python -m mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
 
-test: install ## unit and end-to-end tests
+test: install ## unit and end-to-end tests (PNEUMO_TEST_BF16=on|off: as on a CPU with or without bf16 units)
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not services and not cuda" -n 2 --dist loadfile --no-loadscope-reorder  # so the long files begin early
 
 test-services: install ## tests against real servers on 127.0.0.1

@@ -1,6 +1,8 @@
 """What the tests share: the real images where they are at hand, tiny generated sets, the doors in-process."""
 
 import os
+import platform
+import runpy
 import shutil
 import sys
 import tempfile
@@ -9,14 +11,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.commands import HOOKS, Ending, import_path
 from support.commands import PROJECT as ROOT
-from support.commands import Ending
 from support.images import make_kaggle
 
 from pneumo.data.settings import DataSettings
 
 if TYPE_CHECKING:
     from support.servers import Postgres
+
+# `PNEUMO_TEST_BF16=on make test` runs all tests as on a processor with bf16 units, `off` as on one without.
+if forced := os.environ.get("PNEUMO_TEST_BF16"):
+    if forced not in ("on", "off"):
+        raise pytest.UsageError(f"PNEUMO_TEST_BF16={forced} is not known; the options are on, off")
+    runpy.run_path(str(HOOKS / "sitecustomize.py"))  # this process has started already
+    os.environ["PYTHONPATH"] = import_path(HOOKS)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    from pneumo.models.precision import cpu_has_bf16
+
+    units = "with" if cpu_has_bf16() else "without"
+    why = f", PNEUMO_TEST_BF16={forced}" if forced else ""
+    terminalreporter.write_line(f"Python {platform.python_version()}, a CPU {units} bf16 units{why}")
 
 
 @pytest.fixture(scope="session")

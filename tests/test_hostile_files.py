@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from support.commands import PROJECT as ROOT
+from support.commands import import_path
 from support.images import png
 
 MEMORY_MB = 2000
@@ -179,7 +180,7 @@ def test_nothing_hostile_is_run_or_fills_the_memory(tmp_path: Path) -> None:
         (folder / f"image-{name}").write_bytes(content)
         wanted[f"image-{name}"] = words
     command = [sys.executable, "-c", READ, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": import_path(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     said, peak_mb = json.loads(done.stdout)
@@ -207,7 +208,7 @@ def test_a_hostile_table_ends_the_command_in_words(tmp_path: Path) -> None:
     )
     told = ["data=csv", f"data.root={tmp_path}/set", f"output_dir={tmp_path}/outputs"]
     command = [sys.executable, "-c", watched, sys.executable, "-m", "pneumo.train", *told]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PNEUMO_CACHE": str(tmp_path / "cache")}
+    environment = {**os.environ, "PYTHONPATH": import_path(ROOT), "PNEUMO_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 1 and "more rows than the limit of 1,000,000" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and int(done.stdout.split()[-1]) < MEMORY_MB

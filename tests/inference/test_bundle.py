@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from statsmodels.stats.proportion import proportion_confint
-from support.model_runs import SIZE, images, phantom
+from support.model_runs import SIZE, images, phantom, train
 
 from pneumo import UserError
 from pneumo.data import cache, manifest
 from pneumo.evaluation import metrics
 from pneumo.evaluation.predictions import read_predictions
 from pneumo.inference import bundle
+from pneumo.training.settings import TrainerSettings
 
 
 @pytest.fixture
@@ -57,6 +58,22 @@ def test_a_run_gives_the_probabilities_of_its_predictions(phantom_run: Path, tmp
     card = (tmp_path / "model" / bundle.CARD).read_text()
     assert "Not a medical device" in card and "synthetic images" in card and model.fingerprint in card
     assert f"| {model.figures['auroc']['value']:.4f} |" in card
+
+
+def test_a_run_in_bf16_is_used_in_bf16_where_the_cpu_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TrainerSettings(epochs=1, limit_batches=2, batch_size=16, precision="bf16", device="cpu")
+    model = bundle.read(train(tmp_path, trainer=settings))
+    assert model.precision == "bf16"
+    found = []
+    for has, used in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("pneumo.models.precision.cpu_has_bf16", lambda has=has: has)
+        with model.autocast(torch.device("cpu")):
+            assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype is used
+        found.append(model.probabilities(images(8)))
+    assert np.abs(found[0] - found[1]).max() > 0
+    np.testing.assert_allclose(*found, atol=0.05)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])

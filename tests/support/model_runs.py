@@ -29,7 +29,7 @@ def phantom(folder: Path, **keys: object) -> Config:
             num_workers=1,
             phantom=PhantomSettings(train_patients=40, test_patients=16),
         ),
-        trainer=TrainerSettings(epochs=1, limit_batches=2, batch_size=16),
+        trainer=TrainerSettings(epochs=1, limit_batches=2, batch_size=16, precision="float32"),
         tracking=TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db"),
         output_dir=str(folder / "outputs"),
     )
