@@ -39,13 +39,13 @@ def main() -> None:
     parser = measure.options(__doc__)
     parser.add_argument("--images", type=int, default=500)
     args = parser.parse_args()
-    from pneumo.inference import bundle
+    from pneumo.inference import model_folder
     from pneumo.inference.predictor import Predictor
 
     with tempfile.TemporaryDirectory(prefix="pneumo-bench-") as name:
         folder = Path(name)
         files = measure.originals(folder / "originals", args.images)
-        made = bundle.read(train(folder))
+        made = model_folder.read(train(folder))
         predictor = Predictor(made)
         network = made.network("cpu").eval()
 

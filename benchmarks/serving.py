@@ -40,8 +40,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     from support.model_runs import make
     from support.servers import Serving, champion
 
-    from pneumo.inference import bundle
-    from pneumo.inference import pyfunc as served
+    from pneumo.inference import model_folder, pyfunc
     from pneumo.inference.predictor import Predictor
     from pneumo.tracking.registry import resolve
 
@@ -49,10 +48,10 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     text = (
         base64.b64encode(options.image.read_bytes()).decode()
         if options.image
-        else served.description().example[served.COLUMN]
+        else pyfunc.serving_spec().example[pyfunc.COLUMN]
     )
     own = own_time(
-        Predictor(bundle.read(resolve("models:/pneumo@champion", uri, folder).folder)), text, folder
+        Predictor(model_folder.read(resolve("models:/pneumo@champion", uri, folder).folder)), text, folder
     )
     threads = torch.get_num_threads()
     print(f"the model's own time for one image: p50 {1000 * np.median(own):.1f} ms, {threads} threads")
@@ -72,7 +71,7 @@ def own_time(predictor: "object", text: str, folder: Path, times: int = 50) -> l
     for _ in range(times + 5):
         started = time.perf_counter()
         file.write_bytes(base64.b64decode(text))
-        predictor.rows([""], [predictor.prepare(file)])  # type: ignore[attr-defined]
+        predictor.predictions([""], [predictor.prepare(file)])  # type: ignore[attr-defined]
         spent.append(time.perf_counter() - started)
     return spent[5:]
 

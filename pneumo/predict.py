@@ -58,15 +58,12 @@ def main() -> None:
 
 def predict(settings: PredictConfig) -> int:
     """Write a row for every file as soon as it is known; 1 if some file could not be read."""
-    from pneumo.inference import (
-        inputs,
-        output,
-        predictor,
-        web_page,
-    )  # torch: seconds that --help need not take
+    # They import torch, which takes seconds: --help does without.
+    from pneumo.inference import inputs, output, predictor, web_page
 
-    found = None if settings.ui else inputs.find(str(settings.input))
-    if found and found.left_out:
+    given = [] if settings.ui else [str(settings.input)]
+    found = inputs.find_all(given)
+    if found.left_out:
         print(f"note: {len(found.left_out)} other files are left out: {', '.join(found.left_out[:3])}")
     model, notes = predictor.load(
         str(settings.model),
@@ -78,10 +75,9 @@ def predict(settings: PredictConfig) -> int:
     )
     for note in notes:
         print(f"note: {note}")
-    if found is None:
+    if settings.ui:
         return web_page.serve(model, settings.port)
     path = Path(settings.output).expanduser()
-    root = Path(str(settings.input)).expanduser()
     counts: dict[str, int] = {}
     try:
         with output.PredictionFile(path) as file:
@@ -91,7 +87,7 @@ def predict(settings: PredictConfig) -> int:
                 file,
                 counts,
                 batch_size=settings.batch_size,
-                explain_below=root if settings.explain else None,
+                explain_below=inputs.common_root(given) if settings.explain else None,
             )
     finally:  # also after Ctrl-C: what is written stays
         done = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"

@@ -16,6 +16,7 @@ from support.images import make_kaggle
 from pneumo.data.settings import DataSettings
 
 if TYPE_CHECKING:
+    from support.model_tracker import ModelTracker
     from support.servers import Postgres
 
 
@@ -61,6 +62,25 @@ def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from support.model_runs import train
 
     return train(tmp_path_factory.mktemp("phantom"))
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracker's database without runs: MLflow takes seconds to create its tables."""
+    from pneumo.tracking.mlflow_client import open_client
+
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    open_client(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, made_models: dict[str, Path], empty_database: Path) -> "ModelTracker":
+    """A SQLite tracker whose runs hold the artifacts of a ResNet-18."""
+    from support.model_tracker import ModelTracker
+
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return ModelTracker(tmp_path, made_models["resnet18"])
 
 
 @pytest.fixture

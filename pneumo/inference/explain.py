@@ -2,7 +2,7 @@
 
 A map is a hint, not a proof. It shows where the last convolutions responded, not why, and only at their
 coarse resolution (one thirty-second of the image's side). A wrong answer has a map that looks as good as a
-right one. A test draws the weights again to check that the map depends on them (Adebayo et al., NeurIPS 2018).
+right one. A test draws the weights again and checks that the map changes (Adebayo et al., NeurIPS 2018).
 """
 
 import io

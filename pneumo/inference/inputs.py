@@ -1,6 +1,7 @@
-"""Which files to predict: one file, or all images in and below a folder."""
+"""Which files to predict: single files, and all images in and below folders."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,30 @@ def find(given: str | Path) -> InputFiles:
     if not found.files and not found.outside:
         raise UserError(f"input={given} contains no image; images end with {', '.join(SUFFIXES[:5])}.")
     return found
+
+
+def find_all(paths: Sequence[str]) -> InputFiles:
+    """The images of several files and folders, in the order given, each file once."""
+    parts = [find(path) for path in paths]
+    return InputFiles(
+        files=list(dict.fromkeys(file for part in parts for file in part.files)),
+        outside=list(dict.fromkeys(file for part in parts for file in part.outside)),
+        left_out=[file for part in parts for file in part.left_out],
+    )
+
+
+def common_root(paths: Sequence[str]) -> Path:
+    """The folder that overlays are named relative to: the one input, or what several inputs share."""
+    if len(paths) == 1:
+        return Path(paths[0]).expanduser()
+    return Path(os.path.commonpath([Path(path).expanduser().absolute() for path in paths]))
+
+
+def relative_name(path: Path, root: Path) -> Path:
+    """The name of `path` relative to `root`, which may be the file itself."""
+    if path == root:
+        return Path(path.name)
+    return path.relative_to(root) if path.is_relative_to(root) else path.absolute().relative_to(root)
 
 
 def _is_link(folder: str, name: str) -> bool:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pneumo import UserError
 from pneumo.inference import explain
-from pneumo.inference.inputs import InputFiles
+from pneumo.inference.inputs import InputFiles, relative_name
 from pneumo.inference.predictor import Prediction, Predictor, PreparedImage
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
@@ -75,8 +75,7 @@ def write_all(
 ) -> None:
     """Predict all files of `found` into `output`; `counts` has the number of each outcome at any time.
 
-    `explain_below` is the folder (or the one file) that was given as input: with it, each image gets an
-    overlay under its name relative to that folder.
+    With `explain_below`, each image gets an overlay under its name relative to that folder.
     """
 
     def write(prediction: Prediction) -> None:
@@ -113,8 +112,7 @@ def _write_overlays(
     squares = np.stack([image.square for _, image in good])
     maps = explain.overlay(predictor.bundle, squares, predictor.network)
     for (prediction, image), heat in zip(good, maps, strict=True):
-        path = Path(prediction.path)
-        name = path.relative_to(root) if path != root else Path(path.name)
+        name = relative_name(Path(prediction.path), root)
         file = folder / name.with_name(
             name.name[:MAX_NAME_LENGTH] + ".png"
         )  # x.jpeg and x.png may both exist

@@ -30,14 +30,14 @@ FORCE = "force=true registers it anyway"
 def register(registry: Registry, run_id: str, *, name: str, alias: str, force: bool) -> str:
     """Register the model of a run and give it `alias`; returns a line that says what was done.
 
-    Unless `force` is set: UserError for a run that is not finished, whose epoch was chosen on the test images,
-    or that is worse than the model that has the alias now.
+    Unless `force` is set: UserError for a run that is not finished, whose epoch was chosen on the test
+    images, or that is worse than the model that has the alias now.
     """
     if not re.fullmatch(r"[\w .-]{1,100}", name):
         raise UserError(f"name={name} is not a model name: give letters, digits, blanks, dots, _ and -.")
     if not re.fullmatch(r"(?!latest$|[vV]\d+$)[\w-]{1,100}", alias, re.ASCII):
         raise UserError(
-            f"alias={alias} is not an alias: give letters, digits, _ and -, but not latest or a version like v3."
+            f"alias={alias} is not an alias: give letters, digits, _ and -, but not latest or v3 or the like."
         )
     run = registry.run(run_id)
     folder = registry.run_folder(run)
@@ -99,8 +99,8 @@ def _compare(
     old = model_folder.read(holder.folder, holder.version)
     if candidate.test_digest != old.test_digest:
         raise UserError(
-            f"run {run.run_id} was not tested on the images of {holder.version}, which has the alias {alias}: "
-            f"their AUROCs cannot be compared. {FORCE}."
+            f"run {run.run_id} was not tested on the images of {holder.version}, which has the alias "
+            f"{alias}: their AUROCs cannot be compared. {FORCE}."
         )
     new_test, old_test = _test(folder), None
     if holder.run_id:

@@ -12,7 +12,7 @@ from pneumo import UserError
 from pneumo.models import MODELS
 from pneumo.names import PROTOCOLS, THRESHOLD_RULES
 
-MAX_PAST_CASES = 200_000
+MAX_PAST = 200_000
 PRECISIONS = ("float32", "bf16", "fp16")
 
 Rule = Callable[[Any], bool]
@@ -141,9 +141,7 @@ _RULES: dict[str, Rule] = {
     "temperature": _number(0.01, 100),
     "threshold_rule": lambda value: value in list(THRESHOLD_RULES),
     "figures": _every(_text, _figure),
-    "past": _mapping(
-        labels=_listed(_whole(0, 1), MAX_PAST_CASES), probabilities=_listed(_share, MAX_PAST_CASES)
-    ),
+    "past": _mapping(labels=_listed(_whole(0, 1), MAX_PAST), probabilities=_listed(_share, MAX_PAST)),
     "monitor": _text,
     "epoch": _whole(0, 10**7),
     "precision": lambda value: value in list(PRECISIONS),
