@@ -136,6 +136,12 @@ def door(
     return run
 
 
+@pytest.fixture
+def command(door: Callable[..., Ending]) -> Callable[..., Ending]:
+    """Run a command in this process: command("predict", "model=...", ...)."""
+    return door
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Postgres"]:
     from support.servers import Postgres

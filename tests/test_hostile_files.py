@@ -42,7 +42,7 @@ readers = {
     "table": lambda path: manifest.build(DataSettings(name="csv", root=str(path))),
     "image": read,
 }
-said = {}
+answers = {}
 for path in sorted(Path(sys.argv[1]).iterdir()):
     started = time.process_time()
     try:
@@ -50,10 +50,10 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         words = "accepted"
     except UserError as error:
         words = str(error)
-    said[path.name] = (words, time.process_time() - started)
+    answers[path.name] = (words, time.process_time() - started)
 # Not ru_maxrss: that of the process which started this one would count.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps([said, int(peak.split()[1]) // 1024]))
+print(json.dumps([answers, int(peak.split()[1]) // 1024]))
 """
 
 
@@ -205,8 +205,8 @@ def test_a_hostile_table_ends_the_command_in_words(tmp_path: Path) -> None:
         "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024); sys.exit(code)"
     )
-    told = ["data=csv", f"data.root={tmp_path}/set", f"output_dir={tmp_path}/outputs"]
-    command = [sys.executable, "-c", watched, sys.executable, "-m", "pneumo.train", *told]
+    arguments = ["data=csv", f"data.root={tmp_path}/set", f"output_dir={tmp_path}/outputs"]
+    command = [sys.executable, "-c", watched, sys.executable, "-m", "pneumo.train", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PNEUMO_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 1 and "more rows than the limit of 1,000,000" in done.stderr, done.stderr

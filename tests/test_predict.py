@@ -74,8 +74,8 @@ def test_what_is_written_stays_when_it_is_stopped(
     monkeypatch.setattr(output.PredictionFile, "flush", stopped)
     for name, read in (("out.csv", table), ("out.json", lambda file: json.loads(file.read_text()))):
         calls.clear()
-        told = (f"model={made_models['resnet18']}", f"input={folder}", f"output={name}", "batch_size=2")
-        ending = command("predict", *told)
+        arguments = (f"model={made_models['resnet18']}", f"input={folder}", f"output={name}", "batch_size=2")
+        ending = command("predict", *arguments)
         assert ending.code == 130 and "stopped" in ending.err
         assert [Path(row["path"]).name for row in read(tmp_path / name)] == [
             "0.png",
@@ -92,8 +92,8 @@ def test_overlays_lie_under_the_names_of_their_images(
     folder = image_folder(tmp_path, 2)
     save(picture(0, 9), folder / "deeper" / "0.png")
     (folder / "bad.png").write_bytes(b"no image")
-    told = (f"model={made_models['densenet121']}", f"input={folder}", "output=out.csv", "explain=true")
-    assert command("predict", *told).code == 1
+    arguments = (f"model={made_models['densenet121']}", f"input={folder}", "output=out.csv", "explain=true")
+    assert command("predict", *arguments).code == 1
     rows = {Path(row["path"]).relative_to(folder).as_posix(): row for row in table(tmp_path / "out.csv")}
     assert list(rows) == ["0.png", "1.png", "bad.png", "deeper/0.png"] and not rows["bad.png"]["overlay"]
     for name in ("0.png", "1.png", "deeper/0.png"):
@@ -103,7 +103,7 @@ def test_overlays_lie_under_the_names_of_their_images(
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("arguments", "message"),
     [
         ([], "which model?"),
         (["model=MODEL"], "which images?"),
@@ -117,10 +117,10 @@ def test_overlays_lie_under_the_names_of_their_images(
     ],
 )
 def test_wrong_usage_ends_with_two_and_one_line(
-    command: Command, made_models: dict[str, Path], told: list[str], said: str
+    command: Command, made_models: dict[str, Path], arguments: list[str], message: str
 ) -> None:
-    ending = command("predict", *(word.replace("MODEL", str(made_models["resnet18"])) for word in told))
-    assert ending.code == 2 and said in ending.err and ending.err.count("error:") == 1
+    ending = command("predict", *(word.replace("MODEL", str(made_models["resnet18"])) for word in arguments))
+    assert ending.code == 2 and message in ending.err and ending.err.count("error:") == 1
     assert "Traceback" not in ending.err
 
 

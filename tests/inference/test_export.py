@@ -18,8 +18,8 @@ pytest.importorskip("onnx")
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
 def test_onnx_gives_the_models_probabilities(name: str, made_models: dict[str, Path], tmp_path: Path) -> None:
     model = model_folder.read(made_models[name])
-    said = export.onnx(model, tmp_path / "model.onnx")
-    assert name in said and "differ" in said
+    line = export.onnx(model, tmp_path / "model.onnx")
+    assert name in line and "differ" in line
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     network = model.network()
     for count in (1, 2, 7):

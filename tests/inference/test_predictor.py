@@ -28,13 +28,13 @@ def test_neither_batches_nor_threads_change_a_row(made_models: dict[str, Path], 
     (folder / "4b.png").write_bytes(b"no image")
     model, files = model_folder.read(made_models["resnet18"]), inputs.find(folder).files
 
-    def said(num_workers: int, batch_size: int) -> list[Prediction]:
+    def predicted(num_workers: int, batch_size: int) -> list[Prediction]:
         predictor = Predictor(model, num_workers=num_workers)
         return [row for batch in predictor.predict(files, batch_size=batch_size) for row, _ in batch]
 
-    alone = said(1, 64)
+    alone = predicted(1, 64)
     assert [Path(row.path).name for row in alone if row.error] == ["4b.png"] and len(alone) == 10
-    for rows in (said(3, 1), said(2, 4)):
+    for rows in (predicted(3, 1), predicted(2, 4)):
         assert [(row.path, row.error, row.decision) for row in rows] == [
             (row.path, row.error, row.decision) for row in alone
         ]
@@ -78,13 +78,13 @@ def test_two_hundred_odd_files(made_models: dict[str, Path], tmp_path: Path) -> 
     model.ood_reference = ood.fit(*squares)
     found = inputs.find(tmp_path / "in")
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    said = {row.path: row for batch in Predictor(model).predict(found.files) for row, _ in batch}
+    by_path = {row.path: row for batch in Predictor(model).predict(found.files) for row, _ in batch}
     assert time.process_time() - started < 60  # 8 s on an idle machine
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 1500  # MB
-    assert {os.path.relpath(path, tmp_path / "in") for path in [*said, *found.outside]} == set(kinds)
+    assert {os.path.relpath(path, tmp_path / "in") for path in [*by_path, *found.outside]} == set(kinds)
     assert not (tmp_path / odd_files.MARK).exists() and not Path(odd_files.MARK).exists()
     outcomes: dict[str, Counter] = {}
-    for path, row in said.items():
+    for path, row in by_path.items():
         assert bool(row.error) is (row.probability is None)
         assert row.error or 0 <= float(str(row.probability)) <= 1
         assert "\n" not in row.error and "SECRET" not in row.error + "".join(row.warnings)
