@@ -72,7 +72,7 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
         model_folder.write(candidate, Path(scratch))
         version = registry.register(Path(scratch), run, name, tags, pyfunc.serving_spec())
     registry.set_alias(name, alias, version)
-    action = "was already registered" if known else "registered"
+    action = "already registered" if known else "registered"
     return f"{name} {version}: {action} from run {run_id}; {alias} points to it ({compared})"
 
 

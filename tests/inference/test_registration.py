@@ -46,14 +46,14 @@ def test_a_run_without_a_reference_gets_one_where_its_images_are(phantom_run: Pa
     (tmp_path / "mlartifacts" / run_id / "artifacts" / TRAINING_REFERENCE).unlink()
     tracker.register(run_id)
     kept = model_folder.read(resolve("models:/pneumo@champion", tracker.uri, tmp_path / "cache").folder)
-    assert kept.ood_reference == model_folder.from_run(phantom_run).familiarity is not None
+    assert kept.ood_reference == model_folder.from_run(phantom_run).ood_reference is not None
 
 
 def test_registering_twice_gives_one_version(tracker: ModelTracker) -> None:
     run_id = tracker.run()
     tracker.register(run_id)
     assert "nothing to do" in tracker.register(run_id)
-    assert tracker.register(run_id, alias="second").startswith("pneumo 1: registered before")
+    assert tracker.register(run_id, alias="second").startswith("pneumo 1: already registered")
     assert [version.version for version in tracker.versions()] == [1]
     assert dict(tracker.client.get_registered_model("pneumo").aliases) == {"champion": 1, "second": 1}
 
@@ -61,7 +61,7 @@ def test_registering_twice_gives_one_version(tracker: ModelTracker) -> None:
 def test_a_worse_run_is_refused_unless_forced(tracker: ModelTracker) -> None:
     tracker.register(tracker.run(good))
     worse = tracker.run(bad)
-    with pytest.raises(UserError, match=r"worse than the model that champion names.*paired.*force=true"):
+    with pytest.raises(UserError, match=r"worse than the model that has the alias champion.*paired.*force=true"):
         tracker.register(worse)
     assert len(tracker.versions()) == 1
     assert "forced" in tracker.register(worse, force=True)
@@ -74,7 +74,7 @@ def test_without_the_champions_predictions_the_intervals_decide(tracker: ModelTr
     first = tracker.run(good)
     tracker.register(first)
     tracker.client.delete_run(first)
-    with pytest.raises(UserError, match=r"worse than the model that champion names: AUROC .* against"):
+    with pytest.raises(UserError, match=r"worse than the model that has the alias champion: AUROC .* against"):
         tracker.register(tracker.run(bad))
     assert "paired" not in tracker.register(tracker.run(good))
 
