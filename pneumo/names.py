@@ -14,6 +14,11 @@ REPORTS = "reports"
 PREDICTIONS = "predictions"
 COMPARISON = "comparison"  # the folder of a comparison, on the parent run of a sweep
 
+# ---- files of a model folder
+MODEL_WEIGHTS = "model.safetensors"
+MODEL_FACTS = "model.json"
+MODEL_CARD = "model_card.md"
+
 # ---- tags of a run
 FINGERPRINT_TAG = "pneumo.fingerprint"
 PROTOCOL_TAG = "pneumo.protocol"

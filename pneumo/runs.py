@@ -318,13 +318,13 @@ def register(own: Mapping[str, str], settings: Config) -> int:
 
 def export(own: Mapping[str, str], settings: Config) -> int:
     """Write a model as ONNX."""
-    from pneumo.inference import bundle, export
+    from pneumo.inference import export, model_folder
     from pneumo.tracking.registry import resolve
 
     if not own.get("what") or not own.get("output"):
         raise UserError(f"export which model where? Give a model and output=FILE.onnx.\n{USAGE}")
     found = resolve(own["what"], settings.tracking.uri or "", _cache(settings))
-    print(export.onnx(bundle.read(found.folder, found.version), Path(own["output"]).expanduser()))
+    print(export.onnx(model_folder.read(found.folder, found.version), Path(own["output"]).expanduser()))
     return 0
 
 

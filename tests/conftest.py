@@ -18,6 +18,7 @@ from support.images import make_kaggle
 from pneumo.data.settings import DataSettings
 
 if TYPE_CHECKING:
+    from support.model_tracker import ModelTracker
     from support.servers import Postgres
 
 # `PNEUMO_TEST_BF16=on make test` runs all tests as on a processor with bf16 units, `off` as on one without.
@@ -80,6 +81,25 @@ def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("phantom"))
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracker's database without runs: MLflow takes seconds to create its tables."""
+    from pneumo.tracking.mlflow_client import open_client
+
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    open_client(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, made_models: dict[str, Path], empty_database: Path) -> "ModelTracker":
+    """A SQLite tracker whose runs hold the artifacts of a ResNet-18."""
+    from support.model_tracker import ModelTracker
+
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return ModelTracker(tmp_path, made_models["resnet18"])
+
+
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
     return make_kaggle(tmp_path / "chest_xray")
@@ -131,6 +151,12 @@ def door(
         return Ending(int(end.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture
+def command(door: Callable[..., Ending]) -> Callable[..., Ending]:
+    """Run a command in this process: command("predict", "model=...", ...)."""
+    return door
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands import Hold
 from kill_and_resume import Side, arguments, run_overrides
+from support.commands import Hold
 
 from pneumo.names import MEASURED
 

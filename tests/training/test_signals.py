@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import import_path
+from support.commands import import_path
 
 from pneumo.tracking.journal import Journal
 from pneumo.training.signals import EXIT_CODES, Interrupted, StopRequest
