@@ -13,8 +13,7 @@ where good models score, the former cover less than 95 %, and the latter's tests
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -279,23 +278,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
         adjusted[index] = highest
     return adjusted
-
-
-def verdict(first: str, second: str, score: str, result: Mapping[str, Any]) -> str:
-    """What a paired comparison (`difference` = first - second, `low`, `high`, `p_holm`) allows one to say."""
-    span = f"{result['difference']:+.4f}, 95 % interval {result['low']:+.4f} to {result['high']:+.4f}"
-    corrected = f"{_p_words(result['p_holm'])} after Holm"
-    if result["p_holm"] >= 1 - LEVEL or result["low"] <= 0 <= result["high"]:
-        return f"No difference in {score} can be claimed between {first} and {second} ({span}; {corrected})."
-    ahead = (result["difference"] > 0) != (score in LESS_IS_BETTER)
-    better, worse = (first, second) if ahead else (second, first)
-    words = "a lower" if score in LESS_IS_BETTER else "a higher"
-    size = abs(result["difference"])
-    return (
-        f"{better} has {words} {score} than {worse} by {size:.4f} on these patients "
-        f"({first} minus {second}: {span}; {corrected})."
-    )
-
-
-def _p_words(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"

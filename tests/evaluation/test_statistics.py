@@ -164,23 +164,6 @@ def test_the_seeds_noise_widens_the_interval() -> None:
     assert noisy[0] < 0 < quiet[0]
 
 
-@pytest.mark.parametrize(
-    ("score", "result", "words"),
-    [
-        ("accuracy", (0.02, 0.005, 0.035, 0.01), "A has a higher accuracy than B by 0.0200"),
-        ("accuracy", (-0.02, -0.035, -0.005, 0.01), "B has a higher accuracy than A by 0.0200"),
-        ("brier", (-0.02, -0.035, -0.005, 0.01), "A has a lower brier than B by 0.0200"),
-        ("accuracy", (0.02, 0.005, 0.035, 0.08), "No difference in accuracy can be claimed between A and B"),
-        ("accuracy", (0.01, -0.005, 0.025, 0.2), "No difference in accuracy can be claimed between A and B"),
-    ],
-)
-def test_the_verdict_in_words(score: str, result: tuple[float, ...], words: str) -> None:
-    said = statistics.verdict(
-        "A", "B", score, dict(zip(("difference", "low", "high", "p_holm"), result, strict=True))
-    )
-    assert said.startswith(words) and "95 % interval" in said and f"p {result[3]:.3f} after Holm" in said
-
-
 def test_wrong_lengths_are_named() -> None:
     with pytest.raises(UserError, match="2 patients but 3 labels"):
         statistics.resample([0, 1, 1], ["a", "b"])
