@@ -32,7 +32,7 @@ def build(
     """Compare `runs`, which passed `candidates.sort_out`. Raises UserError if there are none."""
     one_of("rank_by", rank_by, RANKED_BY)
     if not runs:
-        raise UserError("there is no finished run to compare.")
+        raise UserError("there are no finished runs to compare.")
     test = runs[0].test
     if len(np.unique(test.labels)) < 2:
         raise UserError("the test images are all of one class: nothing can be compared on them.")

@@ -2,11 +2,12 @@
 
 from support.comparison_runs import candidate, candidates, finished
 
+from pneumo.comparison.content import Comparison
 from pneumo.comparison.reporting_items import items
 
 
-def filled(comparison: dict) -> dict[str, str | None]:
-    return {item.subject: item.filled for item in items(comparison)}  # type: ignore[arg-type]
+def filled(comparison: Comparison) -> dict[str, str | None]:
+    return {item.subject: item.filled for item in items(comparison)}
 
 
 def test_each_subject_is_named_once_with_its_guidelines() -> None:
@@ -18,7 +19,7 @@ def test_each_subject_is_named_once_with_its_guidelines() -> None:
 def test_an_answer_needs_the_data_for_it() -> None:
     one = finished([candidate()])
     full = filled(one)
-    assert full["Robustness: several trainings"] is None and full["Ensembles"] == "None was made"
+    assert full["Robustness: several trainings"] is None and full["Ensembles"] == "No ensemble was made"
     assert full["Computing resources"] is None and full["Flow of patients and images"] == "Data"
     several = filled(finished(candidates()))
     assert several["Robustness: several trainings"] == "Up to 2 seeds"

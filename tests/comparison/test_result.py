@@ -78,7 +78,7 @@ def test_what_compared_the_runs_is_recorded() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(UserError, match="rank_by=luck is not known"):
         result.build(candidates(), rank_by="luck")
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="no finished runs"):
         result.build([])
     run = candidate()
     run.test.labels[:] = 1

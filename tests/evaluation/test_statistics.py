@@ -48,7 +48,7 @@ def test_the_draws_follow_the_documented_scheme() -> None:
         [[3], [0]],
         [[4], [1, 2]],
         [[5, 6]],
-    ):  # strata 0, 1, both; names sorted, rows without one first
+    ):  # strata 0, 1, both; names sorted, rows without a name first
         picks = rng.integers(len(rows), size=(20, len(rows)))
         for patient, images in enumerate(rows):
             expected[images] = (picks == patient).sum(axis=1)
@@ -170,13 +170,13 @@ def test_wrong_lengths_are_named() -> None:
 
 
 def test_coverage_and_type_one_error_with_clustered_patients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within three standard errors (3.8 points) of 95 and 5 %, all that 300 sets can show; the benchmark has
-    2,000 sets of the real size."""
+    """Within three standard errors (3.8 points) of 95 and 5 %, which is all that 300 sets can show. The
+    benchmark has 2,000 sets of the real size."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     simulation = importlib.import_module("statistics_simulation")
     found = simulation.simulate(sets=300, patients=(100, 120), draws=400, seed=1)
     for score in ("accuracy", "auroc"):
         assert abs(found[score]["coverage"] - 0.95) < 0.038, found
         assert abs(found[score]["rejects_patients"] - 0.05) < 0.038, found
-    # Images of a patient are alike: what takes them for independent claims more than its share.
+    # A patient's images are alike: a test that treats them as independent rejects too often.
     assert found["auroc"]["rejects_images"] > found["auroc"]["rejects_patients"]

@@ -25,7 +25,7 @@ PATIENTS_A_SPLIT = 60
 
 
 def split(name: str, seed: int, quality: float, known: bool = True) -> SplitResult:
-    """A split whose patients have one to three images, named as in the public set; the same for every seed."""
+    """A split of patients with one to three images, named as in the public set; the same for every seed."""
     rng = np.random.default_rng({"test": 1, "val": 2}[name])
     paths, people, labels = [], [], []
     for number in range(PATIENTS_A_SPLIT):
