@@ -52,6 +52,9 @@ PROTOCOLS = {
     "expect less on new images",
 }
 
+# ---- the scores by which a comparison can rank
+RANKED_BY = ("accuracy", "balanced_accuracy", "f1", "mcc", "auroc", "auprc")
+
 # ---- where a probability becomes a decision; each rule but the first is computed on validation
 THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
 
