@@ -1,16 +1,18 @@
-"""python -m pneumo.predict model=URI input=FILE_OR_DIR [output=FILE]: what a model says of X-rays."""
+"""`pneumo predict model=URI input=FILE_OR_DIR [output=FILE]`: what a model says about X-rays."""
 
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from pneumo import UserError, config, one_of
+from pneumo import UserError, config
 from pneumo.tracking.settings import TrackingSettings
+from pneumo.training.settings import check_device
 
 if TYPE_CHECKING:
     from pneumo.inference.predictor import Inputs, Predictor, Prepared, Row
@@ -25,7 +27,7 @@ class PredictConfig:
     """One prediction, whole and checked."""
 
     model: str | None = None
-    input: str | None = None
+    input: Any = None  # a path, or a list of them
     output: str = "predictions.csv"
     threshold: float | None = None
     explain: bool = False
@@ -45,20 +47,27 @@ class PredictConfig:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"threshold={self.threshold} is a probability: give 0 to 1.")
         if not 1 <= self.batch_size <= 4096:
-            raise UserError(f"batch_size={self.batch_size} must lie between 1 and 4096; 64 is usual.")
+            raise UserError(f"batch_size={self.batch_size} must be between 1 and 4096; 64 is usual.")
         if not 0 <= self.port <= 65535:
-            raise UserError(f"port={self.port} must lie between 0 (any free one) and 65535.")
+            raise UserError(f"port={self.port} must be between 0 (any free one) and 65535.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"num_workers={self.num_workers} must be at least 1, or null for all cores.")
-        one_of("device", self.device.partition(":")[0], ("auto", "cpu", "cuda"))
+        check_device("device", self.device)
         if self.ui:
             return
-        if not self.input:
+        if not self.inputs:
             raise UserError("input=: which images? Give an X-ray (JPEG, PNG, DICOM) or a folder of them.")
-        if not Path(self.input).expanduser().exists():
-            raise UserError(f"input={self.input} does not exist: give a file or a folder that does.")
+        for path in self.inputs:
+            if not Path(path).expanduser().exists():
+                raise UserError(f"input={path} does not exist: give a file or a folder that does.")
         if Path(self.output).suffix.lower() not in SUFFIXES:
             raise UserError(f"output={self.output} must end with {' or '.join(SUFFIXES)}.")
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files and folders to predict."""
+        given = self.input if isinstance(self.input, list) else [self.input]
+        return [str(path) for path in given if path is not None and str(path)]
 
 
 def main() -> None:
@@ -72,10 +81,9 @@ def predict(settings: PredictConfig) -> int:
         from pneumo.inference import web_page as page
 
         return page.serve(load(settings), settings.port)
-    from pneumo.inference.predictor import NO_DEVICE, inputs
+    from pneumo.inference.predictor import NO_DEVICE
 
-    assert settings.input is not None
-    found = inputs(settings.input)
+    found = all_inputs(settings.inputs)
     if found.left_out:
         print(f"note: {len(found.left_out)} other files are left out: {', '.join(found.left_out[:3])}")
     predictor = load(settings)
@@ -88,6 +96,18 @@ def predict(settings: PredictConfig) -> int:
         done = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
         print(f"{done}; {output}\n{NO_DEVICE}")
     return 1 if counts.get("could not be read") else 0
+
+
+def all_inputs(paths: Sequence[str]) -> "Inputs":
+    """The images of several files and folders, in the order given, each file once."""
+    from pneumo.inference.predictor import Inputs, inputs
+
+    found = [inputs(path) for path in paths]
+    return Inputs(
+        files=list(dict.fromkeys(file for part in found for file in part.files)),
+        left_out=[file for part in found for file in part.left_out],
+        outside=[file for part in found for file in part.outside],
+    )
 
 
 def load(settings: PredictConfig) -> "Predictor":
@@ -146,7 +166,7 @@ def _write_all(
         put(predictor.refused(path, "a link that leads out of the folder"))
     batches = predictor.predict(found.files, batch_size=settings.batch_size)
     overlays = rows.path.with_name(f"{rows.path.stem}_overlays")
-    root = Path(str(settings.input)).expanduser()
+    root = overlay_root(settings.inputs)
     with tqdm(total=len(found.files), desc="Predict", disable=None, leave=False) as bar:
         for batch in batches:
             if settings.explain:
@@ -171,10 +191,21 @@ def _explain(
     maps = explain.overlay(predictor.bundle, np.stack([image.square for _, image in good]), predictor.network)
     for (row, image), heat in zip(good, maps, strict=True):
         path = Path(row.path)
-        name = path.relative_to(root) if path != root else Path(path.name)
+        name = _below(path, root) if path != root else Path(path.name)
         file = folder / name.with_name(name.name[:MAX_NAME] + ".png")  # beside x.jpeg may lie an x.png
         explain.write(file, image.square, heat)
         row.overlay = str(file)
+
+
+def overlay_root(paths: Sequence[str]) -> Path:
+    """The folder that the overlays' names are relative to: the input, or what several inputs share."""
+    if len(paths) == 1:
+        return Path(paths[0]).expanduser()
+    return Path(os.path.commonpath([Path(path).expanduser().absolute() for path in paths]))
+
+
+def _below(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path.absolute().relative_to(root)
 
 
 class Rows:
