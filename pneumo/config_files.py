@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
-_LINE = re.compile(r"(?P<indent> *)(?P<key>[\w/]+):(?: +(?P<value>[^#\s].*?))?(?: +#+ *(?P<comment>.*))?")
+_LINE = re.compile(
+    r"(?P<indent> *)(?P<key>[\w/]+):(?: +(?P<value>\"[^\"]*\"|'[^']*'|[^#\s].*?))?(?: +#+ *(?P<comment>.*))?"
+)
 _NOT_KEYS = ("defaults", "hydra")
 
 
@@ -52,7 +54,7 @@ def groups(config_name: str) -> dict[str, str | None]:
 
 
 def summary(file: Path) -> str:
-    """What a file is, from the comment at its head: its question where it has one, else the first sentence."""
+    """What a file is, from the comment at its head: its question, else the first sentence."""
     head = [line.lstrip("# ") for line in _head(file) if not line.startswith("# @package")]
     questions = [line.partition(":")[2].strip() for line in head if line.startswith("Question:")]
     sentence = re.match(r".*?[.?!](?= |$)", " ".join(questions or head))
