@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -140,8 +141,13 @@ def _refuse_added_keys(composed: DictConfig, schema: type, whole: type, above: s
 def compose(overrides: list[str]) -> Config:
     """The configuration that `pneumo train` makes of these overrides."""
     register()
-    with hydra.initialize_config_dir(str(shipped_dir("conf")), version_base="1.3"):
-        return to_config(hydra.compose("train", overrides))
+    running = GlobalHydra.instance().hydra  # of the command that asks, with other files
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(shipped_dir("conf")), version_base="1.3"):
+            return to_config(hydra.compose("train", overrides))
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def run_hydra(

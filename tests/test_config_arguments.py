@@ -22,6 +22,9 @@ NAMES = [
     "a(b)",
     "007",
     "true",
+    "~/x",
+    "a\\",
+    "#1",
 ]
 
 
@@ -56,7 +59,7 @@ def test_a_path_is_used_as_typed(name: str, tmp_path: Path) -> None:
 
 
 def test_what_means_more_than_a_path_keeps_its_meaning() -> None:
-    for value in ("", "null", "${oc.env:HOME}", "'a b'", "plain/path.png", "~/x"):
+    for value in ("", "null", "${oc.env:HOME}", "'a b'", "plain/path.png", "../a-b_c.d"):
         assert as_typed("data.root", value) == value
     assert as_typed("data.root", "a,b", several=True) == "a,b"
     assert as_typed("data.root", "a,b") == '"a,b"'

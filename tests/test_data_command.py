@@ -88,7 +88,7 @@ def test_help(door: Door) -> None:
     assert ending.code == 0 and "fetch" in ending.out and not ending.err
     of_check = door("data", "check", "-h")
     assert of_check.code == 0 and "data=chest_xray|csv|phantom" in of_check.out
-    assert "model=" not in of_check.out and of_check.out.count("  pneumo data check") == 3
+    assert "\nmodel=" not in of_check.out and of_check.out.count("  pneumo data check") == 3
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_none_or_several_are_named(outputs: Path, name: str, words: str) -> None
 
 def test_the_id_in_a_tracker(outputs: Path) -> None:
     assert run_id_of(str(outputs), "resnet18 strong", URI) == "c" * 32
-    with pytest.raises(UserError, match="bb33 is not in sqlite:///somewhere.db yet: `pneumo runs sync`"):
+    with pytest.raises(UserError, match=r"bb33 is not in sqlite:///.* yet: `pneumo runs sync`"):
         run_id_of(str(outputs), "twice", URI)
 
 

@@ -78,7 +78,7 @@ def test_the_old_spelling_of_a_sweep_works(door: Door, outputs: Path) -> None:
 def test_sync_sends_one_run(door: Door, outputs: Path) -> None:
     ending = door("runs", "sync", "aa11", f"output_dir={outputs}")
     assert ending.code == 0, ending.err
-    assert "aa11: 5 records sent, 0 left" in ending.out and "bb22" not in ending.out
+    assert re.search(r"aa11: [1-9]\d* records sent, 0 left", ending.out) and "bb22" not in ending.out
 
 
 @pytest.mark.parametrize("action", [("register", "alias=champion"), ("export", "output=x.onnx")])
