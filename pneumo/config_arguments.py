@@ -82,7 +82,7 @@ def prepare(arguments: list[str], command: Command) -> list[str]:
         if word.startswith("sweep=") and "," in word and "sweep" not in command.renamed:
             raise UserError(f"{word}: one sweep at a time; give the sweeps as separate commands.")
         if _TARGET.search(word):
-            raise UserError(f"{word}: a class or function is not taken from the command line.")
+            raise UserError(f"{word}: no class or function is taken from the command line.")
         prepared.append(_prepared(word, command, several))
     return [*flags, *prepared]
 
