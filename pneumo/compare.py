@@ -1,4 +1,4 @@
-"""python -m pneumo.compare experiment=NAME [sweep=ID] [output=DIR]: what finished runs allow one to say."""
+"""`pneumo compare [tracking.experiment=NAME] [sweep_id=ID]`: what finished runs allow one to say."""
 
 import sys
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Images:
-    """Where the images lie; null: where the runs found them."""
+    """Where the images are; null: where the runs found them."""
 
     root: str | None = None
 
@@ -26,8 +26,7 @@ class Images:
 class CompareConfig:
     """One comparison, whole and checked."""
 
-    experiment: str = "pneumo"
-    sweep: str | None = None
+    sweep_id: str | None = None
     output: str | None = None
     rank_by: str = "accuracy"
     draws: int = 2000
@@ -61,7 +60,7 @@ def compare(settings: CompareConfig) -> "Page":
 
     experiment = settings.tracking.experiment
     reader = Reader(settings.tracking.uri or "")
-    found = reader.find(experiment, settings.sweep)
+    found = reader.find(experiment, settings.sweep_id)
     readable, unreadable = candidates.read(found, reader)
     runs, others = candidates.sort_out(readable)
     left_out = unreadable + others
@@ -73,7 +72,7 @@ def compare(settings: CompareConfig) -> "Page":
             f"{reasons}"
         )
     root = candidates.image_root(runs, settings.data.root)
-    about = result.about(runs, experiment=experiment, sweep=settings.sweep, command=_command(settings))
+    about = result.about(runs, experiment=experiment, sweep=settings.sweep_id, command=_command(settings))
     built = result.build(runs, rank_by=settings.rank_by, draws=settings.draws, seed=settings.seed)
     cost.add([*built["configurations"], *built["optimistic"]], runs, settings.latency)
     splits = candidates.split_sizes(runs, root)
@@ -88,12 +87,12 @@ def compare(settings: CompareConfig) -> "Page":
 
 
 def _command(settings: CompareConfig) -> str:
-    sweep = f" sweep={settings.sweep}" if settings.sweep else ""
-    return f"python -m pneumo.compare experiment={settings.tracking.experiment}{sweep}"
+    sweep = f" sweep_id={settings.sweep_id}" if settings.sweep_id else ""
+    return f"python -m pneumo.compare tracking.experiment={settings.tracking.experiment}{sweep}"
 
 
 def _file_name(settings: CompareConfig) -> str:
-    name = settings.tracking.experiment + (f"-{settings.sweep}" if settings.sweep else "")
+    name = settings.tracking.experiment + (f"-{settings.sweep_id}" if settings.sweep_id else "")
     return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in name).strip(".") or "_"
 
 
