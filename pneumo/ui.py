@@ -22,7 +22,7 @@ from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 from pneumo.tracking.settings import TrackingSettings
 
 PORTS_TRIED = 100
-START_S = 120.0
+START_S = 300.0  # MLflow takes 10 s to start, a minute on a busy machine
 STOP_S = 10.0
 
 
