@@ -1,4 +1,4 @@
-"""python -m pneumo.compare experiment=NAME [sweep=ID] [output=DIR]: what finished runs allow one to say."""
+"""`pneumo compare [tracking.experiment=NAME] [sweep_id=ID]`: what finished runs allow one to say."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(kw_only=True)
 class Images:
-    """Where the images lie; null: where the runs found them."""
+    """Where the images are; null: where the runs found them."""
 
     root: str | None = None
 
@@ -40,8 +40,7 @@ class Images:
 class CompareConfig:
     """One comparison, whole and checked."""
 
-    experiment: str = "pneumo"
-    sweep: str | None = None
+    sweep_id: str | None = None
     output: str | None = None
     rank_by: str = "accuracy"
     draws: int = 2000
@@ -78,7 +77,7 @@ def compare(settings: CompareConfig) -> "Page":
     from pneumo.tracking.reading import Reader
 
     reader = Reader(settings.tracking.uri or "")
-    found = reader.find(settings.tracking.experiment, settings.sweep)
+    found = reader.find(settings.tracking.experiment, settings.sweep_id)
     candidates, left_out = _candidates(found, reader)
     kept, others = comparison.sort_out(candidates)
     left_out += others
@@ -107,7 +106,7 @@ def compare(settings: CompareConfig) -> "Page":
 
 
 def _file_name(settings: CompareConfig) -> str:
-    name = settings.tracking.experiment + (f"-{settings.sweep}" if settings.sweep else "")
+    name = settings.tracking.experiment + (f"-{settings.sweep_id}" if settings.sweep_id else "")
     return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in name).strip(".") or "_"
 
 
@@ -184,13 +183,13 @@ def _candidate(run: "TrackedRun", reader: "Reader") -> "Candidate":
 
 def _about(settings: CompareConfig, kept: Sequence["Candidate"]) -> dict[str, Any]:
     data = kept[0].about["data"]
-    sweep = f" sweep={settings.sweep}" if settings.sweep else ""
+    sweep = f" sweep_id={settings.sweep_id}" if settings.sweep_id else ""
     return {
         "experiment": settings.tracking.experiment,
-        "sweep": settings.sweep,
+        "sweep": settings.sweep_id,
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "version": pneumo.__version__,
-        "command": f"python -m pneumo.compare experiment={settings.tracking.experiment}{sweep}",
+        "command": f"python -m pneumo.compare tracking.experiment={settings.tracking.experiment}{sweep}",
         "software": {name: version(name) for name in SOFTWARE},
         "commits": sorted({str(run.about["commit"])[:12] for run in kept if run.about["commit"]}),
         "digest": kept[0].digest,

@@ -1,11 +1,13 @@
-"""python -m pneumo.predict model=URI input=FILE_OR_DIR [output=FILE]: apply a trained model to X-rays."""
+"""`pneumo predict model=URI input=FILE_OR_DIR [output=FILE]`: apply a trained model to X-rays."""
 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pneumo import UserError, config, one_of
+from pneumo import UserError, config
 from pneumo.tracking.settings import TrackingSettings
+from pneumo.training.settings import check_device
 
 SUFFIXES = (".csv", ".json")
 
@@ -15,7 +17,7 @@ class PredictConfig:
     """One prediction, whole and checked."""
 
     model: str | None = None
-    input: str | None = None
+    input: Any = None  # a path, or a list of them
     output: str = "predictions.csv"
     threshold: float | None = None
     explain: bool = False
@@ -35,20 +37,27 @@ class PredictConfig:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"threshold={self.threshold} is a probability: give 0 to 1.")
         if not 1 <= self.batch_size <= 4096:
-            raise UserError(f"batch_size={self.batch_size} must lie between 1 and 4096; 64 is usual.")
+            raise UserError(f"batch_size={self.batch_size} must be between 1 and 4096; 64 is usual.")
         if not 0 <= self.port <= 65535:
-            raise UserError(f"port={self.port} must lie between 0 (any free one) and 65535.")
+            raise UserError(f"port={self.port} must be between 0 (any free one) and 65535.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"num_workers={self.num_workers} must be at least 1, or null for all cores.")
-        one_of("device", self.device.partition(":")[0], ("auto", "cpu", "cuda"))
+        check_device("device", self.device)
         if self.ui:
             return
-        if not self.input:
+        if not self.inputs:
             raise UserError("input=: which images? Give an X-ray (JPEG, PNG, DICOM) or a folder of them.")
-        if not Path(self.input).expanduser().exists():
-            raise UserError(f"input={self.input} does not exist: give a file or a folder that does.")
+        for path in self.inputs:
+            if not Path(path).expanduser().exists():
+                raise UserError(f"input={path} does not exist: give a file or a folder that does.")
         if Path(self.output).suffix.lower() not in SUFFIXES:
             raise UserError(f"output={self.output} must end with {' or '.join(SUFFIXES)}.")
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files and folders to predict."""
+        given = self.input if isinstance(self.input, list) else [self.input]
+        return [str(path) for path in given if path is not None and str(path)]
 
 
 def main() -> None:
@@ -61,7 +70,7 @@ def predict(settings: PredictConfig) -> int:
     # They import torch, which takes seconds: --help does without.
     from pneumo.inference import inputs, output, predictor, web_page
 
-    given = [] if settings.ui else [str(settings.input)]
+    given = [] if settings.ui else settings.inputs
     found = inputs.find_all(given)
     if found.left_out:
         print(f"note: {len(found.left_out)} other files are left out: {', '.join(found.left_out[:3])}")

@@ -119,17 +119,20 @@ def door(
     def run(module: str, *arguments: str) -> Ending:
         from hydra.core.global_hydra import GlobalHydra
 
-        from pneumo import data_command, predict, runs, train
+        from pneumo import compare, data_command, predict, runs, train, ui
 
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
         train.outcomes.clear()
         told = [*arguments, f"output_dir={tmp_path}/outputs"] if "=" in "".join(arguments) else [*arguments]
-        told = [*arguments] if module == "predict" else told
+        told = [*arguments] if module in ("predict", "compare", "ui") else told
         monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *told])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            {"train": train, "data": data_command, "runs": runs, "predict": predict}[module].main()
+            {
+                "train": train, "data": data_command, "runs": runs,
+                "predict": predict, "compare": compare, "ui": ui,
+            }[module].main()  # fmt: skip
         out, err = capfd.readouterr()
         return Ending(int(end.value.code or 0), out, err)
 

@@ -200,7 +200,7 @@ def test_the_mistakes_are_shown_with_their_images(page: Page, result: dict) -> N
 
 
 def test_a_sweep_is_compared_alone_and_its_parent_gets_the_page(store: Store) -> None:
-    page = store.compare("sweep", sweep="architectures-1", draws=100)
+    page = store.compare("sweep", sweep_id="architectures-1", draws=100)
     found = json.loads((page.folder / "comparison.json").read_text())
     assert len(found["configurations"]) == 2 and not found["optimistic"] and not found["left_out"]
     client = MlflowClient(store.uri)
@@ -210,7 +210,7 @@ def test_a_sweep_is_compared_alone_and_its_parent_gets_the_page(store: Store) ->
     held = {entry.path for entry in client.list_artifacts(parent.info.run_id, "comparison")}
     assert {"comparison/index.html", "comparison/comparison.json", "comparison/figures"} <= held
     with pytest.raises(UserError, match=r"sweep=nothing is not in experiment pneumo, .*architectures-1"):
-        store.compare(sweep="nothing")
+        store.compare(sweep_id="nothing")
 
 
 def test_hostile_names_do_not_become_html(store: Store) -> None:
@@ -338,10 +338,11 @@ def test_the_door(store: Store) -> None:
 @pytest.mark.parametrize(
     ("argument", "code", "words"),
     [
-        ("experimnt=x", 2, "the key experimnt is not known; .* Did you mean experiment?"),
+        ("tracking.experimnt=x", 2, "tracking.experimnt is not known; .* Did you mean tracking.experiment?"),
+        ("experiment=nowhere", 1, "experiment=nowhere is not in"),
         ("draws=many", 2, "draws=many is not a whole number"),
         ("draws=1", 2, "draws=1: give 50 to 100,000"),
-        ("experiment=nowhere", 1, "experiment=nowhere is not in .*, pneumo"),
+        ("tracking.experiment=nowhere", 1, "experiment=nowhere is not in .*, pneumo"),
         ("tracking.uri=sqlite:////nowhere/mlflow.db", 1, "/nowhere/mlflow.db does not exist"),
     ],
 )
@@ -359,7 +360,7 @@ def test_the_door_words_a_mistake(
     with pytest.raises(SystemExit) as end:
         door.main()
     said = capfd.readouterr().err
-    assert end.value.code == code and said.startswith("error: ")
+    assert end.value.code == code and said.startswith(("error: ", "note: experiment= is the old spelling"))
     assert re.search(words, said) and "Traceback" not in said
 
 

@@ -124,6 +124,21 @@ def test_wrong_usage_ends_with_two_and_one_line(
     assert "Traceback" not in ending.err
 
 
+def test_several_inputs_and_a_name_with_a_comma(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = image_folder(tmp_path, 2)
+    odd = save(picture(0, 9), tmp_path / "a,b [1].png")
+    model = f"model={made_models['resnet18']}"
+    both = command("predict", model, f"input=[{folder}/0.png,{folder}]", "output=both.csv")
+    assert both.code == 0, both.err
+    assert [row["path"] for row in table(tmp_path / "both.csv")] == [f"{folder}/0.png", f"{folder}/1.png"]
+    one = command("predict", model, f"input={odd}", "output=胸部, 1.csv")
+    assert one.code == 0 and [row["path"] for row in table(tmp_path / "胸部, 1.csv")] == [str(odd)]
+    missing = command("predict", model, f"input=[{odd.parent}/in,none.png]")
+    assert missing.code == 2 and "input=none.png does not exist" in missing.err
+
+
 def test_a_model_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
     folder = image_folder(tmp_path, 1)
     ending = command("predict", f"model={tmp_path}/none", f"input={folder}")

@@ -15,6 +15,9 @@ from pneumo.names import TRAINING_REFERENCE
 from pneumo.tracking.registry import resolve
 
 
+WORSE = "is worse than the model that has the alias champion"
+
+
 def good(labels: np.ndarray, _: np.ndarray) -> np.ndarray:
     row = np.arange(len(labels))
     return 0.1 + 0.7 * labels + 0.01 * row / len(labels) - 0.695 * (row == 1)
@@ -61,7 +64,7 @@ def test_registering_twice_gives_one_version(tracker: ModelTracker) -> None:
 def test_a_worse_run_is_refused_unless_forced(tracker: ModelTracker) -> None:
     tracker.register(tracker.run(good))
     worse = tracker.run(bad)
-    with pytest.raises(UserError, match=r"worse than the model that has the alias champion.*paired.*force=true"):
+    with pytest.raises(UserError, match=rf"{WORSE}.*paired.*force=true"):
         tracker.register(worse)
     assert len(tracker.versions()) == 1
     assert "forced" in tracker.register(worse, force=True)
@@ -74,7 +77,7 @@ def test_without_the_champions_predictions_the_intervals_decide(tracker: ModelTr
     first = tracker.run(good)
     tracker.register(first)
     tracker.client.delete_run(first)
-    with pytest.raises(UserError, match=r"worse than the model that has the alias champion: AUROC .* against"):
+    with pytest.raises(UserError, match=rf"{WORSE}: AUROC .* against"):
         tracker.register(tracker.run(bad))
     assert "paired" not in tracker.register(tracker.run(good))
 
