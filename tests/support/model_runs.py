@@ -13,7 +13,7 @@ from pneumo.models import build_model
 from pneumo.models.settings import ModelSettings
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.checkpoint import save_weights
-from pneumo.training.settings import TrainerSettings
+from support import plain_settings
 
 SIZE = 32
 
@@ -29,7 +29,10 @@ def phantom(folder: Path, **keys: object) -> Config:
             num_workers=1,
             phantom=PhantomSettings(train_patients=40, test_patients=16),
         ),
-        trainer=TrainerSettings(epochs=1, limit_batches=2, batch_size=16),
+        augment=plain_settings.augment(),
+        optim=plain_settings.optim(),
+        schedule=plain_settings.schedule(),
+        trainer=plain_settings.trainer(epochs=1, limit_batches=2, batch_size=16),
         tracking=TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db"),
         output_dir=str(folder / "outputs"),
     )
