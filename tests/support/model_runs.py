@@ -43,9 +43,9 @@ def phantom(folder: Path, **keys: object) -> Config:
 
 def train(folder: Path, **keys: object) -> Path:
     """The artifacts of a finished phantom run."""
-    from pneumo import train as door
+    from pneumo.run import run
 
-    outcome = door.run(phantom(folder, **keys))
+    outcome = run(phantom(folder, **keys))
     assert outcome.code == 0, outcome.reason
     return max((folder / "outputs").glob("*/artifacts"), key=lambda path: path.stat().st_mtime)
 
