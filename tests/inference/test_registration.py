@@ -14,7 +14,6 @@ from pneumo.inference import model_folder
 from pneumo.names import TRAINING_REFERENCE
 from pneumo.tracking.registry import resolve
 
-
 WORSE = "is worse than the model that has the alias champion"
 
 
