@@ -6,21 +6,19 @@ So how far a tracker got is noted after each success, and what follows the note 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pneumo import UserError
-from pneumo.files import write_atomically
-from pneumo.names import BEST_TAG, JOURNAL_TAG, REASON_TAG, SWEEP_TAG
+from pneumo.files import LOCK_WAIT_S, Busy, locked, write_atomically
+from pneumo.names import BEST_CHILD_TAG, BEST_TAG, JOURNAL_TAG, PARENT_TAG, REASON_TAG, SWEEP_TAG
 from pneumo.tracking.journal import Record, artifact_file, read_records, redact
 
 MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits params and tags by 100
@@ -56,10 +54,6 @@ class NotSent(Exception):
     """What keeps a run from being sent until the user mends it; the message says how."""
 
 
-class Busy(Exception):
-    """Another process holds the lock."""
-
-
 @dataclass(kw_only=True)
 class Note:
     """How far one tracker got: records up to `sequence` are there."""
@@ -83,25 +77,6 @@ def read_note(folder: Path, uri: str) -> Note:
 
 def _write_note(folder: Path, uri: str, note: Note) -> None:
     write_atomically(note_path(folder, uri), json.dumps(asdict(note)).encode())
-
-
-@contextlib.contextmanager
-def locked(path: Path, wait_s: float) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_s
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Busy(f"another process holds {path}") from None
-                time.sleep(0.05)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # not by closing alone: a forked worker may hold a copy
 
 
 def open_client(uri: str) -> Any:
@@ -186,7 +161,7 @@ def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
     database = sqlite_file(uri)
     if database is None:
         return contextlib.nullcontext()
-    return locked(database.with_name(database.name + ".lock"), wait_s=60)
+    return locked(database.with_name(database.name + ".lock"), wait_s=LOCK_WAIT_S)
 
 
 def _experiment_id(client: Any, uri: str, name: str) -> str:
@@ -373,9 +348,9 @@ class Courier:
         for item in items:
             key, other = "", self.folder
             if (item.kind, item.key) == ("tags", SWEEP_TAG):
-                key, other = "mlflow.parentRunId", self.folder.parent / "sweeps" / item.value
+                key, other = PARENT_TAG, self.folder.parent / "sweeps" / item.value
             elif (item.kind, item.key) == ("tags", BEST_TAG):
-                key, other = "best_child", self.folder.parents[1] / item.value
+                key, other = BEST_CHILD_TAG, self.folder.parents[1] / item.value
             # A sweep's own folder has no sweeps beside it: it links to none.
             if key and (other / "journal.jsonl").exists() and (run_id := self._run_of(other)):
                 links.append(item._replace(key=key, value=run_id))

@@ -13,17 +13,20 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pneumo import UserError
-from pneumo.names import BEST_WEIGHTS, FINGERPRINT_TAG, SWEEP_TAG
+from pneumo.names import (
+    BEST_FACTS,
+    BEST_WEIGHTS,
+    CONFIG,
+    FINGERPRINT_TAG,
+    SWEEP_TAG,
+    TEST_PREDICTIONS,
+    VAL_PREDICTIONS,
+)
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 
 # What a comparison needs of a run, and what it uses where it is there.
-FILES = (
-    "predictions/test.csv",
-    "predictions/val.csv",
-    "config.yaml",
-    "checkpoints/best.json",
-)
+FILES = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG, BEST_FACTS)
 FETCHERS = 8  # artifacts at once: a server on another machine answers each in tens of milliseconds
 
 
@@ -46,7 +49,7 @@ class TrackedRun:
     def facts(self) -> dict[str, Any]:
         """What stands in checkpoints/best.json; empty where it is missing or damaged."""
         try:
-            found = json.loads(self.files.get("checkpoints/best.json", ""))
+            found = json.loads(self.files.get(BEST_FACTS, ""))
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}

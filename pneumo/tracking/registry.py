@@ -20,16 +20,15 @@ from typing import Any, TypeVar
 import yaml
 
 from pneumo import UserError, __version__
-from pneumo.names import BEST_WEIGHTS
+from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, locked
+from pneumo.names import BEST_WEIGHTS, TRAINING_REFERENCE
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_client import error_code, locked
+from pneumo.tracking.mlflow_client import error_code
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, local_folder, tracked
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run id, or a folder"
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
-RUN_FILES = (BEST_WEIGHTS, "checkpoints/familiarity.json", *FILES)
-MAX_BYTES = 2**30  # a ResNet-50 has 0.1 GB
-LOCK_WAIT_S = 60.0
+RUN_FILES = (BEST_WEIGHTS, TRAINING_REFERENCE, *FILES)
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d{1,9}))")
@@ -161,7 +160,7 @@ class Registry(Reader):
         for name in names:
             if name not in sizes:
                 continue  # whoever reads the folder says what misses
-            if sizes[name] > MAX_BYTES:
+            if sizes[name] > MAX_MODEL_BYTES:
                 raise UserError(f"{name} of {redact(location)} has {sizes[name]:,} bytes: it is no model.")
             repository.download_artifacts(name, dst_path=str(target))
 

@@ -71,7 +71,7 @@ def test_weights_of_a_registered_model_are_never_dropped(phantom_run: Path, tmp_
     there = Registry(uri, tmp_path)
     registration.register(there, courier.note.run_id, name="pneumo", alias="champion", force=False)
     assert Courier(folder, uri).registered()
-    assert retention._drop(Journal(folder), TrackingSettings(uri=uri)) is None
+    assert retention._drop_weights(Journal(folder), TrackingSettings(uri=uri)) is None
     assert (phantom_run / "checkpoints" / "best.safetensors").is_file()
     found = resolve("models:/pneumo@champion", uri, tmp_path)
     assert model_folder.read(found.folder).network() is not None
@@ -89,7 +89,7 @@ def test_files_of_a_server_are_fetched_by_name_once(
     again = resolve("models:/pneumo/1", tracker.uri, tmp_path / "fetched")
     assert again.folder == found.folder and (again.folder / "model.json").stat().st_mtime_ns == before
     assert model_folder.read(again.folder).network() is not None
-    monkeypatch.setattr(registry, "MAX_BYTES", 1000)
+    monkeypatch.setattr(registry, "MAX_MODEL_BYTES", 1000)
     with pytest.raises(UserError, match="it is no model"):
         resolve("models:/pneumo/1", tracker.uri, tmp_path / "other")
     assert not [path for path in (tmp_path / "other").rglob("*") if path.is_file()]
