@@ -56,7 +56,7 @@ def test_a_deferred_signal_is_noted_and_a_second_one_interrupts() -> None:
             send(signal.SIGTERM)
         assert raised.value.code == 130  # the first one's
         send()
-        send()  # whoever caught it works undisturbed
+        send()  # the code that caught it works undisturbed
 
 
 def test_a_signal_that_is_not_obeyed_in_time_interrupts() -> None:
@@ -134,7 +134,7 @@ train.main()
 
 
 class TrainCommand:
-    """The train command on a tiny phantom, in folders of its own."""
+    """The train command on a tiny phantom, in separate folders."""
 
     def __init__(self, folder: Path, cache: Path, *overrides: str) -> None:
         self.folder = folder
