@@ -72,14 +72,6 @@ def bad(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return 1 - good(labels, probabilities)
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its tables take MLflow seconds to make."""
-    file = tmp_path_factory.mktemp("database") / "mlflow.db"
-    open_client(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def tracker(tmp_path: Path, made_models: dict[str, Path], empty_database: Path) -> Tracker:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
