@@ -1,4 +1,4 @@
-"""What the tests share: the real images where they are at hand, tiny generated sets, the doors in-process."""
+"""What the tests share: the real images where there are any, tiny generated sets, the commands in-process."""
 
 import os
 import platform
@@ -43,7 +43,7 @@ def shared() -> Path:
     """The folder with the real images: beside the checkout, or where PNEUMO_SHARED says."""
     folder = Path(os.environ.get("PNEUMO_SHARED", ROOT.parent / "shared"))
     if not (folder / "data").is_dir():
-        pytest.skip(f"the real images are not at hand: {folder}/data is missing (PNEUMO_SHARED names it)")
+        pytest.skip(f"there are no real images: {folder}/data is missing (PNEUMO_SHARED names it)")
     return folder
 
 
@@ -61,7 +61,7 @@ def real_root(shared: Path) -> Path:
     """The whole public set in the Kaggle layout."""
     root = shared / "data" / "chest_xray"
     if not root.is_dir():
-        pytest.skip(f"the public set is not at hand: {root} is missing")
+        pytest.skip(f"the public set is missing: {root}")
     return root
 
 

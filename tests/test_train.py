@@ -186,7 +186,7 @@ def test_a_job_is_skipped_at_once_among_a_thousand(
     if database == "postgres":
         uri = request.getfixturevalue("postgres").uri
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    # An experiment of its own: where a server made the database's others, artifacts go through that server.
+    # A separate experiment: if a server made the database's others, artifacts go through that server.
     line = ("--multirun", "sweep_id=many", "seed=0", "tracking.experiment=many", *SWEEP)
     assert command("train", *line).code == 0
     outputs = tmp_path / "outputs"

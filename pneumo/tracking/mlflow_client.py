@@ -2,7 +2,7 @@
 
 The only importer of mlflow, and only inside functions: the import costs seconds. Sending again is harmless:
 a metric row's key holds its recorded time and value, params and tags are equal, files are replaced whole.
-So how far a tracker got is noted after each success, and what follows the note is sent again.
+So after each success a note says how far a tracker got, and what follows it is sent again.
 """
 
 import contextlib
@@ -51,12 +51,12 @@ class Item(NamedTuple):
 
 
 class NotSent(Exception):
-    """What keeps a run from being sent until the user mends it; the message says how."""
+    """What keeps a run from being sent until the user fixes it; the message says how."""
 
 
 @dataclass(kw_only=True)
 class Note:
-    """How far one tracker got: records up to `sequence` are there."""
+    """How far one tracker got: it has the records up to `sequence`."""
 
     uri: str
     experiment_id: str | None = None
@@ -84,7 +84,10 @@ def open_client(uri: str) -> Any:
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations for every new database
+    for name in (
+        "alembic",
+        "mlflow.store.db.utils",
+    ):  # they print a page of migrations for every new database
         logging.getLogger(name).setLevel(logging.WARNING)
     database = sqlite_file(uri)
     with _database_lock(uri):  # the client creates the tables
@@ -165,7 +168,7 @@ def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
 
 
 def _experiment_id(client: Any, uri: str, name: str) -> str:
-    """The experiment's id; whoever asks first creates it, with its artifacts beside a SQLite file."""
+    """The experiment's id. The first to ask creates it; artifacts are kept beside a SQLite file."""
     database = sqlite_file(uri)
     folder = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
     location = (database.parent / "mlartifacts" / folder).as_uri() if database else None
@@ -257,7 +260,7 @@ class Courier:
             return
         self._client = self._client or open_client(self.uri)
         if self.note.run_id is not None and not self._still_there(self.note.run_id):
-            # The database was replaced: everything goes again, into a run of its own.
+            # The database was replaced: everything is sent again, into a new run.
             self.note = Note(uri=redact(self.uri))
             _write_note(self.folder, self.uri, self.note)
             self._rewind()
@@ -343,7 +346,7 @@ class Courier:
             self._part = min(2 * self._part, MAX_ITEMS)
 
     def _links(self, items: list[Item]) -> list[Item]:
-        """What a sweep and its runs say of one another by run ids, which every tracker gives anew."""
+        """The tags by which a sweep and its runs name each other: run ids, which differ in every tracker."""
         links = []
         for item in items:
             key, other = "", self.folder
@@ -402,8 +405,8 @@ class Courier:
         """Note what MLflow refuses for good, so that it does not hold up the rest."""
         self._still_there(self.note.run_id or "")  # a deleted run refuses everything
         reason = describe(error, self.uri)
-        entry = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
-        line = json.dumps(entry) + "\n"
+        refused = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
+        line = json.dumps(refused) + "\n"
         with (self.folder / "refused.jsonl").open("a+") as file:
             file.seek(0)
             if line not in file.readlines():  # not again when all is sent again

@@ -1,4 +1,4 @@
-"""Reads finished runs back out of MLflow, and lays a comparison's files onto a sweep's parent run."""
+"""Reads finished runs back from MLflow, and uploads a comparison's files to a sweep's parent run."""
 
 import json
 import os
@@ -47,7 +47,7 @@ class TrackedRun:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What stands in checkpoints/best.json; empty where it is missing or damaged."""
+        """The content of checkpoints/best.json; empty where it is missing or damaged."""
         try:
             found = json.loads(self.files.get(BEST_FACTS, ""))
         except ValueError:
@@ -80,8 +80,8 @@ class Reader:
 
     def find(self, experiment: str, sweep: str | None = None) -> Found:
         """The runs of `experiment` (of `sweep` only, where given), the oldest first, with their files."""
-        known = self._ask(self._client.search_experiments)
-        ids = {entry.name: entry.experiment_id for entry in known}
+        experiments = self._ask(self._client.search_experiments)
+        ids = {known.name: known.experiment_id for known in experiments}
         if experiment not in ids:
             raise UserError(
                 f"experiment={experiment} is not in {redact(self.uri)}; it holds "
@@ -119,7 +119,7 @@ class Reader:
         return [rows[step] for step in sorted(rows)]
 
     def upload(self, run: TrackedRun, folder: Path, names: Iterable[str], under: str) -> None:
-        """Lay the files `names` of `folder` onto `run` as artifacts below `under`."""
+        """Upload the files `names` of `folder` to `run`, as artifacts below `under`."""
         for name in names:
             where = str(Path(under) / Path(name).parent)
             self._ask(partial(self._client.log_artifact, run.run_id, str(folder / name), where))
@@ -180,7 +180,7 @@ class Reader:
 
 
 def local_folder(uri: str) -> Path | None:
-    """The folder of a run's artifacts where they lie on this machine."""
+    """The folder of a run's artifacts, if it is on this machine."""
     parts = urlsplit(uri)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         return None

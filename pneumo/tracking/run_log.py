@@ -15,7 +15,7 @@ class RunLog:
     """The record of the run in `folder`. The trainer hands it every epoch's figures.
 
     Under several processes all of them read the journal, and the one with `writes` writes and sends it.
-    `after_epoch` hears of an epoch's figures once they are written; it may raise to end the run.
+    `after_epoch` gets an epoch's figures once they are written; it may raise to end the run.
     """
 
     def __init__(

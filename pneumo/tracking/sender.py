@@ -82,7 +82,7 @@ class Sender:
                     self._closing.wait(pause_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 elif isinstance(error, NotSent | UserError):
-                    return  # waiting mends nothing
+                    return  # waiting does not help
                 else:
                     self._stopped.wait(FIRST_PAUSE_S)
 

@@ -1,4 +1,4 @@
-"""What the tests and benchmarks share that start the project's commands as processes of their own."""
+"""What tests and benchmarks share that start the project's commands."""
 
 import os
 from collections.abc import Callable, Iterable

@@ -63,8 +63,10 @@ def images(count: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
 
 
 def make(folder: Path, name: str, in_channels: int = 3, seed: int = 0, **facts: object) -> Path:
-    """Artifacts as of a finished run, of a network that was drawn and lives on BatchNorm statistics of its
-    own; val and test are `images` 0 and 1."""
+    """The artifacts of a finished run with random weights, whose BatchNorm statistics fit its images.
+
+    The validation and test sets are `images` 0 and 1.
+    """
     torch.manual_seed(seed)
     network = build_model(name, in_channels=in_channels)
     with torch.inference_mode():

@@ -22,7 +22,7 @@ def test_a_study_goes_on_and_keeps_its_direction(tmp_path: Path) -> None:
     study = optuna_study.create("s", keys(tmp_path))
     study.tell(study.ask(), 0.5)
     assert len(optuna_study.create("s", keys(tmp_path)).trials) == 1
-    with pytest.raises(UserError, match="give another hydra.sweeper.study"):
+    with pytest.raises(UserError, match=r"give another hydra\.sweeper\.study"):
         optuna_study.create("s", keys(tmp_path, direction="minimize"))
 
 

@@ -19,7 +19,7 @@ from pneumo.sweep.optuna_sweeper import OptunaSweeper  # noqa: E402
 
 
 class Launcher:
-    """Stands for a launcher: a job's score is a function of its overrides."""
+    """Takes the place of a launcher: a job's score is a function of its overrides."""
 
     def __init__(self, score: Callable[[dict[str, str]], float]) -> None:
         self.score = score
