@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumo import UserError, config
+from pneumo.tracking.registry import FORMS
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import check_device
 
@@ -30,8 +31,6 @@ class PredictConfig:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
-        from pneumo.tracking.registry import FORMS
-
         if not self.model:
             raise UserError(f"model={self.model or ''}: which model? Give {FORMS}.")
         if self.threshold is not None and not 0 <= self.threshold <= 1:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pneumo import UserError
+from pneumo.data import phantom
 from pneumo.data.images import BadImage, check_file
 from pneumo.data.manifest import Manifest, content_problems, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
@@ -101,8 +102,6 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
     paths = manifest.table["path"].tolist()
     load: Load
     if settings.name == "phantom":
-        from pneumo.data import phantom
-
         base = phantom.digest(settings.phantom)
         hashes = {path: hashlib.sha256(f"{base} {path}".encode()).hexdigest() for path in paths}
         unreadable: list[BadImage] = []

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pneumo import UserError
+from pneumo.data import phantom
 from pneumo.data.settings import DataSettings
 from pneumo.names import CLASS_NAMES
 
@@ -74,8 +75,6 @@ def build(settings: DataSettings) -> Manifest:
 def describe(settings: DataSettings) -> Manifest:
     """The manifest as it is, whatever `problems` it has."""
     if settings.name == "phantom":
-        from pneumo.data import phantom
-
         manifest = Manifest(Path("phantom"), phantom.table(settings.phantom)[COLUMNS])
     else:
         root = find_root(settings)
