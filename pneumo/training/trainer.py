@@ -23,6 +23,7 @@ from pneumo.data.settings import AugmentSettings, SamplerSettings
 from pneumo.evaluation import metrics
 from pneumo.names import MEASURED
 from pneumo.training.checkpoint import load_resume, save_resume, save_weights
+from pneumo.training.loss import summed_loss
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
@@ -200,10 +201,7 @@ class Trainer:
                 with self.runtime.autocast():
                     logits = self.model(inputs)
                 logits = logits.float()
-                smoothing = self.settings.label_smoothing
-                loss = cross_entropy(
-                    logits, labels, self.class_weights, reduction="sum", label_smoothing=smoothing
-                )
+                loss = summed_loss(logits, labels, self.class_weights, self.settings.label_smoothing)
                 # DDP averages gradients over the processes; the mean over all `count` images is wanted.
                 self.scaler.scale(loss * (self.runtime.world_size / count)).backward()
             self._add(loss.detach(), logits.detach(), labels, number)

@@ -173,9 +173,9 @@ def written_out(weights: list[float], smoothing: float, clip: float | None) -> d
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     log_p = torch.log_softmax(model((x[:, None] - mean[:, None, None]) / std[:, None, None]), 1)
     w = torch.tensor(weights)
-    own = -w[data.labels] * log_p[torch.arange(22), data.labels]
-    spread = -(w * log_p).sum(1) / 2
-    loss = ((1 - smoothing) * own + smoothing * spread).mean()
+    own = -log_p[torch.arange(22), data.labels]
+    spread = -log_p.sum(1) / 2
+    loss = (w[data.labels] * ((1 - smoothing) * own + smoothing * spread)).mean()
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     norm = torch.sqrt(sum((g**2).sum() for g in gradients))
     factor = 1.0 if clip is None else min(1.0, clip / float(norm))
