@@ -10,6 +10,7 @@ from pneumo import config, fingerprint, versions
 # A configuration that no change of core 2 touches.
 UNTOUCHED = {
     "trainer.class_weights": False,
+    "trainer.precision": "float32",
 }
 
 
@@ -36,6 +37,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [  # the change, what 
         "class weights with label smoothing",
         {"trainer__class_weights": True, "trainer__label_smoothing": 0.1},
         {"trainer__class_weights": True, "trainer__label_smoothing": 0.0},
+    ),
+    (
+        "reduced precision in evaluation",
+        {"trainer__precision": "auto"},
+        {"trainer__precision": "float32"},
     ),
 ]
 

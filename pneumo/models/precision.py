@@ -1,6 +1,7 @@
 """Which precision a device computes in: the same answer for training, evaluation and prediction."""
 
 import torch
+from torch import Tensor, nn
 
 from pneumo import UserError
 
@@ -20,3 +21,17 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 def cpu_has_bf16() -> bool:
     """True where the CPU has bf16 matrix units: emulated, ResNet-18 trains at a third of float32's speed."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def head_logits(head: nn.Module, features: Tensor) -> Tensor:
+    """The logits of `head` for features [B, D]; in evaluation always computed in float32.
+
+    Under autocast a head would give logits of 8 bits, so that images and epochs tie whose scores differ: 415
+    distinct probabilities of 522 images, and a calibration error of .0544 instead of .0516. Training keeps the
+    autocast type.
+    """
+    kind = features.device.type
+    if head.training or not torch.is_autocast_enabled(kind):
+        return head(features)
+    with torch.autocast(kind, enabled=False):
+        return head(features.float())

@@ -1,4 +1,4 @@
-"""The loss: its optimum is where the labels put it, and without smoothing it is torch's own to the last bit."""
+"""The loss: its optimum is where the labels put it; without smoothing it is torch's own to the last bit."""
 
 import pytest
 import torch
