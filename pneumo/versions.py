@@ -17,8 +17,8 @@ Flat = Mapping[str, Any]
 Touches = dict[str, Callable[[Flat], bool]]
 
 # What core 2 changed. The precision is the configured one: `auto` is resolved by the machine, which the
-# fingerprint does not know, so `auto` counts as reduced. `float32` counts as untouched: version 0.1 computed it
-# as TF32 on a CUDA device, and its record of the precision does not tell the two apart.
+# fingerprint does not know, so `auto` counts as reduced. `float32` counts as untouched: version 0.1 computed
+# it as TF32 on a CUDA device, and its record of the precision does not tell the two apart.
 CORE_2: Touches = {
     "class weights with label smoothing": lambda c: (
         bool(c.get("trainer.class_weights")) and c.get("trainer.label_smoothing", 0) > 0

@@ -27,8 +27,8 @@ def head_logits(head: nn.Module, features: Tensor) -> Tensor:
     """The logits of `head` for features [B, D]; in evaluation always computed in float32.
 
     Under autocast a head would give logits of 8 bits, so that images and epochs tie whose scores differ: 415
-    distinct probabilities of 522 images, and a calibration error of .0544 instead of .0516. Training keeps the
-    autocast type.
+    distinct probabilities of 522 images, and a calibration error of .0544 instead of .0516. Training keeps
+    the autocast type.
     """
     kind = features.device.type
     if head.training or not torch.is_autocast_enabled(kind):
