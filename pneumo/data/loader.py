@@ -19,7 +19,8 @@ def epoch_order(settings: SamplerSettings, labels: NDArray[np.int64], *, seed: i
 
     `shuffle` sees each image once. `imbalanced` and `weighted` draw N times with replacement so that the
     classes come equally often: `imbalanced` with the seed report's weight 1 / (n_class + smoothing),
-    `weighted` with torch's WeightedRandomSampler and weight 1 / n_class.
+    `weighted` with torch's WeightedRandomSampler and weight 1 / n_class. Without smoothing the two draw the
+    same images in the same order. They stay two options because the seed report compares them.
     """
     generator = torch.Generator().manual_seed(mix(seed, epoch))
     if settings.name == "shuffle":

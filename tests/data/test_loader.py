@@ -65,6 +65,12 @@ def test_smoothing_is_added_to_the_counts(smoothing: float) -> None:
     assert abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / len(drawn))
 
 
+def test_imbalanced_without_smoothing_is_weighted() -> None:
+    """As the docstring and the configuration say; with smoothing they differ."""
+    assert torch.equal(order("imbalanced"), order("weighted"))
+    assert not torch.equal(order("imbalanced", smoothing=100.0), order("weighted"))
+
+
 def test_one_class_alone_can_be_drawn() -> None:
     for name in ("imbalanced", "weighted"):
         assert len(order(name, labels=np.ones(7, dtype=np.int64))) == 7
