@@ -23,6 +23,11 @@ CORE_2: Touches = {
     "class weights with label smoothing": lambda c: (
         bool(c.get("trainer.class_weights")) and c.get("trainer.label_smoothing", 0) > 0
     ),
+    "class weights with a smoothed sampler": lambda c: (
+        bool(c.get("trainer.class_weights"))
+        and c.get("sampler.name") == "imbalanced"
+        and c.get("sampler.smoothing", 0) > 0
+    ),
     "reduced precision in evaluation": lambda c: c.get("trainer.precision") in ("auto", "bf16", "fp16"),
 }
 

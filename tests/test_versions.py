@@ -10,6 +10,7 @@ from pneumo import config, fingerprint, versions
 # A configuration that no change of core 2 touches.
 UNTOUCHED = {
     "trainer.class_weights": False,
+    "trainer.label_smoothing": 0.0,
     "trainer.precision": "float32",
 }
 
@@ -37,6 +38,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [  # the change, what 
         "class weights with label smoothing",
         {"trainer__class_weights": True, "trainer__label_smoothing": 0.1},
         {"trainer__class_weights": True, "trainer__label_smoothing": 0.0},
+    ),
+    (
+        "class weights with a smoothed sampler",
+        {"trainer__class_weights": True, "sampler__name": "imbalanced", "sampler__smoothing": 10.0},
+        {"trainer__class_weights": True, "sampler__name": "weighted", "sampler__smoothing": 10.0},
     ),
     (
         "reduced precision in evaluation",

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pneumo import UserError
 from pneumo.data.augment import Augment, normalise, step_generator
-from pneumo.data.loader import Split, batches, epoch_order, evaluation_batch, mix
+from pneumo.data.loader import Split, batches, drawn_shares, epoch_order, evaluation_batch, mix
 from pneumo.data.settings import AugmentSettings, SamplerSettings
 from pneumo.evaluation import metrics
 from pneumo.names import MEASURED
@@ -415,7 +415,7 @@ class Trainer:
             return None
         counts = torch.bincount(torch.from_numpy(self.train_labels), minlength=2).double()
         weights = counts.sum() / counts
-        drawn = counts / counts.sum() if self.recipe.sampler.name == "shuffle" else torch.full((2,), 0.5)
+        drawn = drawn_shares(self.recipe.sampler, counts)
         return (weights / (weights * drawn).sum()).float().to(self.runtime.device)
 
     def _sync_gradients(self, now: bool) -> AbstractContextManager[Any]:

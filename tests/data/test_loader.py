@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pneumo.data import cache, manifest
-from pneumo.data.loader import batches, epoch_order, evaluation_batch, mix, splits
+from pneumo.data.loader import batches, drawn_shares, epoch_order, evaluation_batch, mix, splits
 from pneumo.data.settings import DataSettings, SamplerSettings
 
 LABELS = np.repeat([0, 1], [250, 750])
@@ -61,6 +61,10 @@ def test_smoothing_is_added_to_the_counts(smoothing: float) -> None:
     drawn = torch.cat([order("imbalanced", epoch=epoch, smoothing=smoothing) for epoch in range(40)]).numpy()
     weight = 1 / (np.array([250, 750]) + smoothing) * [250, 750]
     expected = weight[0] / weight.sum()
+    settings = SamplerSettings(name="imbalanced", smoothing=smoothing)
+    assert drawn_shares(settings, torch.tensor([250, 750])).tolist() == pytest.approx(
+        [expected, 1 - expected]
+    )
     share = float((LABELS[drawn] == 0).mean())
     assert abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / len(drawn))
 

@@ -84,6 +84,7 @@ def recipe(
     optim: dict[str, Any] | None = None,
     schedule: dict[str, Any] | None = None,
     sampler: str = "shuffle",
+    smoothing: float = 0.0,
     augment: dict[str, Any] | None = None,
     seed: int = 0,
     **trainer: Any,
@@ -93,7 +94,7 @@ def recipe(
         trainer=TrainerSettings(**{**defaults, **trainer}),
         optim=OptimSettings(**{"lr": 0.01, **(optim or {})}),
         schedule=ScheduleSettings(**(schedule or {})),
-        sampler=SamplerSettings(name=sampler),
+        sampler=SamplerSettings(name=sampler, smoothing=smoothing),
         augment=AugmentSettings(**(augment or {})),
         seed=seed,
     )

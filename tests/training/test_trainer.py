@@ -211,6 +211,18 @@ def test_class_weights_have_mean_one_over_what_a_balancing_sampler_draws(tmp_pat
         torch.testing.assert_close(trainer.class_weights[0] / trainer.class_weights[1], torch.tensor(14 / 8))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 10.0, 10_000.0])
+def test_class_weights_have_mean_one_over_what_a_smoothed_sampler_draws(
+    smoothing: float, tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, recipe(class_weights=True, sampler="imbalanced", smoothing=smoothing))
+    assert trainer.class_weights is not None
+    counts = np.array([8, 14])
+    drawn = counts / (counts + smoothing)
+    mean = float(np.average(trainer.class_weights.numpy(), weights=drawn))
+    assert mean == pytest.approx(1, rel=1e-6)
+
+
 def test_the_schedule_is_followed_and_written_down(tmp_path: Path) -> None:
     made = recipe(schedule={"name": "cosine", "warmup_fraction": 0.2}, epochs=3)
     trainer = make_trainer(tmp_path, made)
