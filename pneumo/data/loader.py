@@ -138,6 +138,12 @@ def splits(cache: ImageCache, device: torch.device) -> dict[str, Split]:
 
 
 def mix(*numbers: int) -> int:
-    """One well-spread 63-bit seed out of several numbers."""
-    state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(2, np.uint32)
+    """One well-spread 63-bit seed out of several numbers, which is another one for another count of numbers.
+
+    Without the count, (seed, epoch) and (seed, epoch, 0, 0) would give one seed: numpy fills up with zeros.
+    Two numbers keep the seed that version 0.1 gave them, so the order of an epoch's images stays.
+    """
+    count = () if len(numbers) == 2 else (len(numbers),)
+    entropy = [number % 2**64 for number in numbers]
+    state = np.random.SeedSequence(entropy, spawn_key=count).generate_state(2, np.uint32)
     return int(state[0]) << 31 | int(state[1]) >> 1

@@ -157,3 +157,14 @@ def test_mix_spreads_neighbours() -> None:
     low = {number % 2**32 for number in drawn}  # what torch's CPU generator keeps of a seed
     assert len(low) > 3590
     assert mix(1, 0) != mix(0, 1) and mix(-1) == mix(2**64 - 1)
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (3, 7), (0, 0)])
+def test_the_order_of_an_epoch_and_its_first_step_have_different_seeds(numbers: tuple[int, int]) -> None:
+    seeds = {mix(*numbers), mix(*numbers, 0), mix(*numbers, 0, 0), mix(*numbers, 0, 0, 0)}
+    assert len(seeds) == 4
+
+
+def test_an_epochs_order_is_that_of_version_0_1() -> None:
+    assert (mix(0, 1), mix(3, 7)) == (8514611595135926838, 5540560351141022931)
+    assert order("imbalanced").tolist()[:5] == [1, 664, 220, 550, 700]
