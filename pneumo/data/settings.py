@@ -92,6 +92,12 @@ class AugmentSettings:
         ):
             if getattr(self, key) < 0:
                 raise UserError(f"augment.{key}={getattr(self, key)} must not be negative; 0 means none.")
+        for key in ("brightness", "contrast"):
+            if getattr(self, key) > 1:
+                raise UserError(
+                    f"augment.{key}={getattr(self, key)} must be at most 1: a larger one draws factors below 0, "
+                    "which invert or blacken the image."
+                )
         if not 0 <= self.scale < 1:
             raise UserError(
                 f"augment.scale={self.scale} must be at least 0 and below 1; 0.15 draws 0.85 to 1.15."
