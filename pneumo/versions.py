@@ -29,6 +29,7 @@ CORE_2: Touches = {
         and c.get("sampler.smoothing", 0) > 0
     ),
     "dropout's seeds": lambda c: c.get("model.dropout", 0) > 0,
+    "weight decay on norms and biases": lambda c: c.get("optim.weight_decay", 0) > 0,
     "reduced precision in evaluation": lambda c: c.get("trainer.precision") in ("auto", "bf16", "fp16"),
 }
 

@@ -10,6 +10,7 @@ from pneumo import config, fingerprint, versions
 # A configuration that no change of core 2 touches.
 UNTOUCHED = {
     "model.dropout": 0.0,
+    "optim.weight_decay": 0.0,
     "trainer.class_weights": False,
     "trainer.label_smoothing": 0.0,
     "trainer.precision": "float32",
@@ -46,6 +47,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [  # the change, what 
         {"trainer__class_weights": True, "sampler__name": "weighted", "sampler__smoothing": 10.0},
     ),
     ("dropout's seeds", {"model__dropout": 0.1}, {"model__dropout": 0.0}),
+    ("weight decay on norms and biases", {"optim__weight_decay": 1e-4}, {"optim__weight_decay": 0.0}),
     (
         "reduced precision in evaluation",
         {"trainer__precision": "auto"},

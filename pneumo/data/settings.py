@@ -95,8 +95,8 @@ class AugmentSettings:
         for key in ("brightness", "contrast"):
             if getattr(self, key) > 1:
                 raise UserError(
-                    f"augment.{key}={getattr(self, key)} must be at most 1: a larger one draws factors below 0, "
-                    "which invert or blacken the image."
+                    f"augment.{key}={getattr(self, key)} must be at most 1: a larger one draws factors below "
+                    "0, which invert or blacken the image."
                 )
         if not 0 <= self.scale < 1:
             raise UserError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pneumo import UserError
+from pneumo.models import build_model
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.settings import OptimSettings, ScheduleSettings
 
@@ -86,6 +87,30 @@ def test_fused_equals_plain(name: str) -> None:
         plain.step()
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_weight_decay_spares_norms_and_biases(name: str) -> None:
+    """Without gradients the decay is all that an update does."""
+    model = build_model("resnet18")
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
+    settings = OptimSettings(name=name, lr=0.1, weight_decay=0.5, momentum=0.0)
+    optimizer = build_optimizer(settings, list(model.parameters()))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    spared = [key for key, value in model.named_parameters() if torch.equal(value, before[key])]
+    assert len(before) == 64 and sum(before[key].ndim == 1 for key in before) == 42
+    assert sorted(spared) == sorted(key for key, value in before.items() if value.ndim == 1)
+    for key, value in model.named_parameters():
+        if key not in spared:
+            torch.testing.assert_close(value.detach(), before[key] * (1 - 0.1 * 0.5))
+
+
+def test_without_decay_the_state_is_that_of_version_0_1() -> None:
+    """One group, so that a run which the change does not touch continues from its old state."""
+    optimizer = build_optimizer(OptimSettings(weight_decay=0.0), list(nn.Linear(2, 2).parameters()))
+    assert len(optimizer.param_groups) == 1
 
 
 def test_the_average_is_the_written_out_one_with_batch_norm_and_counts() -> None:
