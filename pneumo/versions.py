@@ -16,6 +16,17 @@ PIXELS = 2
 Flat = Mapping[str, Any]
 Touches = dict[str, Callable[[Flat], bool]]
 
+
+def _short_fall(c: Flat) -> bool:
+    """True where a schedule can have less than one step between its peak and its last step.
+
+    That takes fewer than 2 / (1 - warmup_fraction) steps in all, and an epoch has at least one step.
+    """
+    falling = c.get("schedule.name", "constant") != "constant"
+    warmup = c.get("schedule.warmup_fraction", 0.0)
+    return falling and warmup > 0 and c.get("trainer.epochs", 1) * (1 - warmup) < 2
+
+
 # What core 2 changed. The precision is the configured one: `auto` is resolved by the machine, which the
 # fingerprint does not know, so `auto` counts as reduced. `float32` counts as untouched: version 0.1 computed
 # it as TF32 on a CUDA device, and its record of the precision does not tell the two apart.
@@ -30,6 +41,7 @@ CORE_2: Touches = {
     ),
     "dropout's seeds": lambda c: c.get("model.dropout", 0) > 0,
     "weight decay on norms and biases": lambda c: c.get("optim.weight_decay", 0) > 0,
+    "the end of a schedule of few steps": _short_fall,
     "reduced precision in evaluation": lambda c: c.get("trainer.precision") in ("auto", "bf16", "fp16"),
 }
 

@@ -49,6 +49,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [  # the change, what 
     ("dropout's seeds", {"model__dropout": 0.1}, {"model__dropout": 0.0}),
     ("weight decay on norms and biases", {"optim__weight_decay": 1e-4}, {"optim__weight_decay": 0.0}),
     (
+        "the end of a schedule of few steps",
+        {"schedule__name": "onecycle", "schedule__warmup_fraction": 0.25, "trainer__epochs": 2},
+        {"schedule__name": "onecycle", "schedule__warmup_fraction": 0.25, "trainer__epochs": 3},
+    ),
+    (
         "reduced precision in evaluation",
         {"trainer__precision": "auto"},
         {"trainer__precision": "float32"},

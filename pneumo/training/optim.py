@@ -44,7 +44,8 @@ def learning_rate(schedule: ScheduleSettings, lr: float, step: int, total_steps:
         return lr * rise
     if schedule.name == "constant":
         return lr
-    progress = (step - warmup) / max(1.0, total_steps - 1 - warmup)
+    fall = total_steps - 1 - warmup  # steps from the peak to the last one; 0 where the peak is the last
+    progress = (step - warmup) / fall if fall > 0 else 0.0
     final = schedule.final_fraction
     return lr * (final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
 

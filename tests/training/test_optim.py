@@ -10,6 +10,7 @@ from pneumo import UserError
 from pneumo.models import build_model
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.settings import OptimSettings, ScheduleSettings
+from pneumo.versions import core_touches
 
 TOTAL = 200
 
@@ -52,6 +53,42 @@ def test_onecycle_rises_from_a_25th_and_falls_to_nearly_nothing() -> None:
         assert rate == pytest.approx(theirs.get_last_lr()[0], abs=0.004)
         optimizer.step()
         theirs.step()
+
+
+@pytest.mark.parametrize("name", ["cosine", "onecycle"])
+@pytest.mark.parametrize(
+    ("total", "warmup"), [(2, 0.25), (2, 0.0), (3, 0.5), (10, 0.85), (10, 0.0), (1000, 0.25)]
+)
+def test_a_schedule_ends_at_its_final_fraction(name: str, total: int, warmup: float) -> None:
+    """Also where the peak is less than one step before the end."""
+    made = rates(total, name=name, warmup_fraction=warmup, final_fraction=1e-4)
+    assert made[-1] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "onecycle"])
+def test_one_step_alone_is_taken_at_the_full_rate(name: str) -> None:
+    assert rates(1, name=name) == [0.1]
+
+
+@pytest.mark.parametrize("name", ["cosine", "onecycle"])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25, 0.5, 0.9])
+def test_only_what_core_2_declares_changed(name: str, warmup: float) -> None:
+    """Against version 0.1's formula, for every number of steps that a declared run can have."""
+    for total in range(1, 60):
+        schedule = ScheduleSettings(name=name, warmup_fraction=warmup, final_fraction=0.01)
+        peak = warmup * total
+        changed = 0 < total - 1 - peak < 1
+        config = {
+            "schedule.name": name,
+            "schedule.warmup_fraction": warmup,
+            "trainer.epochs": total,  # the fewest steps that so many epochs have
+        }
+        assert not changed or core_touches(config)
+        for step in range(total):
+            if step >= peak and not changed:
+                progress = (step - peak) / max(1.0, total - 1 - peak)
+                expected = 0.1 * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+                assert learning_rate(schedule, 0.1, step, total) == expected
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "onecycle"])
