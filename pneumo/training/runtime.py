@@ -110,6 +110,7 @@ def isolated() -> Iterator[None]:
         yield
     finally:
         if dist.is_initialized():
+            gc.collect()  # what a failed job left of DistributedDataParallel must go before its group does
             dist.destroy_process_group()
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)

@@ -1,9 +1,10 @@
 """The shared core: one training loop for every model, sampler, augmentation and device."""
 
+import gc
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,8 +129,6 @@ class Trainer:
         if runtime.compile:
             # Else the smaller last batch brings a network for any size, which all batches then take.
             self.model = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
-        if runtime.world_size > 1:
-            self.model = DistributedDataParallel(self.model)
         self.augment = Augment(recipe.augment, recipe.in_channels)
         self.train_labels = splits["train"].labels.cpu().numpy()  # the sampler draws on the host
         self.class_weights = self._class_weights()
@@ -145,10 +144,28 @@ class Trainer:
         """Train to the end, from the saved state if there is one. Raises Stopped or NonFiniteLoss."""
         self._resume()
         forget_peak_memory(self.runtime.device)
-        while not self.finished:
-            self._train_epoch()
-            self._finish_epoch()
+        with self._joined():
+            while not self.finished:
+                self._train_epoch()
+                self._finish_epoch()
         return self.progress
+
+    @contextmanager
+    def _joined(self) -> Iterator[None]:
+        """Average gradients with the other processes, while it lasts.
+
+        DistributedDataParallel must be gone before its process group is: some 10 % of two-process scripts
+        aborted at their exit because a trainer still held one.
+        """
+        alone = self.model
+        if self.runtime.world_size > 1:
+            self.model = DistributedDataParallel(alone)
+        try:
+            yield
+        finally:
+            self.model = alone
+            if self.runtime.world_size > 1:
+                gc.collect()  # it is part of cycles
 
     @property
     def finished(self) -> bool:
