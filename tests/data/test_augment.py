@@ -170,6 +170,15 @@ def test_normalise_equals_torchvision_and_augmentation_with_everything_off(in_ch
     assert images.dtype == torch.uint8 and torch.equal(images, bytes_of(4, 32))  # the input is not written to
 
 
+def test_an_evaluation_leaves_no_inference_tensors_to_training() -> None:
+    A._scale_and_shift.cache_clear()
+    with torch.inference_mode():
+        A.normalise(bytes_of(1, 8))
+    images = torch.rand(2, 8, 8, requires_grad=True)
+    A._expand(images, 3).sum().backward()  # "Inference tensors cannot be saved for backward"
+    assert images.grad is not None and images.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["none", "light", "strong"])
 @pytest.mark.parametrize("in_channels", [1, 3])
 def test_presets_are_finite_repeatable_and_leave_the_input(name: str, in_channels: int) -> None:
