@@ -72,6 +72,11 @@ def open_runtime(settings: TrainerSettings) -> Runtime:
             f"each; it is the batch of all of them together: take at least {2 * world_size}."
         )
     device = _device(settings.device)
+    if settings.sync_batchnorm and world_size > 1 and device.type != "cuda":
+        raise UserError(
+            "trainer.sync_batchnorm=true needs CUDA devices: torch synchronises BatchNorm on no other. Take "
+            "trainer.sync_batchnorm=false; each process then normalises its own share of a batch."
+        )
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True

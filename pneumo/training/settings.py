@@ -52,6 +52,7 @@ class TrainerSettings:
     grad_accum_steps: int = 1
     grad_clip_norm: float | None = None
     deterministic: bool = False
+    sync_batchnorm: bool = False  # statistics over all processes; several CUDA devices only
     checkpoint_every_s: float = 300.0
     grace_s: float = 30.0
 

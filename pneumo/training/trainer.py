@@ -118,6 +118,8 @@ class Trainer:
         self.identity, self.should_stop = identity or {}, should_stop
         self.quiet = quiet or runtime.rank > 0
         self.progress = Progress()
+        if self.settings.sync_batchnorm and runtime.world_size > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.network = model.to(runtime.device).to(memory_format=torch.channels_last)
         decay = self.settings.ema_decay
         self.average = WeightAverage(self.network, decay) if decay is not None else None

@@ -443,6 +443,26 @@ def test_a_validation_loss_that_is_not_finite_says_so(tmp_path: Path) -> None:
 # ---- device and precision
 
 
+@pytest.mark.parametrize(("wanted", "world_size", "expected"), [(True, 2, 1), (True, 1, 0), (False, 2, 0)])
+def test_batch_norm_is_synchronised_where_asked_for(
+    wanted: bool, world_size: int, expected: int, tmp_path: Path
+) -> None:
+    runtime = Runtime(CPU, None, world_size=world_size)
+    trainer = make_trainer(tmp_path, recipe(sync_batchnorm=wanted, ema_decay=0.9), runtime=runtime)
+    assert trainer.average is not None
+    for network in (trainer.network, trainer.average.model):
+        assert sum(isinstance(module, nn.SyncBatchNorm) for module in network.modules()) == expected
+        assert network.state_dict().keys() == Tiny().state_dict().keys()
+    trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in trainer.network.parameters()}
+
+
+def test_batch_norm_cannot_be_synchronised_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"trainer.sync_batchnorm=true needs CUDA devices"):
+        open_runtime(TrainerSettings(device="cpu", sync_batchnorm=True))
+
+
 def test_bf16_autocast_trains_on_a_cpu(tmp_path: Path) -> None:
     runtime = open_runtime(TrainerSettings(precision="bf16", device="cpu"))
     assert runtime.precision == "bf16" and runtime.autocast_dtype is torch.bfloat16
