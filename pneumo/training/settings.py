@@ -57,7 +57,7 @@ class TrainerSettings:
     grace_s: float = 30.0
 
     def __post_init__(self) -> None:
-        one_of("trainer.precision", self.precision, ("auto", "float32", "bf16", "fp16"))
+        one_of("trainer.precision", self.precision, ("auto", "float32", "tf32", "bf16", "fp16"))
         one_of("trainer.compile", self.compile, ("auto", "true", "false"))
         one_of("trainer.monitor", self.monitor, MONITORS)
         one_of("trainer.select_on", self.select_on, ("val", "test"))
