@@ -69,5 +69,11 @@ def test_each_change_of_core_2_names_what_it_touches(
     assert versions.core_touches(flat(**spared)) == []
 
 
+def test_pixel_rule_2_touches_every_configuration() -> None:
+    """The configuration does not say whether the data holds 16-bit files."""
+    assert "grey levels of 16-bit files" in versions.pixels_touches(flat())
+    assert "grey levels of 16-bit files" in versions.pixels_touches(flat(data__crop_black=False))
+
+
 def test_every_change_has_a_case() -> None:
     assert {change for change, _, _ in CASES} == set(versions.CORE_2)

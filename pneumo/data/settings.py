@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pneumo import UserError, one_of
+from pneumo.versions import PIXEL_RULES, PIXELS
 
 
 @dataclass(kw_only=True)
@@ -24,6 +25,7 @@ class DataSettings:
     split_seed: int = 0
     equalize: bool = True
     crop_black: bool = True
+    pixels: int | None = None
     on_bad_image: str = "error"
     cache_dir: str | None = None
     num_workers: int | None = None
@@ -37,10 +39,20 @@ class DataSettings:
             raise UserError(
                 f"data.val_fraction={self.val_fraction} must lie between 0 and 1, for example 0.1."
             )
+        if self.pixels is not None and self.pixels not in PIXEL_RULES:
+            raise UserError(
+                f"data.pixels={self.pixels} is not a pixel rule; the rules are 1 (the seed report's chain) "
+                "and 2. null takes the newest."
+            )
         if not 16 <= self.image_size <= 2048:
             raise UserError(f"data.image_size={self.image_size} must lie between 16 and 2048 pixels.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"data.num_workers={self.num_workers} must be at least 1, or null for all cores.")
+
+    @property
+    def pixel_rule(self) -> int:
+        """How images are decoded, cropped and scaled: `pixels`, or the newest rule."""
+        return PIXELS if self.pixels is None else self.pixels
 
 
 @dataclass(kw_only=True)

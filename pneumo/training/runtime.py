@@ -31,7 +31,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 @dataclass
 class Runtime:
-    """What the trainer computes on. `autocast_dtype` is None for float32, and for TF32, which `tf32` marks."""
+    """What the trainer computes on. `autocast_dtype` is None for float32 and for TF32, which `tf32` marks."""
 
     device: torch.device
     autocast_dtype: torch.dtype | None
