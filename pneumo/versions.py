@@ -49,6 +49,7 @@ CORE_2: Touches = {
 # What pixel rule 2 changed. A configuration does not say whether its data holds 16-bit files, and neither
 # does the data's digest, so every configuration counts as touched.
 PIXELS_2: Touches = {
+    "black borders up to level 4": lambda c: bool(c.get("data.crop_black", True)),
     "grey levels of 16-bit files": lambda c: True,
 }
 

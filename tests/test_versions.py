@@ -71,8 +71,9 @@ def test_each_change_of_core_2_names_what_it_touches(
 
 def test_pixel_rule_2_touches_every_configuration() -> None:
     """The configuration does not say whether the data holds 16-bit files."""
-    assert "grey levels of 16-bit files" in versions.pixels_touches(flat())
-    assert "grey levels of 16-bit files" in versions.pixels_touches(flat(data__crop_black=False))
+    levels, border = "grey levels of 16-bit files", "black borders up to level 4"
+    assert versions.pixels_touches(flat(data__crop_black=True)) == [border, levels]
+    assert versions.pixels_touches(flat(data__crop_black=False)) == [levels]
 
 
 def test_every_change_has_a_case() -> None:

@@ -28,6 +28,9 @@ COLOUR_LEVELS = 32  # between a pixel's channels: JPEG's rounding makes a few in
 PNG_START = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 1000  # of a PNG, before its pixels: usual are fewer than ten
 
+NEARLY_BLACK = 4  # of 255: scanners and JPEG leave a border of such levels, which pure black does not match
+_SEEN = [0] * (NEARLY_BLACK + 1) + [255] * (255 - NEARLY_BLACK)
+
 Grey = NDArray[np.uint8]
 Result = TypeVar("Result")
 
@@ -224,10 +227,16 @@ def preprocess(
     `grey` is uint8 [H, W] or what `read_image` gives, the result uint8 [image_size, image_size]. These are
     the seed report's Pillow operations with its rounding (odd padding: the spare pixel goes right and below);
     equalising before resizing costs more, but the other order gives other pixels.
+
+    `pixels` is the pixel rule of the crop. Under 1 the border is level 0 alone, under 2 all levels up to
+    NEARLY_BLACK.
     """
+    check_rule(pixels)
     image = grey if isinstance(grey, Image.Image) else Image.fromarray(np.ascontiguousarray(grey))
-    if crop_black and (box := image.getbbox()) not in (None, (0, 0, *image.size)):  # else a copy
-        image = image.crop(box)
+    if crop_black:
+        seen = image if pixels == 1 else image.point(_SEEN)
+        if (box := seen.getbbox()) not in (None, (0, 0, *image.size)):  # else a copy
+            image = image.crop(box)
     if equalize:
         image = ImageOps.equalize(image)
     scale = image_size / max(image.size)

@@ -336,8 +336,28 @@ def test_preprocess_equals_plain_pillow_on_odd_sizes(shape: tuple[int, int], bor
         agree(ours, by_pillow(Image.fromarray(grey), 31, crop, equalize))
 
 
-def test_all_black_stays_black() -> None:
-    assert preprocess(np.zeros((9, 5), np.uint8), image_size=16).tolist() == np.zeros((16, 16)).tolist()
+@pytest.mark.parametrize("level", [0, 1, 4])
+def test_rule_2_crops_a_border_that_is_nearly_black(level: int) -> None:
+    content = np.random.default_rng(0).integers(5, 256, (48, 60), dtype=np.uint8)
+    framed = np.pad(content, ((7, 3), (0, 11)), constant_values=level)
+    expected = preprocess(content, image_size=32)
+    assert np.array_equal(preprocess(framed, image_size=32, pixels=2), expected)
+    assert np.array_equal(preprocess(framed, image_size=32), expected) == (level == 0)  # rule 1
+    assert not np.array_equal(preprocess(framed, image_size=32, crop_black=False, pixels=2), expected)
+
+
+def test_rule_2_crops_no_level_above_4_and_leaves_the_content_as_it_is() -> None:
+    framed = np.pad(np.full((8, 8), 200, np.uint8), 4, constant_values=5)
+    assert np.array_equal(preprocess(framed, image_size=16, pixels=2), preprocess(framed, image_size=16))
+    dark = np.array([[3, 100, 3], [100, 2, 100], [3, 100, 3]], np.uint8)  # nearly black inside stays
+    assert np.array_equal(preprocess(dark, image_size=3, equalize=False, pixels=2), dark)
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+@pytest.mark.parametrize("level", [0, 4])
+def test_all_black_stays_black(level: int, pixels: int) -> None:
+    dark = preprocess(np.full((9, 5), level, np.uint8), image_size=16, equalize=False, pixels=pixels)
+    assert dark.max() == level and dark.shape == (16, 16)
 
 
 def test_preprocess_takes_views_and_leaves_its_input_alone(tmp_path: Path) -> None:
