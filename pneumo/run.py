@@ -336,11 +336,8 @@ class Run:
             "monitor": self.settings.trainer.monitor,
             "score": best[self.settings.trainer.monitor],
             "model": vars(self.settings.model),
-            "preprocess": {
-                "image_size": self.settings.data.image_size,
-                "crop_black": self.settings.data.crop_black,
-                "equalize": self.settings.data.equalize,
-            },
+            "preprocess": self.data.preprocess,
+            **({} if self.data.white is None else {"white": self.data.white}),
             "class_names": self._class_names(),
             "data_digest": self.data.digest,
             "synthetic": self.note is not None,
