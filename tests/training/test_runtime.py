@@ -1,14 +1,18 @@
-"""Where a run computes: devices under torchrun, true float32, and a compiler that may be missing.
+"""Where a run computes: devices under torchrun, true float32, a compiler that may be missing, a job's traces.
 
 No CUDA device is needed: torch's answers about it are replaced.
 """
 
+import logging
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -130,3 +134,27 @@ def test_the_workspace_of_cublas_is_set_before_any_job() -> None:
 def test_a_runtime_says_its_precision() -> None:
     device = torch.device("cpu")
     assert [Runtime(device, None, tf32=tf32).precision for tf32 in (False, True)] == ["float32", "tf32"]
+
+
+# ---- what a job leaves
+
+
+def test_nothing_leaks_out_of_a_job() -> None:
+    def state() -> tuple[Any, ...]:
+        root = logging.getLogger()
+        flags = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+        numbers = torch.get_num_threads(), torch.get_default_dtype(), torch.rand(1).item()
+        return flags, numbers, random.random(), np.random.rand(), root.level, list(root.handlers)
+
+    for seed in (1, 2):
+        torch.manual_seed(seed), random.seed(seed), np.random.seed(seed)
+        expected = state()
+        torch.manual_seed(seed), random.seed(seed), np.random.seed(seed)
+        with pytest.raises(SystemExit), runtime.isolated():
+            torch.manual_seed(9), random.seed(9), np.random.seed(9)
+            torch.set_num_threads(1), torch.set_default_dtype(torch.float64)
+            torch.use_deterministic_algorithms(True), torch.set_float32_matmul_precision("medium")
+            logging.getLogger().addHandler(logging.NullHandler())
+            logging.getLogger().setLevel(1)
+            sys.exit(0)
+        assert state() == expected
