@@ -270,11 +270,8 @@ def _report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
         "monitor": settings.trainer.monitor,
         "score": best[settings.trainer.monitor],
         "model": vars(settings.model),
-        "preprocess": {
-            "image_size": settings.data.image_size,
-            "crop_black": settings.data.crop_black,
-            "equalize": settings.data.equalize,
-        },
+        "preprocess": data.preprocess,
+        **({} if data.white is None else {"white": data.white}),
         "class_names": names.CLASS_NAMES,
         "data_digest": data.digest,
         "synthetic": plan.synthetic,

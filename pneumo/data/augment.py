@@ -46,11 +46,16 @@ def step_generator(
 
 @cache
 def _scale_and_shift(in_channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The normalisation as x * scale + shift; kept, because copying constants to a GPU would wait for it."""
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    if in_channels == 1:
-        mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
-    return (1 / std).to(device), (-mean / std).to(device)
+    """The normalisation as x * scale + shift; kept, because copying constants to a GPU would wait for it.
+
+    Ordinary tensors also where the first call comes from an evaluation: autograd refuses to keep an inference
+    tensor, so a later gradient with respect to the images would fail.
+    """
+    with torch.inference_mode(False):
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        if in_channels == 1:
+            mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+        return (1 / std).to(device), (-mean / std).to(device)
 
 
 def _expand(images: Tensor, in_channels: int) -> Tensor:

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,14 @@ from tqdm import tqdm
 
 from pneumo import UserError
 from pneumo.data import phantom
-from pneumo.data.images import BadImage, check_file
+from pneumo.data.images import BadImage, check_file, is_undeclared
+from pneumo.data.levels import white_above
 from pneumo.data.manifest import Manifest, content_problems, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
-from pneumo.data.workers import Load, fill, processes, read_below, worker_count
+from pneumo.data.workers import Load, fill, largest_below, processes, read_below, worker_count
 from pneumo.files import DISK_FULL, write_atomically
 
-VERSION = 1  # of the pixels: raise it when preprocess gives other ones
+VERSION = 1  # of the folder's format; the pixel rule is in the key by itself
 CHUNK = 32  # images a task: small enough for a smooth progress bar, large enough to cost nothing
 
 
@@ -43,7 +44,9 @@ class ImageCache:
 
     `images` is uint8 [N, S, S]; `rows` gives each manifest row's place in it; `digest` is the identity of
     the data (splits, labels, patients and contents, not where they lie); `bad` are the images left out,
-    `problems` what forbids training on it, `copies` how many files repeat another's bytes.
+    `problems` what forbids training on it, `copies` how many files repeat another's bytes. `preprocess` are
+    the arguments of images.preprocess that made them, and `white` the 16-bit value that became 255 where a
+    file does not declare its range; None where there is no such file.
     """
 
     manifest: Manifest
@@ -53,6 +56,8 @@ class ImageCache:
     bad: list[BadImage]
     problems: list[str]
     copies: int
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    white: int | None = None
 
 
 class BadImages(UserError):
@@ -101,6 +106,7 @@ def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
 def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> ImageCache:
     paths = manifest.table["path"].tolist()
     load: Load
+    root: str | None = None
     if settings.name == "phantom":
         base = phantom.digest(settings.phantom)
         hashes = {path: hashlib.sha256(f"{base} {path}".encode()).hexdigest() for path in paths}
@@ -108,23 +114,29 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         load = partial(phantom.render, settings=settings.phantom)
     else:
         hashes, unreadable = content_hashes(manifest.root, paths, cache_dir)
-        load = partial(read_below, str(manifest.root))
+        root = str(manifest.root)
+        load = partial(read_below, root, settings.pixel_rule)
     sources = {content: path for path, content in reversed(hashes.items())}  # a copy is decoded once
     order = sorted(sources)
-    pixels = {
+    pixels: dict[str, Any] = {
         "image_size": settings.image_size,
         "crop_black": settings.crop_black,
         "equalize": settings.equalize,
     }
+    if settings.pixel_rule > 1:  # version 0.1's caches keep their keys
+        pixels["pixels"] = settings.pixel_rule
     folder = cache_dir / _sha256(json.dumps([VERSION, pixels]), *order)[:32]
     images, reasons = np.zeros((0, settings.image_size, settings.image_size), np.uint8), {}
+    white = None
     if order:
         if not folder.is_dir():
             strict = settings.on_bad_image == "error"
             files = [sources[content] for content in order]
-            reasons = _build(folder, files, load, pixels, settings.num_workers, strict, bool(unreadable))
+            reasons = _build(
+                folder, files, load, pixels, settings.num_workers, strict, bool(unreadable), root
+            )
         if folder.is_dir():
-            images, reasons = _open(folder, len(order))
+            images, reasons, white = _open(folder, len(order))
     damaged = {order[row]: reason for row, reason in reasons.items()}
     bad = unreadable + [
         BadImage(path, damaged[hashes[path]]) for path in paths if hashes.get(path) in damaged
@@ -144,6 +156,8 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         bad,
         content_problems(manifest, hashes),
         copies=len(hashes) - len(sources),
+        preprocess=pixels,
+        white=white,
     )
 
 
@@ -201,10 +215,11 @@ def _file_hash(path: str) -> str | OSError:
         return error
 
 
-def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """The images of a whole cache, and the reasons of the rows that could not be read."""
+def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], int | None]:
+    """The images of a whole cache, the reasons of the rows that could not be read, and its white."""
     try:
-        reasons = json.loads((folder / "index.json").read_text())["bad"]
+        index = json.loads((folder / "index.json").read_text())
+        reasons, white = index["bad"], index.get("white")
         images = np.load(folder / "images.npy", mmap_mode="r")
         if len(images) != count:
             raise ValueError(f"{len(images)} images instead of {count}")
@@ -212,7 +227,7 @@ def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
         raise UserError(
             f"the cache {folder} is damaged ({error}); remove it, and it is built again."
         ) from None
-    return images, {int(row): reason for row, reason in reasons.items()}
+    return images, {int(row): reason for row, reason in reasons.items()}, white
 
 
 def _build(
@@ -223,10 +238,12 @@ def _build(
     workers: int | None,
     strict: bool,
     incomplete: bool,
+    root: str | None,
 ) -> dict[int, str]:
     """Write `folder` by one rename and return the reasons of its bad rows; a failure leaves nothing of it.
 
-    With `strict` bad rows are a failure, and so is a set that is `incomplete` without them.
+    With `strict` bad rows are a failure, and so is a set that is `incomplete` without them. `root` is the
+    folder of the sources; None where they are drawn.
     """
     with _locked(folder.with_suffix(".lock")):
         if folder.is_dir():  # another run built it while we waited
@@ -235,10 +252,14 @@ def _build(
         temporary = folder.with_suffix(f".tmp{os.getpid()}")
         temporary.mkdir()
         try:
+            index: dict[str, Any] = {"version": VERSION, "pixels": pixels}
+            if root and pixels.get("pixels", 1) > 1:
+                index["white"] = _white(root, sources, workers)
+                load = partial(read_below, root, pixels["pixels"], white=index["white"])
             bad = _fill(temporary / "images.npy", sources, load, pixels, workers)
             if strict and (bad or incomplete):
                 return bad
-            index = {"version": VERSION, "pixels": pixels, "bad": {str(row): bad[row] for row in sorted(bad)}}
+            index["bad"] = {str(row): bad[row] for row in sorted(bad)}
             (temporary / "index.json").write_text(json.dumps(index, indent=1))
             _sync(temporary / "index.json")
             _sync(temporary / "images.npy")
@@ -246,6 +267,23 @@ def _build(
             return bad
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _white(root: str, sources: list[str], workers: int | None) -> int | None:
+    """What the 16-bit files that do not declare their range show as white: by the largest value of them all.
+
+    The whole set decides, test images too: only so are two films of one detector scaled alike.
+    """
+    deep = []
+    for source in sources:
+        with suppress(BadImage):  # named when the images are prepared
+            if is_undeclared(os.path.join(root, source)):  # noqa: PTH118
+                deep.append(source)
+    if not deep:
+        return None
+    chunks = [deep[start : start + CHUNK] for start in range(0, len(deep), CHUNK)]
+    with processes(min(worker_count(workers), len(chunks))) as pool:
+        return white_above(max(pool.map(partial(largest_below, root), chunks)))
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumo.data.images import MAX_PIXELS, BadImage, Grey, check_file
+from pneumo.data.images import MAX_PIXELS, BadImage, Grey, check_file, check_rule
+from pneumo.data.levels import between, declared_range, eight_bit
 
 MODALITIES = ("CR", "DX")
 TAGS = (
@@ -41,11 +42,13 @@ def is_dicom(path: str | Path) -> bool:
         return False
 
 
-def read(path: str | Path) -> Grey:
+def read(path: str | Path, *, pixels: int = 1) -> Grey:
     """Grey levels, uint8 [H, W], as a viewer would show them: after modality and VOI look-up, air black.
 
-    Without a window the whole range of values is shown. Raises BadImage with path and reason.
+    Without a window, pixel rule 1 shows the file's own range of values, and 2 the range that its BitsStored
+    declares, so that two films of one detector are scaled alike. Raises BadImage with path and reason.
     """
+    check_rule(pixels)
     check_file(path)
     try:
         import pydicom
@@ -60,7 +63,7 @@ def read(path: str | Path) -> Grey:
             whole = pydicom.dcmread(path)
             _check_header(path, whole)  # a repeated element would stand here with its last value
             _check_pixels(path, whole)
-            return _shown(path, whole, whole.pixel_array)
+            return _shown(path, whole, whole.pixel_array, pixels)
     except BadImage:
         raise
     except MemoryError:
@@ -155,7 +158,7 @@ def _rle_bytes(frame: bytes) -> int:
     return total
 
 
-def _shown(path: str | Path, header: Any, stored: NDArray[Any]) -> Grey:
+def _shown(path: str | Path, header: Any, stored: NDArray[Any], pixels: int) -> Grey:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     if stored.ndim != 2:
@@ -167,9 +170,9 @@ def _shown(path: str | Path, header: Any, stored: NDArray[Any]) -> Grey:
         entries, _, bits = (int(number) for number in header.VOILUTSequence[0].LUTDescriptor)
         if not 1 <= bits <= 16 or entries > MAX_LUT:
             raise BadImage(path, "DICOM: its VOI look-up table is damaged")
-        levels = values / (2**bits - 1)
+        shares = between(values, *declared_range(bits))
     elif header.get("WindowWidth") is not None and header.get("WindowCenter") is not None:
-        levels = _windowed(
+        shares = _windowed(
             values,
             _first(header.WindowCenter),
             _first(header.WindowWidth),
@@ -177,15 +180,26 @@ def _shown(path: str | Path, header: Any, stored: NDArray[Any]) -> Grey:
         )
     else:
         known = values[~padding] if not padding.all() else values
-        low, high = float(known.min()), float(known.max())
-        levels = (values - low) / max(high - low, 1e-9)
-    if not np.isfinite(levels).all():
+        if pixels > 1:
+            declared = declared_range(_stored_bits(header), header.get("PixelRepresentation") == 1)
+            ends = apply_modality_lut(np.array([declared], dtype=stored.dtype), header)
+            known = np.asarray(ends, dtype=np.float64)
+        shares = between(values, float(known.min()), float(known.max()))
+    if not np.isfinite(shares).all():
         raise BadImage(path, "DICOM: its look-up gives no finite levels")
-    levels = levels.clip(0, 1)
+    shares = shares.clip(0, 1)
     if header.PhotometricInterpretation == "MONOCHROME1":
-        levels = 1 - levels
-    levels[padding] = 0
-    return np.asarray(np.round(255 * levels), dtype=np.uint8)
+        shares = 1 - shares
+    shares[padding] = 0
+    return eight_bit(shares)
+
+
+def _stored_bits(header: Any) -> int:
+    allocated = int(header.BitsAllocated)
+    bits = int(header.get("BitsStored") or allocated)
+    if not 1 <= bits <= allocated:
+        raise ValueError
+    return bits
 
 
 def _padding(header: Any, stored: NDArray[Any]) -> NDArray[np.bool_]:

@@ -6,12 +6,15 @@ import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pneumo import UserError
+from pneumo.data import levels
+from pneumo.versions import PIXEL_RULES
 
 MAX_BYTES = 128 * 2**20
 # The largest X-ray detectors give about 20 megapixels; with transparency, 50 take 1 GB while they are read.
@@ -22,7 +25,14 @@ FORMATS = ("JPEG", "PNG")
 COLOUR_GRID = 256  # pixels a side that are looked at for colour
 COLOUR_LEVELS = 32  # between a pixel's channels: JPEG's rounding makes a few in a grey image
 
+PNG_START = b"\x89PNG\r\n\x1a\n"
+MAX_CHUNKS = 1000  # of a PNG, before its pixels: usual are fewer than ten
+
+NEARLY_BLACK = 4  # of 255: scanners and JPEG leave a border of such levels, which pure black does not match
+_SEEN = [0] * (NEARLY_BLACK + 1) + [255] * (255 - NEARLY_BLACK)
+
 Grey = NDArray[np.uint8]
+Result = TypeVar("Result")
 
 
 class BadImage(UserError):
@@ -37,32 +47,102 @@ class BadImage(UserError):
         return BadImage, (self.path, self.reason)
 
 
-def read(path: str | Path) -> Grey:
+def read(path: str | Path, *, pixels: int = 1, white: int | None = None) -> Grey:
     """Read a JPEG or PNG, told apart by content, as grey levels, uint8 [H, W].
 
     16-bit PNGs are scaled to 8 bits, transparency is laid on black, EXIF orientation is applied.
     Sizes are bounded before anything is decoded. Raises BadImage with path and reason.
+
+    `pixels` is the pixel rule. 1 divides 16-bit values by 257. 2 scales them by what the file declares
+    (sBIT), else so that `white` becomes 255; without `white` it follows from the file's own largest value.
     """
-    return np.asarray(read_image(path))
+    return np.asarray(read_image(path, pixels=pixels, white=white))
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, *, pixels: int = 1, white: int | None = None) -> Image.Image:
     """As `read`, as a Pillow image of mode L: the way to an array and back costs 1 ms at full size."""
-    return _read(path)[0]
+    return read_with_colour(path, pixels=pixels, white=white, colour=False)[0]
 
 
-def read_with_colour(path: str | Path) -> tuple[Image.Image, float]:
-    """As `read_image`, and the share of the original's pixels that have colour: of an X-ray, about 0."""
-    return _read(path, _colour_share)
-
-
-def _read(
-    path: str | Path, measure: Callable[[Image.Image], float] = lambda _: 0.0
+def read_with_colour(
+    path: str | Path, *, pixels: int = 1, white: int | None = None, colour: bool = True
 ) -> tuple[Image.Image, float]:
+    """As `read_image`, and the share of the original's pixels that have colour: of an X-ray, about 0."""
+    check_rule(pixels)
+
+    def use(image: Image.Image) -> tuple[Image.Image, float]:
+        share = _colour_share(image) if colour else 0.0
+        ImageOps.exif_transpose(image, in_place=True)  # else an upright image is copied
+        if pixels > 1 and image.mode.startswith("I"):
+            return _scaled(np.asarray(image), significant_bits(path), white), share
+        return _to_grey(image), share
+
+    return _decoded(path, use)
+
+
+def is_undeclared(path: str | Path) -> bool:
+    """True for a 16-bit grey PNG that does not declare how many of its bits are used; nothing is decoded.
+
+    Of colour or transparency in 16 bits, Pillow keeps the upper 8 alone.
+    """
+    check_file(path)
+    with open(path, "rb") as file:  # noqa: PTH123
+        start = file.read(26)
+    sixteen_bits_one_channel = b"\x10\0"
+    is_deep = start[:8] == PNG_START and start[24:26] == sixteen_bits_one_channel
+    return is_deep and significant_bits(path) is None
+
+
+def largest_undeclared(path: str | Path) -> int | None:
+    """The largest value of a file that `is_undeclared`; None for other files, which are not decoded.
+
+    A value above the `white` of a trained model means that the model never saw so bright a film.
+    """
+    if not is_undeclared(path):
+        return None
+    return _decoded(path, lambda image: int(np.asarray(image).max(initial=0)))
+
+
+def significant_bits(path: str | Path) -> int | None:
+    """How many bits of a PNG's grey values are used, as its sBIT chunk says; None where it says nothing."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        if file.read(8) != PNG_START:
+            return None
+        for _ in range(MAX_CHUNKS):
+            head = file.read(8)
+            kind = head[4:]
+            if len(head) < 8 or kind in (b"IDAT", b"IEND"):  # sBIT comes before the pixels
+                return None
+            size = int.from_bytes(head[:4], "big")
+            if kind == b"sBIT":
+                bits = file.read(min(size, 1))
+                return bits[0] if bits and 1 <= bits[0] <= 16 else None
+            file.seek(size + 4, os.SEEK_CUR)
+    return None
+
+
+def check_rule(pixels: int) -> None:
+    if pixels not in PIXEL_RULES:
+        raise UserError(f"pixels={pixels} is not a pixel rule; the rules are 1 and 2.")
+
+
+def _scaled(values: NDArray[np.integer], bits: int | None, white: int | None) -> Image.Image:
+    """16-bit grey values as 8 bits, by pixel rule 2."""
+    values = values.clip(0, 65535).astype(np.uint16)
+    largest = int(values.max(initial=0))
+    if bits is not None:
+        white = levels.declared_range(bits)[1]
+        if largest > white:  # scaled to 16 bits, as the PNG standard asks of a writer
+            white = 65535
+    return Image.fromarray(levels.table(white or levels.white_above(largest))[values])
+
+
+def _decoded(path: str | Path, use: Callable[[Image.Image], Result]) -> Result:
+    """What `use` makes of a decoded image."""
     check_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own pixel limit is stricter than the one warned of
+            warnings.simplefilter("ignore")  # our own pixel limit is stricter than Pillow's
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
@@ -71,9 +151,7 @@ def _read(
                 if scans * width * height > MAX_SCANNED_PIXELS:
                     raise BadImage(path, f"{scans} scans of {width} x {height} pixels would take too long")
                 image.load()
-                colour_share = measure(image)
-                ImageOps.exif_transpose(image, in_place=True)  # else an upright image is copied
-                return _to_grey(image), colour_share
+                return use(image)
     except BadImage:
         raise
     except Image.DecompressionBombError:
@@ -137,17 +215,28 @@ def _colour_share(image: Image.Image) -> float:
 
 
 def preprocess(
-    grey: Grey | Image.Image, *, image_size: int = 224, crop_black: bool = True, equalize: bool = True
+    grey: Grey | Image.Image,
+    *,
+    image_size: int = 224,
+    crop_black: bool = True,
+    equalize: bool = True,
+    pixels: int = 1,
 ) -> Grey:
     """Crop the black border, equalise the histogram, resize keeping the aspect, pad with zeros to a square.
 
     `grey` is uint8 [H, W] or what `read_image` gives, the result uint8 [image_size, image_size]. These are
     the seed report's Pillow operations with its rounding (odd padding: the spare pixel goes right and below);
     equalising before resizing costs more, but the other order gives other pixels.
+
+    `pixels` is the pixel rule of the crop. Under 1 the border is level 0 alone, under 2 all levels up to
+    NEARLY_BLACK.
     """
+    check_rule(pixels)
     image = grey if isinstance(grey, Image.Image) else Image.fromarray(np.ascontiguousarray(grey))
-    if crop_black and (box := image.getbbox()) not in (None, (0, 0, *image.size)):  # else a copy
-        image = image.crop(box)
+    if crop_black:
+        seen = image if pixels == 1 else image.point(_SEEN)
+        if (box := seen.getbbox()) not in (None, (0, 0, *image.size)):  # else a copy
+            image = image.crop(box)
     if equalize:
         image = ImageOps.equalize(image)
     scale = image_size / max(image.size)

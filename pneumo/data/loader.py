@@ -19,20 +19,32 @@ def epoch_order(settings: SamplerSettings, labels: NDArray[np.int64], *, seed: i
 
     `shuffle` sees each image once. `imbalanced` and `weighted` draw N times with replacement so that the
     classes come equally often: `imbalanced` with the seed report's weight 1 / (n_class + smoothing),
-    `weighted` with torch's WeightedRandomSampler and weight 1 / n_class.
+    `weighted` with torch's WeightedRandomSampler and weight 1 / n_class. Without smoothing the two draw the
+    same images in the same order. They stay two options, and a run of each stays a run of its own.
     """
     generator = torch.Generator().manual_seed(mix(seed, epoch))
     if settings.name == "shuffle":
         return torch.randperm(len(labels), generator=generator)
     counts = np.bincount(labels, minlength=2)
-    smoothing = settings.smoothing if settings.name == "imbalanced" else 0.0
-    weights = torch.from_numpy(1.0 / (counts[labels] + smoothing))
+    weights = torch.from_numpy(1.0 / (counts[labels] + _smoothing(settings)))
     if settings.name == "imbalanced":
         return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
     sampler = torch.utils.data.WeightedRandomSampler(
         weights.tolist(), len(labels), replacement=True, generator=generator
     )
     return torch.tensor(list(sampler))
+
+
+def drawn_shares(settings: SamplerSettings, counts: Tensor) -> Tensor:
+    """The expected share of each class in an epoch, float64 [K], for `counts` [K] of images (all above 0)."""
+    if settings.name == "shuffle":
+        return counts.double() / counts.sum()
+    drawn = counts.double() / (counts + _smoothing(settings))
+    return drawn / drawn.sum()
+
+
+def _smoothing(settings: SamplerSettings) -> float:
+    return settings.smoothing if settings.name == "imbalanced" else 0.0
 
 
 def batches(order: Tensor, batch_size: int, world_size: int = 1) -> list[Tensor]:
@@ -126,6 +138,12 @@ def splits(cache: ImageCache, device: torch.device) -> dict[str, Split]:
 
 
 def mix(*numbers: int) -> int:
-    """One well-spread 63-bit seed out of several numbers."""
-    state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(2, np.uint32)
+    """One well-spread 63-bit seed out of several numbers, which is another one for another count of numbers.
+
+    Without the count, (seed, epoch) and (seed, epoch, 0, 0) would give one seed: numpy fills up with zeros.
+    Two numbers keep the seed that version 0.1 gave them, so the order of an epoch's images stays.
+    """
+    count = () if len(numbers) == 2 else (len(numbers),)
+    entropy = [number % 2**64 for number in numbers]
+    state = np.random.SeedSequence(entropy, spawn_key=count).generate_state(2, np.uint32)
     return int(state[0]) << 31 | int(state[1]) >> 1

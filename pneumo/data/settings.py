@@ -8,6 +8,7 @@ None here because the configuration takes them from the environment.
 from dataclasses import dataclass, field
 
 from pneumo import UserError, one_of
+from pneumo.versions import PIXEL_RULES, PIXELS
 
 
 @dataclass(kw_only=True)
@@ -29,6 +30,7 @@ class DataSettings:
     split_seed: int = 0
     equalize: bool = True
     crop_black: bool = True
+    pixels: int | None = None
     on_bad_image: str = "error"
     cache_dir: str | None = None
     num_workers: int | None = None
@@ -42,10 +44,20 @@ class DataSettings:
             raise UserError(
                 f"data.val_fraction={self.val_fraction} must be between 0 and 1, for example 0.1."
             )
+        if self.pixels is not None and self.pixels not in PIXEL_RULES:
+            raise UserError(
+                f"data.pixels={self.pixels} is not a pixel rule; the rules are 1 (the seed report's chain) "
+                "and 2. null takes the newest."
+            )
         if not 16 <= self.image_size <= 2048:
             raise UserError(f"data.image_size={self.image_size} must be between 16 and 2048 pixels.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"data.num_workers={self.num_workers} must be at least 1, or null for all cores.")
+
+    @property
+    def pixel_rule(self) -> int:
+        """How images are decoded, cropped and scaled: `pixels`, or the newest rule."""
+        return PIXELS if self.pixels is None else self.pixels
 
 
 @dataclass(kw_only=True)
@@ -97,6 +109,12 @@ class AugmentSettings:
         ):
             if getattr(self, key) < 0:
                 raise UserError(f"augment.{key}={getattr(self, key)} must not be negative; 0 means none.")
+        for key in ("brightness", "contrast"):
+            if getattr(self, key) > 1:
+                raise UserError(
+                    f"augment.{key}={getattr(self, key)} must be at most 1: a larger one draws factors below "
+                    "0, which invert or blacken the image."
+                )
         if not 0 <= self.scale < 1:
             raise UserError(
                 f"augment.scale={self.scale} must be at least 0 and below 1; 0.15 draws 0.85 to 1.15."

@@ -8,12 +8,13 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pneumo.data.images import BadImage, Grey, preprocess, read_image
+from pneumo.data.images import BadImage, Grey, largest_undeclared, preprocess, read_image
 
 Load = Callable[[str], Grey | Image.Image]
 
@@ -66,5 +67,14 @@ def fill(file: Path, load: Load, pixels: dict, chunk: tuple[int, list[str]]) -> 
     return bad
 
 
-def read_below(root: str, path: str) -> Image.Image:
-    return read_image(os.path.join(root, path))  # noqa: PTH118
+def read_below(root: str, pixels: int, path: str, white: int | None = None) -> Image.Image:
+    return read_image(os.path.join(root, path), pixels=pixels, white=white)  # noqa: PTH118
+
+
+def largest_below(root: str, paths: list[str]) -> int:
+    """The largest value of the files that do not declare their range; 0 where none can be read."""
+    largest = 0
+    for path in paths:
+        with suppress(BadImage):  # named when the images are prepared
+            largest = max(largest, largest_undeclared(os.path.join(root, path)) or 0)  # noqa: PTH118
+    return largest

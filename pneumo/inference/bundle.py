@@ -21,7 +21,7 @@ from pneumo.evaluation import metrics, statistics
 from pneumo.files import MAX_MODEL_BYTES, read_bounded
 from pneumo.inference.schema import Figure, ModelArguments, PastCases, PreprocessArguments
 from pneumo.models import build_model
-from pneumo.models.precision import autocast_dtype, cpu_has_bf16
+from pneumo.models.precision import allow_tf32, autocast_dtype, cpu_has_bf16
 from pneumo.text import first_line
 
 SIMILAR_CASES = 50  # validation images with the nearest probabilities, for the interval of past cases
@@ -65,6 +65,7 @@ class Bundle:
     monitor: str
     epoch: int
     precision: str = "float32"
+    white: int | None = None  # the 16-bit value that training showed as white where a file declares none
     counts: dict[str, Any] = field(default_factory=dict)  # images and patients of each split
     ood_reference: dict[str, Any] | None = None  # what the training images look like
     run_id: str | None = None
@@ -77,6 +78,10 @@ class Bundle:
     @property
     def image_size(self) -> int:
         return int(self.preprocess["image_size"])
+
+    @property
+    def pixel_rule(self) -> int:
+        return self.preprocess.get("pixels", 1)
 
     @property
     def threshold(self) -> float:
@@ -163,6 +168,8 @@ class Bundle:
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The run's precision; float32 on a CPU without it, which may change the third decimal."""
+        if device.type == "cuda":
+            allow_tf32(self.precision == "tf32")
         if device.type == "cpu" and not (self.precision == "bf16" and cpu_has_bf16()):
             return nullcontext()
         dtype = autocast_dtype(self.precision, device)

@@ -66,6 +66,8 @@ def write(bundle: Bundle, folder: Path) -> None:
         for key, value in asdict(bundle).items()
         if key not in ("weights", "version")
     }
+    if bundle.white is None:  # a model that needs none keeps the file of version 0.1
+        del facts["white"]
     facts |= {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()}
     write_atomically(folder / MODEL_WEIGHTS, content)
     text = json.dumps(finite(facts), indent=1, allow_nan=False, ensure_ascii=False)
@@ -92,7 +94,7 @@ def from_run(
     model: dict[str, Any] = saved if isinstance(saved, dict) else {}
     reference = artifacts / TRAINING_REFERENCE
     facts = {
-        **{key: best.get(key) for key in (*copied, "epoch")},
+        **{key: best.get(key) for key in (*copied, "epoch", "white")},
         "model": {key: model.get(key) for key in ("name", "in_channels", "dropout")} | {"num_classes": 2},
         "precision": best.get("precision", "float32"),
         "counts": {
@@ -125,7 +127,7 @@ def test_digest(test: SplitResult) -> str:
 
 
 def _bundle(facts: dict[str, Any], source: Path, weights: Path, version: str) -> Bundle:
-    facts = {"weights_sha256": None, **facts}
+    facts = {"weights_sha256": None, "white": None, **facts}
     schema.check(facts, source)
     reference = facts.pop("familiarity")
     return Bundle(**facts, ood_reference=reference, weights=weights, version=version)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from pneumo import UserError
 from pneumo.data import dicom
-from pneumo.data.images import BadImage, Grey, preprocess, read_with_colour
+from pneumo.data.images import BadImage, Grey, largest_undeclared, preprocess, read_with_colour
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.workers import worker_count
 from pneumo.inference import model_folder, ood
@@ -45,12 +46,14 @@ class Prediction:
 class PreparedImage:
     """One image as the model takes it, and what the file shows besides.
 
-    `square` is uint8 [S, S]; `grey` is the image as read where asked for, else the square.
+    `square` is uint8 [S, S]; `grey` is the image as read where asked for, else the square. `largest` is the
+    largest value of a 16-bit file that does not declare its range, else None.
     """
 
     square: Grey
     grey: Grey
     colour_share: float
+    largest: int | None = None
 
 
 class Predictor:
@@ -87,9 +90,16 @@ class Predictor:
 
     def prepare(self, path: str | Path, keep_grey: bool = False) -> PreparedImage:
         """Read `path` and prepare it exactly as for training. Raises BadImage."""
-        grey, colour_share = (dicom.read(path), 0.0) if dicom.is_dicom(path) else read_with_colour(path)
+        rule, white = self.bundle.pixel_rule, self.bundle.white
+        grey: Grey | Image.Image
+        largest = None
+        if dicom.is_dicom(path):
+            grey, colour_share = dicom.read(path, pixels=rule), 0.0
+        else:
+            grey, colour_share = read_with_colour(path, pixels=rule, white=white)
+            largest = largest_undeclared(path) if rule > 1 and white is not None else None
         square = preprocess(grey, **self.bundle.preprocess)
-        return PreparedImage(square, np.asarray(grey) if keep_grey else square, colour_share)
+        return PreparedImage(square, np.asarray(grey) if keep_grey else square, colour_share, largest)
 
     def predictions(self, paths: Sequence[str], images: Sequence[PreparedImage]) -> list[Prediction]:
         """The model's answers for prepared `images`; `paths` are their names in the answers."""
@@ -116,9 +126,12 @@ class Predictor:
 
     def warnings(self, image: PreparedImage) -> list[str]:
         """Why the probability of `image` may mean nothing."""
+        white, found = self.bundle.white, []
+        if image.largest is not None and white is not None and image.largest > white:
+            found = [f"brighter than any training film: values up to {image.largest}, white is {white}"]
         if self.detector is None:
-            return ood.colour_warnings(image.colour_share)
-        return self.detector.warnings(image.square, image.colour_share)
+            return found + ood.colour_warnings(image.colour_share)
+        return found + self.detector.warnings(image.square, image.colour_share)
 
     def notes(self) -> list[str]:
         """What the reader must know about every prediction of this model."""

@@ -6,14 +6,15 @@ The file may come from anywhere. Every value is checked and bounded before it is
 import reprlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from pneumo import UserError
 from pneumo.models import MODELS
+from pneumo.models.precision import PRECISIONS
 from pneumo.names import PROTOCOLS, THRESHOLD_RULES
+from pneumo.versions import PIXEL_RULES
 
 MAX_PAST = 200_000
-PRECISIONS = ("float32", "bf16", "fp16")
 
 Rule = Callable[[Any], bool]
 
@@ -33,6 +34,7 @@ class PreprocessArguments(TypedDict):
     image_size: int
     crop_black: bool
     equalize: bool
+    pixels: NotRequired[int]  # the pixel rule, which reads the file too; a model of version 0.1 has none: 1
 
 
 class Figure(TypedDict):
@@ -122,6 +124,9 @@ def _figure(value: Any) -> bool:
     return _mapping(value=part, low=part, high=part)(value)
 
 
+_PREPROCESS = {"image_size": _whole(16, 2048), "crop_black": _flag, "equalize": _flag}
+_PIXEL_RULE = {"pixels": lambda value: type(value) is int and value in PIXEL_RULES}
+
 # The limits of sizes are those of training; the other limits keep absurd values out.
 _RULES: dict[str, Rule] = {
     "model": _mapping(
@@ -130,7 +135,10 @@ _RULES: dict[str, Rule] = {
         dropout=_number(0, 0.999),
         num_classes=_whole(2, 2),
     ),
-    "preprocess": _mapping(image_size=_whole(16, 2048), crop_black=_flag, equalize=_flag),
+    "preprocess": lambda value: (
+        _mapping(**_PREPROCESS)(value) or _mapping(**_PREPROCESS, **_PIXEL_RULE)(value)
+    ),
+    "white": _maybe(_whole(1, 65535)),
     "class_names": lambda value: _listed(_text, 2)(value) and len(value) == 2,
     "data_digest": _text,
     "test_digest": _text,

@@ -4,6 +4,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from pneumo.models.precision import head_logits
+
 
 class DenseNet(nn.Module):
     """Images [B, in_channels, S, S] -> logits [B, num_classes]; `backbone` gives [B, 1024]."""
@@ -24,7 +26,7 @@ class DenseNet(nn.Module):
         return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.backbone(x)))
+        return head_logits(self.classifier, self.dropout(self.backbone(x)))
 
 
 def build(name: str, *, num_classes: int, in_channels: int, dropout: float) -> DenseNet:

@@ -6,6 +6,8 @@ Module names are torchvision's, so that its state dicts load; the head is the re
 import torch
 from torch import Tensor, nn
 
+from pneumo.models.precision import head_logits
+
 HEAD_UNITS = 50  # seed report, section on the models
 
 
@@ -109,7 +111,7 @@ class ResNet(nn.Module):
         return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.features(x))
+        return head_logits(self.fc, self.features(x))
 
 
 ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {

@@ -18,7 +18,10 @@ class ModelSettings:
         one_of("model.name", self.name, MODELS)
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1; 0 means none.")
-        if self.in_channels < 1:
-            raise UserError(f"model.in_channels={self.in_channels} must be at least 1; 3 repeats the image.")
+        if self.in_channels not in (1, 3):
+            raise UserError(
+                f"model.in_channels={self.in_channels} must be 1 or 3: the grey image alone, or repeated for "
+                "weights trained on colour."
+            )
         if self.pretrained and self.weights:
             raise UserError("model.pretrained=true and model.weights exclude each other: give one of them.")

@@ -2,11 +2,14 @@
 
 import ctypes
 import gc
+import importlib.util
 import logging
 import math
 import os
 import random
+import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -19,23 +22,27 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pneumo import UserError
-from pneumo.models.precision import autocast_dtype
+from pneumo.models.precision import allow_tf32, autocast_dtype
 from pneumo.training.settings import TrainerSettings
+
+# cuBLAS reads it once, at its first use in a process, and the first job of a sweep may not be deterministic.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @dataclass
 class Runtime:
-    """What the trainer computes on. `autocast_dtype` is None for plain float32."""
+    """What the trainer computes on. `autocast_dtype` is None for float32 and for TF32, which `tf32` marks."""
 
     device: torch.device
     autocast_dtype: torch.dtype | None
     compile: bool = False
     rank: int = 0
     world_size: int = 1
+    tf32: bool = False
 
     @property
     def precision(self) -> str:
-        names = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        names = {None: "tf32" if self.tf32 else "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}
         return names[self.autocast_dtype]
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -72,20 +79,28 @@ def open_runtime(settings: TrainerSettings) -> Runtime:
             f"each; it is the batch of all of them together: take at least {2 * world_size}."
         )
     device = _device(settings.device)
+    if settings.sync_batchnorm and world_size > 1 and device.type != "cuda":
+        raise UserError(
+            "trainer.sync_batchnorm=true needs CUDA devices: torch synchronises BatchNorm on no other. Take "
+            "trainer.sync_batchnorm=false; each process then normalises its own share of a batch."
+        )
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
+        allow_tf32(settings.precision == "tf32")
         torch.backends.cudnn.benchmark = not settings.deterministic
         torch.cuda.set_device(device)
     else:
         _keep_memory()
     torch.use_deterministic_algorithms(settings.deterministic)
-    if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if world_size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    compiled = device.type == "cuda" if settings.compile == "auto" else settings.compile == "true"
-    return Runtime(device, autocast_dtype(settings.precision, device), compiled, rank, world_size)
+    return Runtime(
+        device,
+        autocast_dtype(settings.precision, device),
+        _compiles(settings.compile, device, rank),
+        rank,
+        world_size,
+        tf32=settings.precision == "tf32",
+    )
 
 
 def close_runtime(runtime: Runtime) -> None:
@@ -110,6 +125,7 @@ def isolated() -> Iterator[None]:
         yield
     finally:
         if dist.is_initialized():
+            gc.collect()  # what a failed job left of DistributedDataParallel must go before its group does
             dist.destroy_process_group()
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
@@ -168,8 +184,8 @@ def _device(name: str) -> torch.device:
         raise UserError(f"trainer.device={name} is not known; the options are auto, cpu, cuda, cuda:0, ...")
     if device.type == "cpu":
         return device
-    if device.index is None:
-        device = torch.device("cuda", local_rank)
+    if device.index is None or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        device = torch.device("cuda", local_rank)  # several processes never share the device that was named
     count = torch.cuda.device_count()
     if device.index >= count:
         raise UserError(
@@ -177,6 +193,29 @@ def _device(name: str) -> torch.device:
             f"{device.index} is asked for; take trainer.device=cpu or auto, or fewer processes."
         )
     return device
+
+
+def _compiles(wanted: str, device: torch.device, rank: int) -> bool:
+    """Whether the network is compiled: `auto` does so on CUDA, where torch.compile has what it needs."""
+    if wanted != "auto":
+        return wanted == "true"
+    missing = _missing_to_compile(device) if device.type == "cuda" else None
+    if missing and rank == 0:
+        print(f"note: trainer.compile=auto does not compile, which is slower: {missing}")
+    return device.type == "cuda" and missing is None
+
+
+def _missing_to_compile(device: torch.device) -> str | None:
+    """What torch.compile lacks for a CUDA device, or None: Triton builds a C module when it starts."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if torch.cuda.get_device_capability(device) < (7, 0):
+        return "Triton does not support a GPU as old as this one"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler: gcc or clang on the PATH, or CC"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "Triton needs Python's header files (the system's package is often named python3-dev)"
+    return None
 
 
 def _keep_memory() -> None:

@@ -64,12 +64,13 @@ class TrainerSettings:
     grad_accum_steps: int = 1
     grad_clip_norm: float | None = None
     deterministic: bool = False
+    sync_batchnorm: bool = False
     checkpoint_every_s: float = 300.0
     grace_s: float = 30.0
 
     def __post_init__(self) -> None:
         self.compile = self.compile.lower()  # an unquoted true arrives as True
-        one_of("trainer.precision", self.precision, ("auto", "float32", "bf16", "fp16"))
+        one_of("trainer.precision", self.precision, ("auto", "float32", "tf32", "bf16", "fp16"))
         check_device("trainer.device", self.device)
         self.compile = self.compile.lower()  # `trainer.compile=true` arrives as "True"
         one_of("trainer.compile", self.compile, ("auto", "true", "false"))

@@ -1,9 +1,10 @@
 """The shared core: one training loop for every model, sampler, augmentation and device."""
 
+import gc
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +19,12 @@ from tqdm import tqdm
 
 from pneumo import UserError
 from pneumo.data.augment import Augment, normalise, step_generator
-from pneumo.data.loader import Split, batches, epoch_order, evaluation_batch, mix
+from pneumo.data.loader import Split, batches, drawn_shares, epoch_order, evaluation_batch, mix
 from pneumo.data.settings import AugmentSettings, SamplerSettings
 from pneumo.evaluation import metrics
 from pneumo.names import MEASURED
 from pneumo.training.checkpoint import load_resume, save_resume, save_weights
+from pneumo.training.loss import summed_loss
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
@@ -116,6 +118,8 @@ class Trainer:
         self.identity, self.should_stop = identity or {}, should_stop
         self.quiet = quiet or runtime.rank > 0
         self.progress = Progress()
+        if self.settings.sync_batchnorm and runtime.world_size > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.network = model.to(runtime.device).to(memory_format=torch.channels_last)
         decay = self.settings.ema_decay
         self.average = WeightAverage(self.network, decay) if decay is not None else None
@@ -127,8 +131,6 @@ class Trainer:
         if runtime.compile:
             # Else the smaller last batch brings a network for any size, which all batches then take.
             self.model = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
-        if runtime.world_size > 1:
-            self.model = DistributedDataParallel(self.model)
         self.augment = Augment(recipe.augment, recipe.in_channels)
         self.train_labels = splits["train"].labels.cpu().numpy()  # the sampler draws on the host
         self.class_weights = self._class_weights()
@@ -144,10 +146,28 @@ class Trainer:
         """Train to the end, from the saved state if there is one. Raises Stopped or NonFiniteLoss."""
         self._resume()
         forget_peak_memory(self.runtime.device)
-        while not self.finished:
-            self._train_epoch()
-            self._finish_epoch()
+        with self._joined():
+            while not self.finished:
+                self._train_epoch()
+                self._finish_epoch()
         return self.progress
+
+    @contextmanager
+    def _joined(self) -> Iterator[None]:
+        """Average gradients with the other processes, while it lasts.
+
+        DistributedDataParallel must be gone before its process group is: some 10 % of two-process scripts
+        aborted at their exit because a trainer still held one.
+        """
+        alone = self.model
+        if self.runtime.world_size > 1:
+            self.model = DistributedDataParallel(alone)
+        try:
+            yield
+        finally:
+            self.model = alone
+            if self.runtime.world_size > 1:
+                gc.collect()  # it is part of cycles
 
     @property
     def finished(self) -> bool:
@@ -200,10 +220,7 @@ class Trainer:
                 with self.runtime.autocast():
                     logits = self.model(inputs)
                 logits = logits.float()
-                smoothing = self.settings.label_smoothing
-                loss = cross_entropy(
-                    logits, labels, self.class_weights, reduction="sum", label_smoothing=smoothing
-                )
+                loss = summed_loss(logits, labels, self.class_weights, self.settings.label_smoothing)
                 # DDP averages gradients over the processes; the mean over all `count` images is wanted.
                 self.scaler.scale(loss * (self.runtime.world_size / count)).backward()
             self._add(loss.detach(), logits.detach(), labels, number)
@@ -417,7 +434,7 @@ class Trainer:
             return None
         counts = torch.bincount(torch.from_numpy(self.train_labels), minlength=2).double()
         weights = counts.sum() / counts
-        drawn = counts / counts.sum() if self.recipe.sampler.name == "shuffle" else torch.full((2,), 0.5)
+        drawn = drawn_shares(self.recipe.sampler, counts)
         return (weights / (weights * drawn).sum()).float().to(self.runtime.device)
 
     def _sync_gradients(self, now: bool) -> AbstractContextManager[Any]:

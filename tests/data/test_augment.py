@@ -12,6 +12,7 @@ from scipy import ndimage
 from support import plain_settings
 from torch import Tensor
 
+from pneumo import UserError
 from pneumo.data import augment as A
 from pneumo.data.settings import AugmentSettings
 
@@ -110,6 +111,16 @@ def test_brightness_and_contrast_equal_torchvision_with_its_clipping() -> None:
     torch.testing.assert_close(A.brightness_contrast(images, brightness, contrast), reference, **CLOSE)
 
 
+@pytest.mark.parametrize("key", ["brightness", "contrast"])
+def test_no_factor_inverts_an_image(key: str) -> None:
+    """At the largest strength that is accepted, brighter pixels stay brighter."""
+    ramp = torch.linspace(0, 255, 64).to(torch.uint8).expand(2000, 64, 64)
+    augmented = unnormalised(AugmentSettings(**{key: 1.0}), ramp)
+    assert (augmented[:, 0, 63] - augmented[:, 0, 0] >= -1e-6).all()
+    with pytest.raises(UserError, match=rf"augment.{key}=1.5 must be at most 1"):
+        AugmentSettings(**{key: 1.5})
+
+
 def test_gamma_equals_torchvision() -> None:
     images, exponent = smooth(4, 31), torch.tensor([0.67, 1.0, 1.2, 1.49])
     torch.testing.assert_close(A.gamma(images, exponent), each(TF.adjust_gamma, images, exponent), **CLOSE)
@@ -158,6 +169,15 @@ def test_normalise_equals_torchvision_and_augmentation_with_everything_off(in_ch
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(ours, A.Augment(preset("none"), in_channels)(images, seeded(0)))
     assert images.dtype == torch.uint8 and torch.equal(images, bytes_of(4, 32))  # the input is not written to
+
+
+def test_an_evaluation_leaves_no_inference_tensors_to_training() -> None:
+    A._scale_and_shift.cache_clear()
+    with torch.inference_mode():
+        A.normalise(bytes_of(1, 8))
+    images = torch.rand(2, 8, 8, requires_grad=True)
+    A._expand(images, 3).sum().backward()  # "Inference tensors cannot be saved for backward"
+    assert images.grad is not None and images.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["none", "light", "strong"])

@@ -1,5 +1,6 @@
 """The image cache: built once, keyed by content, whole or not there at all."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from support.images import make_kaggle, picture, save
 
 from pneumo import UserError
@@ -37,7 +39,7 @@ def half_made(folder: Path) -> list[Path]:
     return [*folder.glob("*.tmp*")]
 
 
-def no_reading(*_: object) -> None:
+def no_reading(*_: object, **__: object) -> None:
     raise AssertionError("an image was decoded")
 
 
@@ -91,6 +93,59 @@ def test_one_changed_byte_is_another_data_set(kaggle: Path, settings: Make, tmp_
     os.utime(victim, ns=(info.st_atime_ns, info.st_mtime_ns))  # as a copy that keeps the times would
     second = prepare(settings(root=kaggle))
     assert second.digest != first.digest and len(whole(tmp_path / "cache")) == 2
+
+
+def films(root: Path, brightest: int) -> Path:
+    """A set of 16-bit files: values up to 3,000, and `brightest` in one test image."""
+    for number, path in enumerate(sorted(make_kaggle(root, patients=3).rglob("*.jpeg"))):
+        values = np.asarray(Image.open(path)).astype(np.uint16) * 11
+        if number == 0:
+            assert "test" in str(path)
+            values[0, 0] = brightest
+        Image.fromarray(values).save(path, format="PNG")
+    return root
+
+
+@pytest.mark.parametrize(("brightest", "white"), [(3500, 4095), (5000, 8191)])
+def test_the_largest_value_of_the_set_scales_its_films(
+    settings: Make, tmp_path: Path, brightest: int, white: int
+) -> None:
+    root = films(tmp_path / "set", brightest)
+    data = prepare(settings(root=root, num_workers=2, equalize=False))
+    assert data.white == white
+    assert data.preprocess == {"image_size": 32, "crop_black": True, "equalize": False, "pixels": 2}
+    for path, row in zip(data.manifest.table["path"], data.rows, strict=True):
+        grey = images.read(root / path, pixels=2, white=white)
+        assert np.array_equal(data.images[row], images.preprocess(grey, **data.preprocess))
+    (folder,) = whole(tmp_path / "cache")
+    assert json.loads((folder / "index.json").read_text())["white"] == white
+    assert prepare(settings(root=root, equalize=False)).white == white  # also from the cache
+
+
+def test_rule_1_keeps_its_pixels_its_key_and_its_index(settings: Make, tmp_path: Path) -> None:
+    root = films(tmp_path / "set", 3500)
+    data = prepare(settings(root=root, pixels=1))
+    assert data.white is None
+    assert data.preprocess == {"image_size": 32, "crop_black": True, "equalize": True}
+    for path, row in zip(data.manifest.table["path"], data.rows, strict=True):
+        assert np.array_equal(data.images[row], images.preprocess(images.read(root / path), image_size=32))
+    (first,) = whole(tmp_path / "cache")
+    contents = sorted({hashlib.sha256(file.read_bytes()).hexdigest() for file in root.rglob("*.jpeg")})
+    asked = json.dumps([1, {"image_size": 32, "crop_black": True, "equalize": True}])
+    assert first.name == hashlib.sha256("\n".join([asked, *contents]).encode()).hexdigest()[:32]
+    assert set(json.loads((first / "index.json").read_text())) == {"version", "pixels", "bad"}
+    newest = prepare(settings(root=root))
+    assert len(whole(tmp_path / "cache")) == 2 and newest.digest == data.digest
+    assert not np.array_equal(newest.images, data.images)
+
+
+def test_a_damaged_film_is_named_and_does_not_scale_the_others(settings: Make, tmp_path: Path) -> None:
+    root = films(tmp_path / "set", 5000)
+    brightest = sorted(root.rglob("*.jpeg"))[0]
+    brightest.write_bytes(brightest.read_bytes()[:300])
+    with pytest.raises(BadImages, match="damaged"):
+        prepare(settings(root=root))
+    assert prepare(settings(root=root, on_bad_image="skip")).white == 4095
 
 
 def test_copies_share_a_row(kaggle: Path, settings: Make) -> None:

@@ -7,7 +7,7 @@ from support import odd_files
 import pytest
 
 from pneumo.data.images import BadImage
-from pneumo.data import dicom
+from pneumo.data import dicom, levels
 
 GREY = np.asarray(odd_files.phantoms(1)[0])
 DEEP = GREY.astype(np.uint16) * 16
@@ -62,6 +62,22 @@ def test_levels_are_those_of_a_viewer(read) -> None:
     assert np.abs(rescaled.astype(int) - GREY).max() <= 1
     padded = read(odd_files.dicom(np.pad(DEEP + 1, 9), stored=13, padding=0))
     assert not padded[:9].any() and np.array_equal(padded[9:-9, 9:-9], whole)
+
+
+def test_rule_2_shows_the_declared_range_where_there_is_no_window(read, tmp_path: Path) -> None:
+    """Two films of one detector are scaled alike, and as a PNG of the same values would be."""
+    dark, bright = (DEEP // 4).astype(np.uint16), DEEP
+    for values in (dark, bright):
+        file = written(tmp_path, odd_files.dicom(values, stored=12))
+        assert np.array_equal(dicom.read(file, pixels=2), np.round(values / 4095 * 255))
+        assert dicom.read(file).max() == 255  # rule 1: each film fills the range by itself
+        assert np.array_equal(dicom.read(file, pixels=2), levels.table(4095)[values])
+    negative = written(tmp_path, odd_files.dicom(bright, stored=12, colours="MONOCHROME1"))
+    assert np.array_equal(dicom.read(negative, pixels=2), np.round(255 - bright / 4095 * 255))
+    rescaled = written(tmp_path, odd_files.dicom(bright, stored=12, slope=0.5, intercept=-100))
+    assert np.array_equal(dicom.read(rescaled, pixels=2), np.round(bright / 4095 * 255))
+    windowed = written(tmp_path, odd_files.dicom(bright, stored=12, window=(1000, 1500)))
+    assert np.array_equal(dicom.read(windowed, pixels=2), dicom.read(windowed))
 
 
 def test_windowing_equals_pydicom(read, tmp_path: Path) -> None:

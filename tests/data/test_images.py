@@ -15,6 +15,7 @@ import pytest
 from support.images import GREY, chunk, encoded, picture, png, save
 from PIL import Image, ImageOps, PngImagePlugin
 
+from pneumo import UserError
 from pneumo.data import images
 from pneumo.data.images import BadImage, preprocess, read
 
@@ -47,6 +48,91 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     grey = read(tmp_path / "x.png")
     assert len(np.unique(grey)) == 256
     assert np.abs(grey - ramp / 257).max() <= 0.5
+
+
+def film(values: np.ndarray, sbit: int | None = None) -> bytes:
+    """A 16-bit grey PNG of `values` [H, W], which declares `sbit` bits where it is given."""
+    height, width = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    extra = [] if sbit is None else [chunk(b"gAMA", b"\0\0\xb1\x8f"), chunk(b"sBIT", bytes([sbit]))]
+    return png(width, height, 16, 0, rows, *extra)
+
+
+def ramp(largest: int) -> np.ndarray:
+    return np.linspace(0, largest, 64 * 128).round().astype(np.uint16).reshape(64, 128)
+
+
+def by_rule_2(folder: Path, content: bytes, white: int | None = None) -> np.ndarray:
+    (folder / "x.png").write_bytes(content)
+    grey = read(folder / "x.png", pixels=2, white=white)
+    found, _ = images.read_with_colour(folder / "x.png", pixels=2, white=white)
+    assert np.array_equal(grey, np.asarray(found))
+    return grey
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("declared", [True, False])
+def test_rule_2_keeps_all_levels_of_a_detector(tmp_path: Path, bits: int, declared: bool) -> None:
+    values = ramp(2**bits - 1)
+    grey = by_rule_2(tmp_path, film(values, bits if declared else None))
+    assert len(np.unique(grey)) == 256
+    assert np.abs(grey - values.astype(float) * 255 / (2**bits - 1)).max() <= 0.5
+    kept = {10: 5, 12: 17, 16: 256}[bits]
+    assert len(np.unique(read(tmp_path / "x.png"))) == kept  # rule 1, as before
+
+
+def test_a_dark_film_stays_dark_where_its_range_is_known(tmp_path: Path) -> None:
+    values = ramp(1000)
+    assert by_rule_2(tmp_path, film(values, sbit=12)).max() == round(1000 / 4095 * 255)
+    assert by_rule_2(tmp_path, film(values), white=4095).max() == round(1000 / 4095 * 255)
+    assert by_rule_2(tmp_path, film(values)).max() == round(1000 / 1023 * 255)  # nothing is known of others
+    assert by_rule_2(tmp_path, film(ramp(5000)), white=4095).max() == 255
+    assert by_rule_2(tmp_path, film(values, sbit=12), white=65535).max() == 62  # the declaration comes first
+
+
+def test_values_that_a_writer_scaled_to_16_bits_are_not_scaled_again(tmp_path: Path) -> None:
+    """The PNG standard asks for that; sBIT then says how many bits there were before."""
+    values = ramp(4095).astype(np.uint32)
+    scaled = (values * 16 + values // 256).astype(np.uint16)
+    assert np.array_equal(by_rule_2(tmp_path, film(scaled, 12)), by_rule_2(tmp_path, film(values, 12)))
+
+
+def test_the_largest_value_of_an_undeclared_film_is_known(tmp_path: Path) -> None:
+    files = {
+        "undeclared": (film(ramp(3000)), 3000),
+        "declared": (film(ramp(3000), 12), None),
+        "damaged declaration": (film(ramp(3000), 77), 3000),
+        "8 bits": (encoded(GREY, "PNG"), None),
+        "jpeg": (encoded(GREY, "JPEG"), None),
+        "short": (b"\x89PNG\r\n\x1a\n", None),
+    }
+    for name, (content, expected) in files.items():
+        (tmp_path / name).write_bytes(content)
+        assert images.largest_undeclared(tmp_path / name) == expected, name
+    with pytest.raises(BadImage):
+        images.largest_undeclared(tmp_path / "missing")
+    (tmp_path / "cut").write_bytes(film(ramp(3000))[:200])
+    with pytest.raises(BadImage, match="damaged"):
+        images.largest_undeclared(tmp_path / "cut")
+
+
+def test_many_chunks_before_the_pixels_end_the_search(tmp_path: Path) -> None:
+    text = [chunk(b"tEXt", b"k\0v")] * images.MAX_CHUNKS
+    rows = b"\0" + np.array([4095], ">u2").tobytes()
+    (tmp_path / "x.png").write_bytes(png(1, 1, 16, 0, rows, *text, chunk(b"sBIT", b"\x0c")))
+    assert images.significant_bits(tmp_path / "x.png") is None
+
+
+def test_eight_bits_are_the_same_under_both_rules(tmp_path: Path) -> None:
+    for kind in ("JPEG", "PNG"):
+        (tmp_path / "x").write_bytes(encoded(GREY, kind))
+        assert np.array_equal(read(tmp_path / "x"), read(tmp_path / "x", pixels=2, white=4095))
+
+
+def test_an_unknown_pixel_rule_is_named(tmp_path: Path) -> None:
+    save(picture(0, seed=1), tmp_path / "x.png")
+    with pytest.raises(UserError, match="pixels=3 is not a pixel rule; the rules are 1 and 2"):
+        read(tmp_path / "x.png", pixels=3)
 
 
 def test_sixteen_bits_turned(tmp_path: Path) -> None:
@@ -250,8 +336,28 @@ def test_preprocess_equals_plain_pillow_on_odd_sizes(shape: tuple[int, int], bor
         agree(ours, by_pillow(Image.fromarray(grey), 31, crop, equalize))
 
 
-def test_all_black_stays_black() -> None:
-    assert preprocess(np.zeros((9, 5), np.uint8), image_size=16).tolist() == np.zeros((16, 16)).tolist()
+@pytest.mark.parametrize("level", [0, 1, 4])
+def test_rule_2_crops_a_border_that_is_nearly_black(level: int) -> None:
+    content = np.random.default_rng(0).integers(5, 256, (48, 60), dtype=np.uint8)
+    framed = np.pad(content, ((7, 3), (0, 11)), constant_values=level)
+    expected = preprocess(content, image_size=32)
+    assert np.array_equal(preprocess(framed, image_size=32, pixels=2), expected)
+    assert np.array_equal(preprocess(framed, image_size=32), expected) == (level == 0)  # rule 1
+    assert not np.array_equal(preprocess(framed, image_size=32, crop_black=False, pixels=2), expected)
+
+
+def test_rule_2_crops_no_level_above_4_and_leaves_the_content_as_it_is() -> None:
+    framed = np.pad(np.full((8, 8), 200, np.uint8), 4, constant_values=5)
+    assert np.array_equal(preprocess(framed, image_size=16, pixels=2), preprocess(framed, image_size=16))
+    dark = np.array([[3, 100, 3], [100, 2, 100], [3, 100, 3]], np.uint8)  # nearly black inside stays
+    assert np.array_equal(preprocess(dark, image_size=3, equalize=False, pixels=2), dark)
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+@pytest.mark.parametrize("level", [0, 4])
+def test_all_black_stays_black(level: int, pixels: int) -> None:
+    dark = preprocess(np.full((9, 5), level, np.uint8), image_size=16, equalize=False, pixels=pixels)
+    assert dark.max() == level and dark.shape == (16, 16)
 
 
 def test_preprocess_takes_views_and_leaves_its_input_alone(tmp_path: Path) -> None:

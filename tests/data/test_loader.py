@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pneumo.data import cache, manifest
-from pneumo.data.loader import batches, epoch_order, evaluation_batch, mix, splits
+from pneumo.data.loader import batches, drawn_shares, epoch_order, evaluation_batch, mix, splits
 from pneumo.data.settings import DataSettings, SamplerSettings
 
 LABELS = np.repeat([0, 1], [250, 750])
@@ -61,8 +61,18 @@ def test_smoothing_is_added_to_the_counts(smoothing: float) -> None:
     drawn = torch.cat([order("imbalanced", epoch=epoch, smoothing=smoothing) for epoch in range(40)]).numpy()
     weight = 1 / (np.array([250, 750]) + smoothing) * [250, 750]
     expected = weight[0] / weight.sum()
+    settings = SamplerSettings(name="imbalanced", smoothing=smoothing)
+    assert drawn_shares(settings, torch.tensor([250, 750])).tolist() == pytest.approx(
+        [expected, 1 - expected]
+    )
     share = float((LABELS[drawn] == 0).mean())
     assert abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / len(drawn))
+
+
+def test_imbalanced_without_smoothing_is_weighted() -> None:
+    """As the docstring and the configuration say; with smoothing they differ."""
+    assert torch.equal(order("imbalanced"), order("weighted"))
+    assert not torch.equal(order("imbalanced", smoothing=100.0), order("weighted"))
 
 
 def test_one_class_alone_can_be_drawn() -> None:
@@ -147,3 +157,14 @@ def test_mix_spreads_neighbours() -> None:
     low = {number % 2**32 for number in drawn}  # what torch's CPU generator keeps of a seed
     assert len(low) > 3590
     assert mix(1, 0) != mix(0, 1) and mix(-1) == mix(2**64 - 1)
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (3, 7), (0, 0)])
+def test_the_order_of_an_epoch_and_its_first_step_have_different_seeds(numbers: tuple[int, int]) -> None:
+    seeds = {mix(*numbers), mix(*numbers, 0), mix(*numbers, 0, 0), mix(*numbers, 0, 0, 0)}
+    assert len(seeds) == 4
+
+
+def test_an_epochs_order_is_that_of_version_0_1() -> None:
+    assert (mix(0, 1), mix(3, 7)) == (8514611595135926838, 5540560351141022931)
+    assert order("imbalanced").tolist()[:5] == [1, 664, 220, 550, 700]

@@ -1,11 +1,12 @@
 """A model as a folder: it reads back as it was written, and nothing damaged or hostile is used."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.model_runs import SIZE, images, phantom
+from support.model_runs import SIZE, images, make, phantom
 
 from pneumo import UserError
 from pneumo.data import cache, manifest
@@ -50,6 +51,19 @@ def test_a_written_model_reads_back_the_same(name: str, made_models: dict[str, P
     assert second.figures == first.figures and second.temperature == first.temperature
     assert not second.network().training
     assert "pickle" not in {path.suffix for path in (tmp_path / "model").iterdir()}
+
+
+def test_the_pixel_rule_and_white_are_passed_on(tmp_path: Path) -> None:
+    preprocess = {"image_size": SIZE, "crop_black": True, "equalize": True, "pixels": 2}
+    newest = make(tmp_path / "newest", "resnet18", preprocess=preprocess, white=4095)
+    model_folder.write(model_folder.read(newest), tmp_path / "model")
+    model = model_folder.read(tmp_path / "model")
+    assert (model.pixel_rule, model.white, model.preprocess) == (2, 4095, preprocess)
+    old = model_folder.read(make(tmp_path / "old", "resnet18"))  # as version 0.1 wrote it
+    assert (old.pixel_rule, old.white) == (1, None)
+    model_folder.write(old, tmp_path / "old model")
+    written = json.loads((tmp_path / "old model" / MODEL_FACTS).read_text())
+    assert "white" not in written and "pixels" not in written["preprocess"]
 
 
 def test_half_is_the_threshold_where_validation_has_one_class(made: Path, tmp_path: Path) -> None:

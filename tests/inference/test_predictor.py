@@ -5,10 +5,12 @@ import resource
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import odd_files
 from support.model_runs import image_folder
 
@@ -16,6 +18,7 @@ from pneumo.data import cache, images, manifest
 from pneumo.data.settings import DataSettings
 from pneumo.inference import inputs, model_folder, ood
 from pneumo.inference.predictor import Prediction, Predictor
+from pneumo.inference.schema import PreprocessArguments
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +46,20 @@ def test_neither_batches_nor_threads_change_a_row(made_models: dict[str, Path], 
         )
 
 
-def test_the_pixels_are_those_of_training(native: list[Path], predictor: Predictor, tmp_path: Path) -> None:
+def by_rule(predictor: Predictor, rule: int, white: int | None = None) -> Predictor:
+    """The same model as if trained under a pixel rule."""
+    preprocess: PreprocessArguments = {**predictor.bundle.preprocess}
+    if rule > 1:  # a model of version 0.1 does not name its rule
+        preprocess["pixels"] = rule
+    return Predictor(replace(predictor.bundle, preprocess=preprocess, white=white))
+
+
+@pytest.mark.parametrize("rule", [1, 2])
+def test_the_pixels_are_those_of_training(
+    rule: int, native: list[Path], predictor: Predictor, tmp_path: Path
+) -> None:
     """Every original: what the prediction prepares is byte for byte what the training's cache holds."""
+    predictor = by_rule(predictor, rule)
     root = native[0].parents[1]
     parts: dict[str, list[str]] = {"train": [], "test": []}
     for file in native:
@@ -56,7 +71,12 @@ def test_the_pixels_are_those_of_training(native: list[Path], predictor: Predict
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)  # no path of a set may lead out of its folder
     size = predictor.bundle.image_size
     settings = DataSettings(
-        name="csv", root=str(tmp_path), image_size=size, cache_dir=str(tmp_path / "cache"), num_workers=2
+        name="csv",
+        root=str(tmp_path),
+        image_size=size,
+        cache_dir=str(tmp_path / "cache"),
+        num_workers=2,
+        pixels=rule,
     )
     data = cache.prepare(manifest.build(settings), settings)
     trained = dict(zip(data.manifest.table["path"], data.images[data.rows], strict=True))
@@ -65,6 +85,30 @@ def test_the_pixels_are_those_of_training(native: list[Path], predictor: Predict
     assert len(seen) == len(native) == len(trained)
     for path, image in seen.items():
         assert image is not None and image.square.tobytes() == trained[path].tobytes(), path
+
+
+def test_a_film_is_scaled_as_in_training_and_a_brighter_one_gets_a_warning(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    """Training knew 16-bit films with values up to 4,095, which did not declare their range."""
+    size = predictor.bundle.image_size
+    values = np.linspace(0, 3000, size * size).round().astype(np.uint16).reshape(size, size)
+    for name, film in (("like.png", values), ("brighter.png", values + 2000)):
+        Image.fromarray(film).save(tmp_path / name)
+    newest = by_rule(predictor, 2, white=4095)
+    paths = [str(tmp_path / name) for name in ("like.png", "brighter.png")]
+    (like, brighter) = (newest.prepare(path) for path in paths)
+    expected = images.read(paths[0], pixels=2, white=4095)
+    assert np.array_equal(like.square, images.preprocess(expected, **newest.bundle.preprocess))
+    warned = [
+        [w for w in row.warnings if "brighter" in w] for row in newest.predictions(paths, [like, brighter])
+    ]
+    assert warned == [[], ["brighter than any training film: values up to 5000, white is 4095"]]
+    old = by_rule(predictor, 1)  # reads as version 0.1 did, and has nothing to compare with
+    assert np.array_equal(
+        old.prepare(paths[1]).square, images.preprocess(images.read(paths[1]), **old.bundle.preprocess)
+    )
+    assert old.prepare(paths[1]).largest is None
 
 
 def test_two_hundred_odd_files(made_models: dict[str, Path], tmp_path: Path) -> None:

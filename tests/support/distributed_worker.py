@@ -1,11 +1,13 @@
 """What one of two processes does for test_distributed.py: torchrun starts it with a folder."""
 
+import gc
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from pneumo import UserError
 from pneumo.training.runtime import Runtime, close_runtime, open_runtime
@@ -105,6 +107,9 @@ def main(folder: Path) -> None:
     except UserError as error:
         results["broken"] = str(error)
 
+    # All trainers are still referred to, one that never trained among them.
+    assert isinstance(trainer, Trainer) and isinstance(fresh, Trainer)
+    results["ddp_left"] = sum(isinstance(each, DistributedDataParallel) for each in gc.get_objects())
     (folder / f"rank{rank}.json").write_text(json.dumps(results))
     torch.save(tensors, folder / f"rank{rank}.pt")
     close_runtime(runtime)

@@ -84,6 +84,7 @@ def recipe(
     optim: dict[str, Any] | None = None,
     schedule: dict[str, Any] | None = None,
     sampler: str = "shuffle",
+    smoothing: float = 0.0,
     augment: dict[str, Any] | None = None,
     seed: int = 0,
     **trainer: Any,
@@ -93,7 +94,7 @@ def recipe(
         trainer=plain_settings.trainer(**{**defaults, **trainer}),
         optim=plain_settings.optim(**{"lr": 0.01, **(optim or {})}),
         schedule=plain_settings.schedule(**(schedule or {})),
-        sampler=SamplerSettings(name=sampler),
+        sampler=SamplerSettings(name=sampler, smoothing=smoothing),
         augment=plain_settings.augment(**(augment or {})),
         seed=seed,
     )

@@ -118,6 +118,11 @@ def test_a_loss_that_is_not_finite_is_told_by_all(ranks: Ranks) -> None:
         assert "not finite in epoch 1, step 1 of 21" in result["broken"]
 
 
+def test_no_trainer_holds_on_to_its_process_group(ranks: Ranks) -> None:
+    """A trainer that outlives its group would abort the process at its exit, now and then."""
+    assert [result["ddp_left"] for result, _ in ranks] == [0, 0]
+
+
 # ---- through the door
 
 

@@ -8,8 +8,10 @@ from support import plain_settings
 from torch import Tensor, nn
 
 from pneumo import UserError
+from pneumo.models import build_model
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.settings import OptimSettings, ScheduleSettings
+from pneumo.versions import core_touches
 
 TOTAL = 200
 
@@ -54,6 +56,42 @@ def test_onecycle_rises_from_a_25th_and_falls_to_nearly_nothing() -> None:
         theirs.step()
 
 
+@pytest.mark.parametrize("name", ["cosine", "onecycle"])
+@pytest.mark.parametrize(
+    ("total", "warmup"), [(2, 0.25), (2, 0.0), (3, 0.5), (10, 0.85), (10, 0.0), (1000, 0.25)]
+)
+def test_a_schedule_ends_at_its_final_fraction(name: str, total: int, warmup: float) -> None:
+    """Also where the peak is less than one step before the end."""
+    made = rates(total, name=name, warmup_fraction=warmup, final_fraction=1e-4)
+    assert made[-1] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "onecycle"])
+def test_one_step_alone_is_taken_at_the_full_rate(name: str) -> None:
+    assert rates(1, name=name) == [0.1]
+
+
+@pytest.mark.parametrize("name", ["cosine", "onecycle"])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25, 0.5, 0.9])
+def test_only_what_core_2_declares_changed(name: str, warmup: float) -> None:
+    """Against version 0.1's formula, for every number of steps that a declared run can have."""
+    for total in range(1, 60):
+        schedule = ScheduleSettings(name=name, warmup_fraction=warmup, final_fraction=0.01)
+        peak = warmup * total
+        changed = 0 < total - 1 - peak < 1
+        config = {
+            "schedule.name": name,
+            "schedule.warmup_fraction": warmup,
+            "trainer.epochs": total,  # the fewest steps that so many epochs have
+        }
+        assert not changed or core_touches(config)
+        for step in range(total):
+            if step >= peak and not changed:
+                progress = (step - peak) / max(1.0, total - 1 - peak)
+                expected = 0.1 * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+                assert learning_rate(schedule, 0.1, step, total) == expected
+
+
 @pytest.mark.parametrize("name", ["constant", "cosine", "onecycle"])
 @pytest.mark.parametrize("warmup", [0.0, 0.3, 0.99])
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 1000])
@@ -87,6 +125,30 @@ def test_fused_equals_plain(name: str) -> None:
         plain.step()
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_weight_decay_spares_norms_and_biases(name: str) -> None:
+    """Without gradients the decay is all that an update does."""
+    model = build_model("resnet18")
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
+    settings = OptimSettings(name=name, lr=0.1, weight_decay=0.5, momentum=0.0)
+    optimizer = build_optimizer(settings, list(model.parameters()))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    spared = [key for key, value in model.named_parameters() if torch.equal(value, before[key])]
+    assert len(before) == 64 and sum(before[key].ndim == 1 for key in before) == 42
+    assert sorted(spared) == sorted(key for key, value in before.items() if value.ndim == 1)
+    for key, value in model.named_parameters():
+        if key not in spared:
+            torch.testing.assert_close(value.detach(), before[key] * (1 - 0.1 * 0.5))
+
+
+def test_without_decay_the_state_is_that_of_version_0_1() -> None:
+    """One group, so that a run which the change does not touch continues from its old state."""
+    optimizer = build_optimizer(OptimSettings(weight_decay=0.0), list(nn.Linear(2, 2).parameters()))
+    assert len(optimizer.param_groups) == 1
 
 
 def test_the_average_is_the_written_out_one_with_batch_norm_and_counts() -> None:

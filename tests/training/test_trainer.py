@@ -176,9 +176,9 @@ def written_out(weights: list[float], smoothing: float, clip: float | None) -> d
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     log_p = torch.log_softmax(model((x[:, None] - mean[:, None, None]) / std[:, None, None]), 1)
     w = torch.tensor(weights)
-    own = -w[data.labels] * log_p[torch.arange(22), data.labels]
-    spread = -(w * log_p).sum(1) / 2
-    loss = ((1 - smoothing) * own + smoothing * spread).mean()
+    own = -log_p[torch.arange(22), data.labels]
+    spread = -log_p.sum(1) / 2
+    loss = (w[data.labels] * ((1 - smoothing) * own + smoothing * spread)).mean()
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     norm = torch.sqrt(sum((g**2).sum() for g in gradients))
     factor = 1.0 if clip is None else min(1.0, clip / float(norm))
@@ -212,6 +212,18 @@ def test_class_weights_have_mean_one_over_what_a_balancing_sampler_draws(tmp_pat
         assert trainer.class_weights is not None
         torch.testing.assert_close(trainer.class_weights.mean(), torch.tensor(1.0))
         torch.testing.assert_close(trainer.class_weights[0] / trainer.class_weights[1], torch.tensor(14 / 8))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 10.0, 10_000.0])
+def test_class_weights_have_mean_one_over_what_a_smoothed_sampler_draws(
+    smoothing: float, tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, recipe(class_weights=True, sampler="imbalanced", smoothing=smoothing))
+    assert trainer.class_weights is not None
+    counts = np.array([8, 14])
+    drawn = counts / (counts + smoothing)
+    mean = float(np.average(trainer.class_weights.numpy(), weights=drawn))
+    assert mean == pytest.approx(1, rel=1e-6)
 
 
 def test_the_schedule_is_followed_and_written_down(tmp_path: Path) -> None:
@@ -432,6 +444,26 @@ def test_a_validation_loss_that_is_not_finite_says_so(tmp_path: Path) -> None:
 
 
 # ---- device and precision
+
+
+@pytest.mark.parametrize(("wanted", "world_size", "expected"), [(True, 2, 1), (True, 1, 0), (False, 2, 0)])
+def test_batch_norm_is_synchronised_where_asked_for(
+    wanted: bool, world_size: int, expected: int, tmp_path: Path
+) -> None:
+    runtime = Runtime(CPU, None, world_size=world_size)
+    trainer = make_trainer(tmp_path, recipe(sync_batchnorm=wanted, ema_decay=0.9), runtime=runtime)
+    assert trainer.average is not None
+    for network in (trainer.network, trainer.average.model):
+        assert sum(isinstance(module, nn.SyncBatchNorm) for module in network.modules()) == expected
+        assert network.state_dict().keys() == Tiny().state_dict().keys()
+    trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in trainer.network.parameters()}
+
+
+def test_batch_norm_cannot_be_synchronised_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"trainer.sync_batchnorm=true needs CUDA devices"):
+        open_runtime(TrainerSettings(device="cpu", sync_batchnorm=True))
 
 
 def test_bf16_autocast_trains_on_a_cpu(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""The two versions that decide numbers besides the configuration, and what each change of them touches.
+
+`CORE` covers training and evaluation, `PIXELS` decoding, cropping and scaling. Version 0.1 of this package is
+core 1 and pixels 1. A change that alters figures raises one of them, and adds a line to its table here.
+A predicate gets the flat configuration ({"optim.lr": 0.001, ...}) and is true where the change can alter a
+figure. It may be true too often, which costs a training, and must never be false where a figure changes.
+A key that the configuration lacks has the value that computes as version 0.1 did.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+CORE = 2
+PIXELS = 2
+PIXEL_RULES = (1, 2)  # those that can still be computed
+
+Flat = Mapping[str, Any]
+Touches = dict[str, Callable[[Flat], bool]]
+
+
+def _short_fall(c: Flat) -> bool:
+    """True where a schedule can have less than one step between its peak and its last step.
+
+    That takes fewer than 2 / (1 - warmup_fraction) steps in all, and an epoch has at least one step.
+    """
+    falling = c.get("schedule.name", "constant") != "constant"
+    warmup = c.get("schedule.warmup_fraction", 0.0)
+    return falling and warmup > 0 and c.get("trainer.epochs", 1) * (1 - warmup) < 2
+
+
+# What core 2 changed. The precision is the configured one: `auto` is resolved by the machine, which the
+# fingerprint does not know, so `auto` counts as reduced. `float32` counts as untouched: version 0.1 computed
+# it as TF32 on a CUDA device, and its record of the precision does not tell the two apart.
+CORE_2: Touches = {
+    "class weights with label smoothing": lambda c: (
+        bool(c.get("trainer.class_weights")) and c.get("trainer.label_smoothing", 0) > 0
+    ),
+    "class weights with a smoothed sampler": lambda c: (
+        bool(c.get("trainer.class_weights"))
+        and c.get("sampler.name") == "imbalanced"
+        and c.get("sampler.smoothing", 0) > 0
+    ),
+    "dropout's seeds": lambda c: c.get("model.dropout", 0) > 0,
+    "weight decay on norms and biases": lambda c: c.get("optim.weight_decay", 0) > 0,
+    "the end of a schedule of few steps": _short_fall,
+    "reduced precision in evaluation": lambda c: c.get("trainer.precision") in ("auto", "bf16", "fp16"),
+}
+
+# What pixel rule 2 changed. A configuration does not say whether its data holds 16-bit files, and neither
+# does the data's digest, so every configuration counts as touched.
+PIXELS_2: Touches = {
+    "black borders up to level 4": lambda c: bool(c.get("data.crop_black", True)),
+    "grey levels of 16-bit files": lambda c: True,
+}
+
+
+def core_touches(config: Flat) -> list[str]:
+    """The changes of core 2 that can alter the figures of a configuration."""
+    return [change for change, touched in CORE_2.items() if touched(config)]
+
+
+def pixels_touches(config: Flat) -> list[str]:
+    """The changes of pixel rule 2 that can alter the images of a configuration."""
+    return [change for change, touched in PIXELS_2.items() if touched(config)]
