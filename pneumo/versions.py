@@ -1,0 +1,4 @@
+"""The two versions that decide numbers besides the configuration."""
+
+CORE = 2
+PIXELS = 2
