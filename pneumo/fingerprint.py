@@ -1,37 +1,140 @@
-"""A run's identity: what of its configuration and its data decides its result."""
+"""A run's identity: whatever decides its numbers is in its fingerprint; whatever does not is not.
+
+The keys of version 0.1 are hashed as they are. Every later key declares in LATER its neutral value: the one
+that computes as if the key did not exist. At that value it is left out, so a new key moves no fingerprint.
+Two versions decide numbers besides the configuration (pneumo.versions). They are hashed where a change of
+theirs touches the configuration.
+"""
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What cannot change a run's result: where things lie, how many workers, which device, how it is tracked.
+from pneumo.versions import CORE, PIXELS, core_touches, pixels_touches
+
+Flat = dict[str, Any]
+
+# What cannot change a run's result: where things are, how many workers, which device, how it is tracked.
 IRRELEVANT = {
-    "": ("force", "output_dir", "tracking", "search", "sweep_id", "on_failure", "keep_best"),
-    "data": ("root", "cache_dir", "num_workers", "on_bad_image", "phantom", "name"),
-    "trainer": ("device", "compile", "checkpoint_every_s", "grace_s"),
+    "": (
+        "force",
+        "output_dir",
+        "tracking",
+        "search",
+        "sweep_id",
+        "on_failure",
+        "keep_best",
+        "keep_state",
+        "on_code_change",
+    ),
+    # `pixels` names a version, and the version is hashed.
+    "data": ("root", "cache_dir", "num_workers", "on_bad_image", "phantom", "name", "pixels"),
+    "trainer": ("device", "compile", "checkpoint_every_s", "grace_s", "score_test"),
+}
+
+# Every key that decides results and was hashed by version 0.1. This list never changes.
+KEYS_0_1 = frozenset(
+    """
+    seed model.name model.dropout model.pretrained model.weights model.in_channels sampler.name
+    sampler.smoothing optim.name optim.lr optim.weight_decay optim.momentum schedule.name
+    schedule.warmup_fraction schedule.final_fraction augment.name augment.rotate_deg augment.translate
+    augment.scale augment.scale_each_axis augment.flip_p augment.brightness augment.contrast augment.gamma
+    augment.blur_p augment.blur_sigma_min augment.blur_sigma_max augment.degrade_p augment.noise_p
+    augment.noise_std augment.erase_p augment.erase_min augment.erase_max trainer.epochs trainer.batch_size
+    trainer.precision trainer.class_weights trainer.label_smoothing trainer.ema_decay
+    trainer.early_stop_epochs trainer.monitor trainer.select_on trainer.limit_batches
+    trainer.grad_accum_steps trainer.grad_clip_norm trainer.deterministic data.image_size data.val_protocol
+    data.val_fraction data.split_seed data.equalize data.crop_black
+    """.split()
+)
+
+
+def _always(flat: Mapping[str, Any]) -> bool:
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterKey:
+    """A key that came after version 0.1.
+
+    `neutral` is a literal that never changes, whatever the default becomes. Where `matters` is false for a
+    configuration, the key has no effect on it and is left out.
+    """
+
+    neutral: Any
+    matters: Callable[[Mapping[str, Any]], bool] = _always
+
+
+LATER: dict[str, LaterKey] = {
+    "trainer.sync_batchnorm": LaterKey(neutral=False),
 }
 
 
-def relevant(config: dict[str, Any]) -> dict[str, Any]:
-    """The resolved configuration without what cannot change the result, flat: {"optim.lr": 0.001, ...}."""
-    flat: dict[str, Any] = {}
+def is_neutral(key: str, value: Any, flat: Mapping[str, Any] | None = None) -> bool:
+    """True where `key` came after version 0.1 and `value` computes as if it did not exist."""
+    later = LATER.get(key)
+    if later is None:
+        return False
+    return value == later.neutral or (flat is not None and not later.matters(flat))
+
+
+def without_neutral(values: Mapping[str, Any], above: str) -> Flat:
+    """`values`, the keys below `above`, without those at their neutral value: what a hash may cover."""
+    return {key: value for key, value in values.items() if not is_neutral(f"{above}.{key}", value)}
+
+
+def relevant(config: Mapping[str, Any], core: int = CORE, pixels: int | None = None) -> Flat:
+    """The resolved configuration without what cannot change the result, flat: {"optim.lr": 0.001, ...}.
+
+    It holds the versions `core` and `pixels` where they touch the configuration. `pixels` defaults to the
+    rule that the configuration asks for. For a saved configuration, give the versions that were recorded
+    with it: one that recorded none is of version 0.1, that is 1 and 1.
+    """
+    flat: Flat = {}
     for group, value in config.items():
         if group in IRRELEVANT[""]:
             continue
-        if not isinstance(value, dict):
+        if not isinstance(value, Mapping):
             flat[group] = value
             continue
         kept = {key: entry for key, entry in value.items() if key not in IRRELEVANT.get(group, ())}
         flat |= {f"{group}.{key}": entry for key, entry in kept.items()}
+    flat = {key: value for key, value in flat.items() if not is_neutral(key, value, flat)}
     weights = flat.get("model.weights")
-    if weights and Path(weights).expanduser().is_file():  # which file it is matters, not where it lies
+    if weights and Path(weights).expanduser().is_file():  # which file it is matters, not where it is
         with Path(weights).expanduser().open("rb") as file:
             flat["model.weights"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return flat
+    rule = pixel_rule(config) if pixels is None else pixels
+    versions = {"core": core if core_touches(flat) else 1, "pixels": rule if pixels_touches(flat) else 1}
+    return flat | {name: version for name, version in versions.items() if version > 1}
 
 
-def fingerprint(config: dict[str, Any], data_digest: str) -> str:
+def pixel_rule(config: Mapping[str, Any]) -> int:
+    """The pixel rule that a configuration asks for: data.pixels, or the newest."""
+    data = config.get("data")
+    asked = data.get("pixels") if isinstance(data, Mapping) else None
+    return PIXELS if asked is None else int(asked)
+
+
+def fingerprint(
+    config: Mapping[str, Any], data_digest: str, core: int = CORE, pixels: int | None = None
+) -> str:
     """A run's identity, 16 hex digits: equal for runs that must give the same result."""
-    text = json.dumps({**relevant(config), "data.digest": data_digest}, sort_keys=True)
+    text = json.dumps({**relevant(config, core, pixels), "data.digest": data_digest}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def older_fingerprints(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
+    """The fingerprints that this configuration had under older versions, by a description of these."""
+    now = fingerprint(config, data_digest)
+    rule = pixel_rule(config)
+    found: dict[str, str] = {}
+    for core in range(CORE, 0, -1):
+        for pixels in range(rule, 0, -1):
+            older = fingerprint(config, data_digest, core, pixels)
+            if older != now and older not in found.values():
+                found[f"core {core}, pixels {pixels}"] = older
+    return found

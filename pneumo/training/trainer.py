@@ -23,12 +23,13 @@ from pneumo.data.loader import Split, batches, drawn_shares, epoch_order, evalua
 from pneumo.data.settings import AugmentSettings, SamplerSettings
 from pneumo.evaluation import metrics
 from pneumo.names import MEASURED
-from pneumo.training.checkpoint import load_resume, save_resume, save_weights
+from pneumo.training.checkpoint import load_resume
 from pneumo.training.loss import summed_loss
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 from pneumo.training.signals import Stopped
+from pneumo.training.state_writer import BestWeights, Snapshot, StateWriter, host_copy
 
 VAL_METRICS = ("accuracy", "f1", "precision", "recall", "auroc")
 
@@ -81,7 +82,7 @@ class Progress:
     best_epoch: int = 0
     best_score: float = -math.inf
     best_loss: float = math.inf
-    best_before: int = 0  # the best epoch before that one: the saved state before the last may still name it
+    best_before: int = 0  # the best epoch before that one; read by version 0.1
     elapsed_s: float = 0.0  # spent in this epoch before an interruption
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -139,17 +140,27 @@ class Trainer:
         self.sums = torch.zeros(6, device=runtime.device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=runtime.device)
         self._started = self._saved_at = self._shown_at = time.monotonic()
+        self._writer = StateWriter(folder)
+        self._unsaved_best: BestWeights | None = None
+        self._recorded = 0  # epochs whose figures `record` has
 
     # ---- fit
 
-    def fit(self) -> Progress:
-        """Train to the end, from the saved state if there is one. Raises Stopped or NonFiniteLoss."""
-        self._resume()
+    def fit(self, state: dict[str, Any] | None = None) -> Progress:
+        """Train to the end, from `state` or else the newest saved one. Raises Stopped or NonFiniteLoss."""
+        self._resume(load_resume(self.folder) if state is None else state)
         forget_peak_memory(self.runtime.device)
-        with self._joined():
-            while not self.finished:
-                self._train_epoch()
-                self._finish_epoch()
+        try:
+            with self._joined():
+                while not self.finished:
+                    self._train_epoch()
+                    self._finish_epoch()
+            self._settle()
+        except Exception:
+            self._settle()  # what was trained before is on the disk and recorded
+            raise
+        finally:
+            self._writer.close()
         return self.progress
 
     @contextmanager
@@ -278,14 +289,23 @@ class Trainer:
         progress.epoch, progress.step = progress.epoch + 1, 0
         self.sums.zero_()
         self._save()
-        self._record_epoch()
 
-    def _record_epoch(self) -> None:
-        """Record the last epoch's figures: after its state is saved, and again on resuming. What is recorded
-        is what the state holds, also where an epoch repeated would give other last digits."""
-        figures = dict(self.progress.history[-1])
-        epoch = int(figures.pop("epoch"))
-        self.record.metrics({name: value for name, value in figures.items() if math.isfinite(value)}, epoch)
+    def _record_saved(self) -> None:
+        """Record the figures of the epochs that a state on the disk contains.
+
+        So what is recorded is what a resumed run goes on from: an epoch once shown is never trained again.
+        """
+        self._writer.check()
+        saved = self._writer.written if self.runtime.rank == 0 else self.progress.epoch - 1
+        for figures in self.progress.history[self._recorded : saved]:
+            self._recorded += 1
+            values = {k: v for k, v in figures.items() if k != "epoch" and math.isfinite(v)}
+            self.record.metrics(values, int(figures["epoch"]))
+
+    def _settle(self) -> None:
+        """Wait for the disk, and record what it now holds."""
+        self._writer.drain()
+        self._record_saved()
 
     def _keep_best(self, figures: dict[str, float]) -> None:
         """Keep the weights if `trainer.monitor` rose, or stayed while the loss fell (AUROCs often tie)."""
@@ -303,7 +323,8 @@ class Trainer:
         progress.best_score, progress.best_loss = score, loss
         if self.runtime.rank == 0:
             facts = {"epoch": progress.epoch, **figures}
-            save_weights(self.best_path, self._evaluated().state_dict(), facts)
+            weights = host_copy(self._evaluated().state_dict())
+            self._unsaved_best = BestWeights(path=self.best_path, state=weights, facts=facts)
 
     @property
     def best_path(self) -> Path:
@@ -361,7 +382,7 @@ class Trainer:
     # ---- state
 
     def _save(self) -> None:
-        """Save the state, on rank 0; all processes call it together."""
+        """Have the state written, by rank 0 in a thread; all processes call it together."""
         self._check_finite()  # a state from which only the same failure follows would be of no use
         progress = self.progress
         progress.elapsed_s = time.monotonic() - self._started if progress.step else 0.0
@@ -378,14 +399,18 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "sums": sums,
         }
-        save_resume(self.folder, state, (progress.epoch - 1) * 1_000_000 + progress.step)
-        for weights in self.folder.glob("best-*.safetensors"):
-            if int(weights.stem.removeprefix("best-")) not in (progress.best_epoch, progress.best_before):
-                weights.unlink()
-                weights.with_suffix(".json").unlink(missing_ok=True)
+        best, self._unsaved_best = self._unsaved_best, None
+        self._writer.submit(
+            Snapshot(
+                step=(progress.epoch - 1) * 1_000_000 + progress.step,
+                epochs=progress.epoch - 1,
+                state=host_copy(state),
+                best_epoch=progress.best_epoch,
+                best=best,
+            )
+        )
 
-    def _resume(self) -> None:
-        state = load_resume(self.folder)
+    def _resume(self, state: dict[str, Any] | None) -> None:
         if state is None:
             return
         there, here = state["identity"], self.identity
@@ -403,11 +428,14 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         sums, rank = state["sums"].reshape(-1, len(self.sums)), self.runtime.rank  # a row a process
         self.sums.copy_(sums[rank] if len(sums) == self.runtime.world_size else sums.sum(0) * (rank == 0))
-        if self.progress.history:
-            self._record_epoch()
+        self._writer = StateWriter(
+            self.folder, written=self.progress.epoch - 1, best_epoch=self.progress.best_epoch
+        )
+        self._record_saved()
 
     def _obey_stop(self) -> None:
         """Save the state when that is due, and stop if asked to; several processes do so at the same step."""
+        self._record_saved()
         reason = self.should_stop()
         stop, due = reason is not None, time.monotonic() - self._saved_at > self.settings.checkpoint_every_s
         if self.runtime.world_size > 1:
@@ -415,6 +443,7 @@ class Trainer:
         if (stop or due) and not self.finished:
             self._save()
         if stop:
+            self._settle()
             raise Stopped(reason or "another process of this run was asked to stop")
 
     # ---- small parts

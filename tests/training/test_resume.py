@@ -22,6 +22,7 @@ from pneumo.training.checkpoint import load_resume, load_weights, save_resume, s
 from pneumo.training.runtime import Runtime, open_runtime
 from pneumo.training.settings import TrainerSettings
 from pneumo.training.signals import Stopped
+from pneumo.training.state_writer import Snapshot, StateWriter
 from pneumo.training.trainer import Recipe, Trainer
 
 IDENTITY = {"optim.lr": 0.01, "model.name": "tiny", "seed": 0}
@@ -173,6 +174,15 @@ def test_killed_again_and_again(tmp_path: Path, undisturbed: tuple[dict[str, obj
     assert_same(finish(run), expected)
 
 
+submit = StateWriter.submit
+
+
+def submit_and_wait(writer: StateWriter, snapshot: Snapshot) -> None:
+    """A disk that is quicker than training: every state is written."""
+    submit(writer, snapshot)
+    writer.drain()
+
+
 @pytest.mark.parametrize("place", ["save_resume", "save_weights", "metrics"])
 def test_killed_beside_every_write(
     place: str, tmp_path: Path, undisturbed: tuple[dict[str, object], int], monkeypatch: pytest.MonkeyPatch
@@ -181,7 +191,7 @@ def test_killed_beside_every_write(
     expected, _ = undisturbed
     for number in range(8):
         run = Run(tmp_path / f"{place}{number}", everything(checkpoint_every_s=1e-9))
-        target: object = run.recorder if place == "metrics" else "pneumo.training.trainer"
+        target: object = run.recorder if place == "metrics" else "pneumo.training.state_writer"
         original = run.recorder.metrics if place == "metrics" else globals()[place]
         calls = iter(range(1000))
 
@@ -194,6 +204,7 @@ def test_killed_beside_every_write(
                 raise Killed
 
         with monkeypatch.context() as patch:
+            patch.setattr(StateWriter, "submit", submit_and_wait)
             if place == "metrics":
                 patch.setattr(target, place, write)
             else:
