@@ -57,12 +57,14 @@ class Config:
     force: bool = False
     sweep_id: str | None = None
     on_failure: str = "continue"
+    on_code_change: str = "stop"
     keep_best: int | None = 3
     output_dir: str = "${pneumo.project:outputs}"
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must not be negative.")
+        one_of("on_code_change", self.on_code_change, ("stop", "keep", "retrain"))
         check_sweep(self.sweep_id, self.on_failure, self.keep_best)
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 CONFIG = "config.yaml"
 BAD_IMAGES = "bad_images.txt"
 TRACEBACK = "traceback.txt"
+STARTS = "starts.json"  # what each start was computed with
 BEST_WEIGHTS = "checkpoints/best.safetensors"
 BEST_FACTS = "checkpoints/best.json"
 TRAINING_REFERENCE = "checkpoints/familiarity.json"  # what the training images look like
@@ -24,6 +25,9 @@ FINGERPRINT_TAG = "pneumo.fingerprint"
 PROTOCOL_TAG = "pneumo.protocol"
 DATA_DIGEST_TAG = "pneumo.data_digest"
 SYNTHETIC_TAG = "pneumo.synthetic"
+CORE_TAG = "pneumo.core"  # the version of training and evaluation; none is 1
+PIXELS_TAG = "pneumo.pixels"  # the pixel rule; none is 1
+MIXED_TAG = "pneumo.mixed"  # what changed when a run was continued with on_code_change=keep
 STATE_TAG = "pneumo.state"  # PRUNED, which MLflow does not know
 REASON_TAG = "pneumo.status_reason"
 JOURNAL_TAG = "pneumo.journal_id"

@@ -12,10 +12,20 @@ from omegaconf import OmegaConf
 from pneumo import UserError, config
 from pneumo.config_files import shipped_dir
 from pneumo.fingerprint import IRRELEVANT, fingerprint
-from pneumo.names import COMMIT_TAG, CONFIG, DATA_DIGEST_TAG, DIRTY_TAG, FINGERPRINT_TAG, MEASURED
+from pneumo.names import (
+    COMMIT_TAG,
+    CONFIG,
+    CORE_TAG,
+    DATA_DIGEST_TAG,
+    DIRTY_TAG,
+    FINGERPRINT_TAG,
+    MEASURED,
+    PIXELS_TAG,
+)
 from pneumo.sweep.jobs import state_of
 from pneumo.text import table
 from pneumo.tracking.journal import Journal
+from pneumo.versions import CORE
 
 # Keys of `data` that lead to the same images; the other keys outside the fingerprint are not needed again.
 _NEEDED = ("root", "on_bad_image", "phantom")
@@ -71,9 +81,17 @@ def _overrides(folder: Path, journal: Journal) -> list[str]:
                     overrides.append(f"{group}.{key}{'.' + inner if inner else ''}={_written(own)}")
     made = config.compose(overrides).as_dict()
     wanted = journal.tags_logged[FINGERPRINT_TAG]
-    if fingerprint(made, journal.tags_logged[DATA_DIGEST_TAG]) != wanted:
-        raise UserError(f"{wanted} was made by another version: this one knows no command that gives it.")
-    return overrides
+    digest = journal.tags_logged[DATA_DIGEST_TAG]
+    if fingerprint(made, digest) == wanted:
+        return overrides
+    recorded = [int(journal.tags_logged.get(tag, "1")) for tag in (CORE_TAG, PIXELS_TAG)]
+    if fingerprint(made, digest, *recorded) == wanted:
+        raise UserError(
+            f"{wanted} was made under core {recorded[0]} and pixels {recorded[1]}; this version computes "
+            f"core {CORE}, which gives other figures. Install the version that made it, or train it again: "
+            f"pneumo train {shlex.join(overrides)}"
+        )
+    raise UserError(f"{wanted} was made by another version: this one knows no command that gives it.")
 
 
 def _is_option(group: str, part: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pneumo import UserError, config, models, names
+from pneumo import UserError, config, fingerprint, models, names, provenance
 from pneumo.config import Config
 from pneumo.data import cache, manifest
 from pneumo.data.cache import ImageCache
@@ -21,17 +22,19 @@ from pneumo.evaluation import run_report
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.files import write_atomically
 from pneumo.inference import ood
+from pneumo.provenance import StartRecord
 from pneumo.run_plan import RunPlan, plan_run
 from pneumo.sweep import retention, trial
 from pneumo.sweep.jobs import SweepJob, score_of
 from pneumo.sweep.parent import Sweep
 from pneumo.text import last_line
-from pneumo.tracking.journal import DONE, redact
+from pneumo.tracking.journal import DONE, Journal, redact
 from pneumo.tracking.run_log import RunLog
 from pneumo.training import runtime
-from pneumo.training.checkpoint import load_weights, save_weights
+from pneumo.training.checkpoint import load_resume, load_weights, save_weights
 from pneumo.training.signals import Interrupted, Pruned, Stopped, StopRequest
 from pneumo.training.trainer import Evaluation, Recipe, Trainer
+from pneumo.versions import CORE
 
 WORDS = {"KILLED": "stopped", "PRUNED": "pruned"}  # how the terminal names an end; all others are errors
 HOW_CHOSEN = {
@@ -74,18 +77,24 @@ def run(settings: Config, sweep: Sweep | None = None, job: SweepJob | None = Non
                 if _is_done(plan, log):
                     outcome = _skip(plan, log, stop)
                 else:
+                    start, state = _saved_state(plan, log)
                     if rank() > 0:
                         log.keep_in_memory()  # rank 0 writes
                     else:
                         _print_start(plan, log)
                     try:
-                        _start_record(plan, log)
+                        _start_record(plan, log, start)
                         trainer = build_trainer(
-                            settings, plan.data, log, identity=plan.identity, should_stop=stop.reason
+                            settings,
+                            plan.data,
+                            log,
+                            identity=plan.identity,
+                            start=start.as_dict(),
+                            should_stop=stop.reason,
                         )
                         _print_ready(trainer, settings, time.monotonic() - started)
                         stop.deferred = True  # from here on the trainer asks between steps
-                        trainer.fit()
+                        trainer.fit(state)
                         _report(plan, log, trainer)
                         runtime.close_runtime(trainer.runtime)
                         stop.shielded = True
@@ -166,6 +175,67 @@ def _skip(plan: RunPlan, log: RunLog, stop: StopRequest) -> Outcome:
     return Outcome(state=state, score=score_of(log.journal))
 
 
+def _saved_state(plan: RunPlan, log: RunLog) -> tuple[StartRecord, dict[str, Any] | None]:
+    """What this start computes with, and the state that it goes on from, if any.
+
+    Raises UserError where the state comes from other code, another precision or another number of processes,
+    and `on_code_change` is stop; the run stays as it was. `keep` continues in the state's precision.
+    """
+    settings = plan.settings
+    resolved = runtime.resolve(settings.trainer)
+    start = provenance.start_record(
+        pixels=settings.data.pixel_rule,
+        precision=resolved.precision,
+        world_size=resolved.world_size,
+        device=resolved.device_name,
+        torch=runtime.TORCH_VERSION,
+        command=redact(shlex.join(sys.argv)),
+    )
+    if rank() > 0:
+        return start, None  # every process loads it for itself
+    state = load_resume(log.folder / "state")
+    if state is None:
+        if log.journal.status is None:
+            _print_older(plan)
+        return start, None
+    if not state.get("start"):
+        print("note: the saved state is of version 0.1, which recorded neither code nor machine with it")
+        return start, state
+    before = StartRecord.from_dict(state["start"])
+    changes = provenance.changes(before, start)
+    stopping = [str(change) for change in changes if change.stops]
+    if stopping and settings.on_code_change == "stop":
+        raise UserError(
+            f"{plan.name} was saved under other conditions. {'; '.join(stopping)}. Give on_code_change=keep "
+            f"to continue all the same (the run is tagged {names.MIXED_TAG}), on_code_change=retrain to train "
+            "it again from the start, or go back to what it was saved under."
+        )
+    for change in changes:
+        print(f"note: {change}")
+    if stopping and settings.on_code_change == "retrain":
+        log.set_aside(time.strftime("%Y%m%dT%H%M%S"))
+        log.journal.hold()
+        return start, None
+    if stopping:
+        log.journal.tags({names.MIXED_TAG: "; ".join(stopping)})
+        settings.trainer.precision = start.precision = before.precision
+    return start, state
+
+
+def _print_older(plan: RunPlan) -> None:
+    """Name a run of this configuration that older versions made, and why it is not this one."""
+    older = fingerprint.older_fingerprints(plan.settings.as_dict(), plan.data.digest)
+    now = f"core {CORE} and pixels {plan.settings.data.pixel_rule} give other figures"
+    for versions, known in older.items():
+        folder = plan.folder.with_name(known)
+        status = Journal(folder).status if (folder / "journal.jsonl").is_file() else None
+        if status is not None:
+            end = "a finished" if status in DONE else "an unfinished"
+            print(
+                f"note: {end} run under {versions} exists ({folder}); {now}, so this is a new run beside it"
+            )
+
+
 def _print_start(plan: RunPlan, log: RunLog) -> None:
     """Print whether the run begins or continues, and record it with the sweep."""
     status, reason = log.journal.status, log.journal.reason
@@ -181,7 +251,7 @@ def _print_start(plan: RunPlan, log: RunLog) -> None:
         plan.sweep.begin(trains=True)
 
 
-def _start_record(plan: RunPlan, log: RunLog) -> None:
+def _start_record(plan: RunPlan, log: RunLog, start: StartRecord) -> None:
     """Open the journal, record what the run is, and begin to send."""
     settings, data = plan.settings, plan.data
     log.start(plan.name, settings.tracking.experiment, plan.tags())
@@ -190,6 +260,7 @@ def _start_record(plan: RunPlan, log: RunLog) -> None:
     log.journal.dataset(settings.data.name, data.digest[:36], source, "training")
     if rank() == 0:
         log.keep_text(names.CONFIG, settings.as_yaml())
+        log.append_json(names.STARTS, start.as_dict())
         if data.bad:
             log.keep_text(names.BAD_IMAGES, "".join(f"{bad.path}: {bad.reason}\n" for bad in data.bad))
     log.sender.notify()
@@ -204,6 +275,7 @@ def build_trainer(
     log: RunLog,
     *,
     identity: dict[str, Any],
+    start: dict[str, Any] | None = None,
     should_stop: Callable[[], str | None] = lambda: None,
     quiet: bool = False,
 ) -> Trainer:
@@ -231,6 +303,7 @@ def build_trainer(
         folder=log.folder / "state",
         record=log,
         identity=identity,
+        start=start,
         should_stop=should_stop,
         quiet=quiet,
     )

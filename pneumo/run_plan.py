@@ -10,6 +10,7 @@ from pneumo.config import Config
 from pneumo.data.cache import ImageCache
 from pneumo.sweep.jobs import SweepJob
 from pneumo.sweep.parent import Sweep
+from pneumo.versions import CORE
 
 PARAM_GROUPS = ("model", "sampler", "optim", "schedule", "trainer")
 PARAM_DATA = ("name", "image_size", "val_protocol", "val_fraction", "split_seed", "equalize", "crop_black")
@@ -58,6 +59,8 @@ class RunPlan:
             names.PROTOCOL_TAG: self.protocol,
             names.DATA_DIGEST_TAG: self.data.digest,
             names.SYNTHETIC_TAG: str(self.synthetic).lower(),
+            names.CORE_TAG: str(CORE),
+            names.PIXELS_TAG: str(self.settings.data.pixel_rule),
             names.SOURCE_TAG: "python -m pneumo.train",
             **git_tags(config.project_dir()),
         }

@@ -18,10 +18,12 @@ from pneumo.names import (
     CLASS_NAMES,
     COMMIT_TAG,
     CONFIG,
+    CORE_TAG,
     DATA_DIGEST_TAG,
     DIRTY_TAG,
     FINGERPRINT_TAG,
     MEASURED,
+    PIXELS_TAG,
     PROTOCOL_TAG,
     SYNTHETIC_TAG,
     TEST_PREDICTIONS,
@@ -87,9 +89,16 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
     return candidates, left_out
 
 
+def _version(run: TrackedRun, tag: str) -> int:
+    """A version that a run recorded; version 0.1 recorded none, which means 1."""
+    text = run.tags.get(tag, "1")
+    return int(text) if text.isdigit() else 1
+
+
 def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
     config = _config(run.files[CONFIG])
-    settings = fingerprint.relevant(config)
+    core, pixels = (_version(run, tag) for tag in (CORE_TAG, PIXELS_TAG))
+    settings = fingerprint.relevant(config, core, pixels)
     seed = int(settings.pop("seed", 0))
     test, val = (read_predictions(run.files[name]) for name in (TEST_PREDICTIONS, VAL_PREDICTIONS))
     for split in (test, val):

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from pneumo import UserError
 from pneumo.data.settings import PhantomSettings
+from pneumo.fingerprint import without_neutral
 
 VERSION = 1  # raise whenever a pixel or a row changes: caches are keyed by it through `digest`
 
@@ -85,7 +86,8 @@ def render(path: str, settings: PhantomSettings) -> NDArray[np.uint8]:
 
 def digest(settings: PhantomSettings) -> str:
     """Identity of the set: sha256 over the settings and the renderer's VERSION."""
-    text = json.dumps({"version": VERSION, **asdict(settings)}, sort_keys=True)
+    keys = without_neutral(asdict(settings), "data.phantom")
+    text = json.dumps({"version": VERSION, **keys}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

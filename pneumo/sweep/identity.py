@@ -7,10 +7,11 @@ import hashlib
 import json
 from collections.abc import Iterable
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from pneumo.fingerprint import IRRELEVANT
+from pneumo.fingerprint import IRRELEVANT, is_neutral
 
 
 def choices(overrides: Iterable[str]) -> list[str]:
@@ -31,6 +32,10 @@ def choices(overrides: Iterable[str]) -> list[str]:
                 value = override.get_value_element_as_str()
         except (HydraException, ValueError):
             pass  # keep it as typed; if it is not an override, composing the jobs names it
+        plain = key.lstrip("+~")
+        if is_neutral(plain, yaml.safe_load(value) if value else None):
+            chosen.pop(key, None)  # as if the key did not exist
+            continue
         chosen[key] = value
     return [f"{key}={value}" for key, value in sorted(chosen.items())]
 

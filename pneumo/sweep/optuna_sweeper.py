@@ -113,7 +113,8 @@ class OptunaSweeper(Sweeper):
         """12 hex digits that are equal where the scores of the trials may be compared."""
         settings = config.to_config(config.task_part(self.config)).as_dict()
         varied = {dimension.key: dimension.text.partition("=")[2] for dimension in self.space}
-        data = {key: str(settings["data"][key]) for key in ("name", "root", "phantom")}
+        phantom = fingerprint.without_neutral(settings["data"]["phantom"], "data.phantom")
+        data = {key: str(settings["data"][key]) for key in ("name", "root")} | {"phantom": str(phantom)}
         same = {
             "space": varied,
             "fixed": {k: v for k, v in fingerprint.relevant(settings).items() if k not in varied},

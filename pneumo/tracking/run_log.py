@@ -1,7 +1,9 @@
 """What one run records: a journal on disk, and the sender that carries it to the tracking server."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pneumo.files import write_atomically
 from pneumo.tracking.journal import Journal, NullJournal
@@ -58,9 +60,20 @@ class RunLog:
         write_atomically(self.artifacts / name, text.encode())
         self.journal.artifact(name)
 
+    def append_json(self, name: str, entry: dict[str, Any]) -> None:
+        """Append `entry` to the JSON list that is the artifact `name`, and record it."""
+        try:
+            entries = json.loads((self.artifacts / name).read_text())
+        except (OSError, ValueError):
+            entries = []
+        entries = [*entries, entry] if isinstance(entries, list) else [entry]
+        self.keep_text(name, json.dumps(entries, indent=1) + "\n")
+
     def record_artifacts(self) -> None:
-        """Record every file below artifacts/."""
-        for file in sorted(self.artifacts.rglob("*")):
+        """Record every file below artifacts/, after removing what killed writes left there."""
+        for leftover in self.artifacts.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for file in sorted(self.artifacts.rglob("[!.]*")):
             if file.is_file():
                 self.journal.artifact(file.relative_to(self.artifacts).as_posix())
 

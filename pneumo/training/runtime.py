@@ -70,6 +70,26 @@ class Runtime:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """What `auto` means on this machine, before anything is opened."""
+
+    device_name: str  # cpu, or the GPU's name
+    precision: str
+    world_size: int
+
+
+TORCH_VERSION = torch.__version__
+
+
+def resolve(settings: TrainerSettings) -> Resolved:
+    """The device, precision and number of processes that `open_runtime` will give."""
+    device = _device(settings.device)
+    planned = Runtime(device, autocast_dtype(settings.precision, device), tf32=settings.precision == "tf32")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return Resolved(name, planned.precision, int(os.environ.get("WORLD_SIZE", 1)))
+
+
 def open_runtime(settings: TrainerSettings) -> Runtime:
     """The runtime that `settings` ask for on this machine, the process group opened under torchrun."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -98,7 +98,8 @@ class Trainer:
     """Trains `model` on `splits["train"]` and keeps the weights of the epoch that `trainer.monitor` prefers.
 
     `folder` receives resume states and best weights, `record` every epoch's figures, `identity` is stored
-    with the state and must be the same on resuming. `should_stop` is asked between steps.
+    with the state and must be the same on resuming. `start` is what this
+    start computes with, stored beside it. `should_stop` is asked between steps.
     """
 
     def __init__(
@@ -111,12 +112,13 @@ class Trainer:
         folder: Path,
         record: Record,
         identity: dict[str, Any] | None = None,
+        start: dict[str, Any] | None = None,
         should_stop: Callable[[], str | None] = lambda: None,
         quiet: bool = False,
     ) -> None:
         self.recipe, self.settings, self.runtime = recipe, recipe.trainer, runtime
         self.splits, self.folder, self.record = splits, folder, record
-        self.identity, self.should_stop = identity or {}, should_stop
+        self.identity, self.start, self.should_stop = identity or {}, start or {}, should_stop
         self.quiet = quiet or runtime.rank > 0
         self.progress = Progress()
         if self.settings.sync_batchnorm and runtime.world_size > 1:
@@ -392,6 +394,7 @@ class Trainer:
             return
         state = {
             "identity": self.identity,
+            "start": self.start,
             "progress": vars(progress),
             "model": self.network.state_dict(),
             "average": self.average.model.state_dict() if self.average is not None else None,
