@@ -207,8 +207,8 @@ def _saved_state(plan: RunPlan, log: RunLog) -> tuple[StartRecord, dict[str, Any
     if stopping and settings.on_code_change == "stop":
         raise UserError(
             f"{plan.name} was saved under other conditions. {'; '.join(stopping)}. Give on_code_change=keep "
-            f"to continue all the same (the run is tagged {names.MIXED_TAG}), on_code_change=retrain to train "
-            "it again from the start, or go back to what it was saved under."
+            f"to continue all the same (the run is tagged {names.MIXED_TAG}), on_code_change=retrain to "
+            "train it again from the start, or go back to what it was saved under."
         )
     for change in changes:
         print(f"note: {change}")
