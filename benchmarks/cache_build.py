@@ -124,7 +124,7 @@ def child(root: str, cache_dir: str) -> None:
 def train(root: Path, folder: Path, report: Path) -> int:
     """A short run of the command that builds and trains; the largest resident memory of it, in bytes."""
     sys.path.insert(0, str(measure.PROJECT / "tests"))
-    from commands import environment
+    from support.commands import environment
 
     overrides = [
         f"data.root={root}", f"data.image_size={SMALL_SIZE}", "trainer.epochs=1", "trainer.limit_batches=5",

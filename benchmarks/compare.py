@@ -20,7 +20,7 @@ TARGET_S = 20.0
 
 
 def main() -> None:
-    import comparison_runs
+    from support import comparison_runs
 
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     comparison_runs.PATIENTS_A_SPLIT = 310  # about 620 images

@@ -22,7 +22,7 @@ sys.path.insert(0, str(measure.PROJECT / "tests"))
 
 def train(folder: Path) -> Path:
     """The output folder of a run of one step."""
-    from commands import environment
+    from support.commands import environment
 
     overrides = (
         "data=phantom data.phantom.train_patients=40 data.phantom.test_patients=16 data.image_size=224 "

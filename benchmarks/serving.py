@@ -37,10 +37,11 @@ def main() -> None:
 
 def measure(folder: Path, options: argparse.Namespace) -> None:
     import torch
-    from model_runs import make
-    from services import Serving, champion
+    from support.model_runs import make
+    from support.servers import Serving, champion
 
-    from pneumo.inference import bundle, served
+    from pneumo.inference import bundle
+    from pneumo.inference import pyfunc as served
     from pneumo.inference.predictor import Predictor
     from pneumo.tracking.registry import resolve
 

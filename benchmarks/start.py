@@ -34,7 +34,7 @@ train.main()
 
 def main() -> None:
     args = measure.options(__doc__).parse_args()
-    from commands import environment
+    from support.commands import environment
 
     with tempfile.TemporaryDirectory(prefix="pneumo-bench-") as name:
         folder = Path(name)

@@ -28,7 +28,7 @@ SMALL = (
 
 def sweep(folder: Path, *overrides: str) -> float:
     """The seconds that one sweep takes."""
-    from commands import environment
+    from support.commands import environment
 
     line = [sys.executable, "-m", "pneumo.train", "--multirun", *overrides, *SMALL]
     began = time.monotonic()

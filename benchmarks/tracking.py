@@ -36,7 +36,7 @@ TARGET, EPOCH_S = 1.01, 10.0
 def train_timed(result: Path, overrides: list[str]) -> None:
     """`pneumo.train` in this process; leaves (part, when it ended, seconds, CPU seconds) of every call."""
     from pneumo import train
-    from pneumo.tracking.mlflow_run import Courier
+    from pneumo.tracking.mlflow_client import Courier
 
     calls: list[tuple[str, float, float, float]] = []
 
@@ -146,8 +146,8 @@ def main() -> None:
     if args.epochs < 2:
         parser.error("--epochs must be at least 2: the first one does not count")
     sys.path.insert(0, str(PROJECT / "tests"))
-    from commands import data_overrides, environment
-    from services import Mlflow
+    from support.commands import data_overrides, environment
+    from support.servers import Mlflow
 
     common = [
         *data_overrides(args.data_root, train_patients=args.patients),

@@ -1,6 +1,7 @@
 """What Hydra finds of ours: it takes plugins from this namespace only, which several packages share."""
 
-from pneumo import launchers, search
+from pneumo.sweep import launchers
+from pneumo.sweep import optuna_sweeper as search
 
 
 class OptunaSweeper(search.OptunaSweeper):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import pneumo
-from pneumo import UserError, config, one_of
-from pneumo.tracking.journal import MEASURED
+from pneumo import UserError, config, fingerprint, one_of
+from pneumo.names import MEASURED
 from pneumo.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
-    from pneumo.evaluation.comparison import Candidate
-    from pneumo.evaluation.report import Page
+    from pneumo.comparison.page import Page
+    from pneumo.comparison.result import Candidate
     from pneumo.tracking.reading import Found, Reader, TrackedRun
 
 NEEDED = ("predictions/test.csv", "predictions/val.csv", "config.yaml")
@@ -52,7 +52,7 @@ class CompareConfig:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
-        from pneumo.evaluation.comparison import RANKED_BY
+        from pneumo.comparison.result import RANKED_BY
 
         one_of("rank_by", self.rank_by, RANKED_BY)
         if not 50 <= self.draws <= 100_000:
@@ -73,7 +73,8 @@ def main() -> None:
 
 def compare(settings: CompareConfig) -> "Page":
     """Read the runs, compare them, write the page; onto the sweep's parent run too, where there is one."""
-    from pneumo.evaluation import comparison, report
+    from pneumo.comparison import page as report
+    from pneumo.comparison import result as comparison
     from pneumo.tracking.reading import Reader
 
     reader = Reader(settings.tracking.uri or "")
@@ -131,10 +132,9 @@ def _candidates(found: "Found", reader: "Reader") -> tuple[list["Candidate"], li
 
 
 def _candidate(run: "TrackedRun", reader: "Reader") -> "Candidate":
-    from pneumo.evaluation.comparison import Candidate
+    from pneumo.comparison.result import Candidate
     from pneumo.evaluation.metrics import checked
-    from pneumo.evaluation.run_report import read_predictions
-    from pneumo.tracking import sweep
+    from pneumo.evaluation.predictions import read_predictions
 
     try:
         whole = yaml.load(run.files["config.yaml"], Loader=_Loader)
@@ -142,7 +142,7 @@ def _candidate(run: "TrackedRun", reader: "Reader") -> "Candidate":
         raise UserError(f"config.yaml is damaged: {str(error).splitlines()[0]}") from None
     if not isinstance(whole, dict):
         raise UserError("config.yaml holds no configuration")
-    settings = sweep.relevant({str(key): value for key, value in whole.items()})
+    settings = fingerprint.relevant({str(key): value for key, value in whole.items()})
     seed = int(settings.pop("seed", 0))
     splits = {}
     for name in ("test", "val"):
@@ -254,7 +254,7 @@ def _splits(kept: Sequence["Candidate"], root: Path | None) -> dict[str, Any] | 
 
 
 def _add_costs(result: dict[str, Any], kept: Sequence["Candidate"], latency: bool) -> None:
-    from pneumo.evaluation import cost
+    from pneumo.comparison import cost
     from pneumo.models import build_model
 
     runs = {run.run_id: run for run in kept}

@@ -20,11 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pneumo import UserError, one_of
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
-from pneumo.tracking import sweep
 from pneumo.tracking.journal import redact
 from pneumo.tracking.settings import SearchSettings, TrackingSettings
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 
+_SWEEP_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,79}", re.ASCII)
 USAGE = 2  # the exit code of a wrong command line
 
 
@@ -51,7 +51,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must not be negative.")
-        sweep.check(self.sweep_id, self.on_failure, self.keep_best)
+        check_sweep(self.sweep_id, self.on_failure, self.keep_best)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -59,6 +59,18 @@ class Config:
     def as_yaml(self) -> str:
         """For a file that others read: without the credentials of any URI."""
         return redact(OmegaConf.to_yaml(OmegaConf.create(self.as_dict())))
+
+
+def check_sweep(sweep_id: str | None, on_failure: str, keep_best: int | None) -> None:
+    """Raise UserError for settings of a sweep that cannot be."""
+    if sweep_id is not None and not _SWEEP_ID.fullmatch(sweep_id):
+        raise UserError(
+            f"sweep_id={sweep_id} names a folder: give at most 80 letters, digits, '_', '-' and '.', for "
+            "example sweep_id=dropout_1."
+        )
+    one_of("on_failure", on_failure, ("continue", "stop"))
+    if keep_best is not None and keep_best < 0:
+        raise UserError(f"keep_best={keep_best} must not be negative; 0 keeps no weights, null keeps all.")
 
 
 def project_dir() -> Path:

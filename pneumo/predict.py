@@ -69,7 +69,7 @@ def main() -> None:
 def predict(settings: PredictConfig) -> int:
     """Write a row for every file as soon as it is known; 1 if some file could not be read."""
     if settings.ui:
-        from pneumo.inference import page
+        from pneumo.inference import web_page as page
 
         return page.serve(load(settings), settings.port)
     from pneumo.inference.predictor import NO_DEVICE, inputs
@@ -92,7 +92,8 @@ def predict(settings: PredictConfig) -> int:
 
 def load(settings: PredictConfig) -> "Predictor":
     """The model that `settings` name, and notes on what it is."""
-    from pneumo.inference import bundle, familiarity
+    from pneumo.inference import bundle
+    from pneumo.inference import ood as familiarity
     from pneumo.inference.predictor import Predictor
     from pneumo.tracking.registry import resolve
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pneumo import UserError, config
+from pneumo import UserError, config, fingerprint
 from pneumo.config import Config
-from pneumo.tracking import jobs, sweep
-from pneumo.tracking.journal import DONE, MEASURED, Journal
+from pneumo.names import MEASURED
+from pneumo.sweep import jobs
+from pneumo.tracking.journal import DONE, Journal
 
 USAGE = """usage: python -m pneumo.runs status|sync|reproduce|register|export [tracking.uri=URI] ...
 
@@ -93,7 +94,7 @@ def status(own: Mapping[str, str], settings: Config) -> int:
 
 
 def _status(settings: Config) -> int:
-    from pneumo.evaluation.run_report import terminal_table
+    from pneumo.text import table as terminal_table
 
     rows = []
     for folder in folders(settings):
@@ -112,7 +113,7 @@ def _status(settings: Config) -> int:
 
 
 def _sweep_status(settings: Config, name: str) -> int:
-    from pneumo.evaluation.run_report import terminal_table
+    from pneumo.text import table as terminal_table
 
     known = {folder.name: folder for folder in folders(settings, "sweeps/*")}
     if name not in known:
@@ -237,13 +238,13 @@ def _overrides(folder: Path, journal: Journal) -> list[str]:
     needed = ("root", "on_bad_image", "phantom")  # they lead to the same data
     overrides = groups
     for group, value in saved.items():
-        if group in sweep.IRRELEVANT[""]:
+        if group in fingerprint.IRRELEVANT[""]:
             continue
         if not isinstance(value, dict):
             if value != base[group]:
                 overrides.append(f"{group}={_written(value)}")
             continue
-        skipped = sweep.IRRELEVANT.get(group, ())
+        skipped = fingerprint.IRRELEVANT.get(group, ())
         for key, entry in value.items():
             if entry == base[group].get(key) or (key in skipped and not (group == "data" and key in needed)):
                 continue
@@ -253,7 +254,7 @@ def _overrides(folder: Path, journal: Journal) -> list[str]:
                     overrides.append(f"{group}.{key}{'.' + inner if inner else ''}={_written(own)}")
     made = config.compose(overrides).as_dict()
     wanted = journal.tags_logged["pneumo.fingerprint"]
-    if sweep.fingerprint(made, journal.tags_logged["pneumo.data_digest"]) != wanted:
+    if fingerprint.fingerprint(made, journal.tags_logged["pneumo.data_digest"]) != wanted:
         raise UserError(f"{wanted} was made by another version: this one knows no command that gives it.")
     return overrides
 
@@ -272,7 +273,7 @@ def _written(value: Any) -> str:
 
 
 def _compare(then: Journal, now: Journal) -> int:
-    from pneumo.evaluation.run_report import terminal_table
+    from pneumo.text import table as terminal_table
 
     first, second = (
         {(key, step): value for key, value, _, step in journal.metric_rows() if not key.startswith(MEASURED)}

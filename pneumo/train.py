@@ -10,20 +10,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from pneumo import UserError, config
 from pneumo.config import Config
-from pneumo.one_run import Outcome, Run, last_line, rank
+from pneumo.run import Outcome, Run, last_line, rank
 
 if TYPE_CHECKING:
     from pneumo.data.cache import ImageCache
-    from pneumo.tracking.jobs import Job
+    from pneumo.sweep.jobs import Job
+    from pneumo.sweep.parent import Sweep
     from pneumo.tracking.settings import TrackingSettings
-    from pneumo.tracking.sweep import Sweep
 
 outcomes: list[Outcome] = []
 
 
 def main() -> None:
     """Run the command line; the exit code is 0 done, 1 failed, 2 wrong usage, 143 or 130 stopped."""
-    from pneumo.tracking import sweep
+    from pneumo.sweep import parent as sweep
     from pneumo.training.signals import Interrupted, StopRequest
 
     code, sweep.launched = 1, None
@@ -44,8 +44,9 @@ def main() -> None:
 
 def _end_sweep(issued: "Sweep", tracking: "TrackingSettings", code: int) -> int:
     """Bring the sweep's parent run up to date and show its jobs; the number of them that are not done."""
-    from pneumo.evaluation.run_report import terminal_table
-    from pneumo.tracking import jobs, retention, sender
+    from pneumo.sweep import jobs, retention
+    from pneumo.text import table as terminal_table
+    from pneumo.tracking import sender
     from pneumo.tracking.journal import DONE
 
     rows = issued.finish(code)
@@ -73,7 +74,7 @@ def job(composed: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from pneumo.tracking import sweep
+    from pneumo.sweep import parent as sweep
 
     # As typed: resolved, an override could show a secret that it takes from the environment.
     typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

@@ -5,20 +5,18 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from PIL import Image
+from support.commands import PROJECT as ROOT
+from support.commands import Ending
+from support.images import make_kaggle
 
 from pneumo.data.settings import DataSettings
 
 if TYPE_CHECKING:
-    from services import Postgres
-
-ROOT = Path(__file__).resolve().parents[1]
+    from support.servers import Postgres
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +49,7 @@ def real_root(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def made_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Artifacts as of a run for each architecture, with weights that were drawn."""
-    from model_runs import make
+    from support.model_runs import make
 
     channels = {"resnet18": 1, "resnet50": 3, "densenet121": 3}
     return {name: make(tmp_path_factory.mktemp(name), name, count) for name, count in channels.items()}
@@ -60,41 +58,9 @@ def made_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifacts of a finished run of seconds on synthetic images, tracked beside outputs/."""
-    from model_runs import train
+    from support.model_runs import train
 
     return train(tmp_path_factory.mktemp("phantom"))
-
-
-def picture(label: int, seed: int, height: int = 48, width: int = 60) -> np.ndarray:
-    """A grey image whose class shows in its grain: level stripes for NORMAL, upright ones for PNEUMONIA."""
-    rng = np.random.default_rng(seed)
-    period, phase = rng.uniform(6, 9), rng.uniform(0, 6)
-    place = np.arange(width)[None, :] if label else np.arange(height)[:, None]
-    stripes = 60 * np.sin(2 * np.pi * (place + phase) / period)
-    return np.clip(128 + stripes + rng.normal(0, 20, (height, width)), 1, 255).astype(np.uint8)
-
-
-def save(image: np.ndarray | Image.Image, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(file, format="PNG" if file.suffix == ".png" else "JPEG")
-    return file
-
-
-def make_kaggle(root: Path, patients: int = 10, images: int = 2, test_patients: int = 4) -> Path:
-    """A generated, learnable set in the Kaggle layout: `patients` of each class in train, `images` each."""
-    seed = 0
-    for split, count in (("train", patients), ("val", 1), ("test", test_patients)):
-        offset = {"train": 0, "val": 500, "test": 700}[split]
-        for number in range(offset + 1, offset + count + 1):
-            for k in range(images):
-                seed += 1
-                name = f"NORMAL/IM-{number:04d}-{k + 1:04d}.jpeg"
-                save(picture(0, seed), root / split / name)
-                subtype = ("bacteria", "virus")[number % 2]
-                name = f"PNEUMONIA/person{number}_{subtype}_{1000 + k}.jpeg"
-                save(picture(1, seed + 100_000), root / split / name)
-    return root
 
 
 @pytest.fixture
@@ -119,15 +85,6 @@ def settings(tmp_path: Path) -> Callable[..., DataSettings]:
     return make
 
 
-@dataclass
-class Ending:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
@@ -142,8 +99,7 @@ def door(
     def run(module: str, *arguments: str) -> Ending:
         from hydra.core.global_hydra import GlobalHydra
 
-        import pneumo.data.__main__ as data_door
-        from pneumo import predict, runs, train
+        from pneumo import data_command, predict, runs, train
 
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
@@ -153,7 +109,7 @@ def door(
         monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *told])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            {"train": train, "data": data_door, "runs": runs, "predict": predict}[module].main()
+            {"train": train, "data": data_command, "runs": runs, "predict": predict}[module].main()
         out, err = capfd.readouterr()
         return Ending(int(end.value.code or 0), out, err)
 
@@ -162,7 +118,7 @@ def door(
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Postgres"]:
-    from services import Postgres
+    from support.servers import Postgres
 
     # Not below pytest's folder, which PostgreSQL's own user must not enter.
     folder = Path(tempfile.mkdtemp(prefix="pneumo-postgres-"))

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparison_runs import DIGEST, make, split
-from conftest import picture, save
 from mlflow import MlflowClient
 from recompute import recompute
+from support.comparison_runs import DIGEST, make, split
+from support.images import picture, save
 
 from pneumo import UserError
 from pneumo import compare as door
 from pneumo.compare import CompareConfig, Images, compare
-from pneumo.evaluation import comparison, cost
-from pneumo.evaluation.comparison import Candidate
-from pneumo.evaluation.report import Page
+from pneumo.comparison import cost
+from pneumo.comparison import result as comparison
+from pneumo.comparison.page import Page
+from pneumo.comparison.result import Candidate
 from pneumo.models import build_model
 from pneumo.tracking.settings import TrackingSettings
 
@@ -230,7 +231,8 @@ def test_hostile_names_do_not_become_html(store: Store) -> None:
         "software": {}, "commits": [], "digest": DIGEST, "data": "csv", "synthetic": False,
     }  # fmt: skip
     found |= {"about": about, "left_out": [], "splits": None}
-    from pneumo.evaluation import comparison_figures, report
+    from pneumo.comparison import figures as comparison_figures
+    from pneumo.comparison import page as report
 
     text = report.html(found, comparison_figures.draw(found), {})
     assert (

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Ending, make_kaggle, picture, save
+from support.commands import Ending
+from support.images import make_kaggle, picture, save
 
 from pneumo.data.__main__ import KAGGLE_HANDLE
 

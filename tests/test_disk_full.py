@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from safetensors.torch import load_file
+from support.commands import PROJECT as ROOT
 
 from pneumo.tracking.journal import Journal
 

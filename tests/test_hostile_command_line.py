@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Ending
-from test_images import GREY, encoded, png
+from support.commands import PROJECT as ROOT
+from support.commands import Ending
+from support.images import GREY, encoded, png
 
 Door = Callable[..., Ending]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import ROOT
 from PIL import Image
-from test_images import png
+from support.commands import PROJECT as ROOT
+from support.images import png
 
 MEMORY_MB = 2000
 

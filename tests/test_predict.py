@@ -11,15 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import odd_files
 import pytest
-from conftest import Ending, picture, save
 from PIL import Image
+from support import odd_files
+from support.commands import Ending
+from support.images import picture, save
 
 from pneumo import UserError, predict
 from pneumo.data import cache, images, manifest
 from pneumo.data.settings import DataSettings
-from pneumo.inference import bundle, familiarity
+from pneumo.inference import bundle
+from pneumo.inference import ood as familiarity
 from pneumo.inference.predictor import Predictor, Row, inputs
 
 Door = Callable[..., Ending]

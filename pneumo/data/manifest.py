@@ -12,8 +12,8 @@ import pandas as pd
 
 from pneumo import UserError
 from pneumo.data.settings import DataSettings
+from pneumo.names import CLASS_NAMES
 
-CLASS_NAMES = ("NORMAL", "PNEUMONIA")
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".jpeg", ".jpg", ".png")
 PATH_COLUMNS = ("path", "filepath", "img")

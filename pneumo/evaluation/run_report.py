@@ -1,61 +1,24 @@
 """The files a finished run leaves for its reader: figures, classification reports and predictions."""
 
-import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pneumo import UserError, one_of
+from pneumo import one_of
 from pneumo.evaluation import metrics
+from pneumo.evaluation.predictions import THRESHOLD, SplitResult, predictions_csv
 from pneumo.files import write_atomically
+from pneumo.names import PROTOCOLS
+from pneumo.text import finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-THRESHOLD = 0.5  # an image is called positive from this probability on
-
-PROTOCOLS = {
-    "patient_val": "the epoch was chosen on the validation set, which shares no known patient with training; "
-    "the test set took no part in any choice",
-    "official_val": "the epoch was chosen on the 16 official validation images, too few to choose by; "
-    "the test set took no part in any choice",
-    "test_selected": "the epoch was chosen on the test set itself, so the test figure is optimistic: "
-    "expect less on new images",
-}
 OPTIMISTIC = "Optimistic: the epoch was chosen on the test set."
-
-
-@dataclass(kw_only=True, slots=True)
-class SplitResult:
-    """What the selected checkpoint says of one split; four columns of one length, a row an image."""
-
-    paths: list[str]
-    patients: list[str | None]  # None where the patient is not known
-    labels: np.ndarray  # int [N], 0 or 1
-    probabilities: np.ndarray  # float [N], of class 1
-
-    def __post_init__(self) -> None:
-        lengths = [len(self.paths), len(self.patients), len(self.labels), len(self.probabilities)]
-        if len(set(lengths)) != 1:
-            raise UserError(
-                f"paths, patients, labels and probabilities have lengths {lengths}; make them equal."
-            )
-
-    @property
-    def predictions(self) -> np.ndarray:
-        """Predicted class, int64 [N]; compared in float64, like the scores."""
-        return (np.asarray(self.probabilities, dtype=np.float64) >= THRESHOLD).astype(np.int64)
-
-    @property
-    def patient_count(self) -> int | None:
-        """Number of patients, or None unless every image has one."""
-        return len(set(self.patients)) if None not in self.patients else None
 
 
 def write(
@@ -100,22 +63,6 @@ def write(
         write_atomically(directory / "reports" / f"classification_{name}.txt", page.encode())
         write_atomically(directory / "predictions" / f"{name}.csv", predictions_csv(splits[name]))
     return scored["test"]
-
-
-def terminal_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as aligned plain text: columns from the first row's keys, floats with 4 decimals."""
-    if not rows:
-        return "(no rows)"
-    columns = list(rows[0])
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(len(text) for text in texts) for texts in zip(columns, *cells, strict=True)]
-    numbers = [any(isinstance(row.get(c), (int, float, np.number)) for row in rows) for c in columns]
-
-    def line(texts: Sequence[str]) -> str:
-        parts = zip(texts, widths, numbers, strict=True)
-        return "  ".join(t.rjust(w) if right else t.ljust(w) for t, w, right in parts).rstrip()
-
-    return "\n".join([line(columns), line(["-" * w for w in widths]), *map(line, cells)])
 
 
 def _figures(
@@ -233,51 +180,11 @@ def _honest_words(honest: dict[str, Any] | None) -> str:
     return f"epoch {honest['epoch']} (best {honest['monitor']} {honest['value']:.4f}{ties}): {figures}"
 
 
-def read_predictions(text: str) -> SplitResult:
-    """The content of a predictions/*.csv; UserError where it is none."""
-    rows = list(csv.DictReader(io.StringIO(text)))
-    try:
-        return SplitResult(
-            paths=[row["path"] for row in rows],
-            patients=[row["patient"] or None for row in rows],
-            labels=np.array([int(row["label"]) for row in rows], dtype=np.int64),
-            probabilities=np.array([float(row["probability"]) for row in rows], dtype=np.float64),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"no table of predictions (path, patient, label, probability): {error}") from None
-
-
-def predictions_csv(split: SplitResult) -> bytes:
-    page = io.StringIO()
-    writer = csv.writer(page, lineterminator="\n")
-    writer.writerow(("path", "patient", "label", "probability", "prediction"))
-    columns = (split.paths, split.patients, split.labels, split.probabilities, split.predictions)
-    for path, patient, label, probability, prediction in zip(*columns, strict=True):
-        # repr of a Python float is the shortest text that reads back to the same bits (float32 too).
-        writer.writerow((path, patient or "", int(label), repr(float(probability)), int(prediction)))
-    return page.getvalue().encode(errors="surrogateescape")  # a file name need not be UTF-8
-
-
 def _png(figure: "Figure") -> bytes:
     page = io.BytesIO()
     figure.savefig(page, format="png")
     return page.getvalue()
 
 
-def finite(value: Any) -> Any:
-    """`value` with nan and infinity as None: JSON has neither."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.number)) and math.isfinite(value)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, (float, np.floating)) else str(value)

@@ -19,10 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumo import UserError, one_of
 from pneumo.evaluation import metrics, statistics
-from pneumo.evaluation.comparison import RULES
-from pneumo.evaluation.run_report import PROTOCOLS, SplitResult, finite, read_predictions
+from pneumo.evaluation.predictions import SplitResult, read_predictions
 from pneumo.files import write_atomically
 from pneumo.models import MODELS
+from pneumo.names import PROTOCOLS, THRESHOLD_RULES
+from pneumo.text import finite
 
 if TYPE_CHECKING:
     import torch
@@ -229,7 +230,7 @@ def from_run(
     threshold_rule: str = "sensitivity_95",
 ) -> Bundle:
     """The model that a run left in `artifacts`: its best weights, and what its predictions say of them."""
-    one_of("threshold_rule", threshold_rule, RULES)
+    one_of("threshold_rule", threshold_rule, THRESHOLD_RULES)
     best = _json(artifacts / RUN_FACTS)
     val, test = (_predictions(artifacts / "predictions" / f"{name}.csv") for name in ("val", "test"))
     thresholds = metrics.operating_points(val.labels, val.probabilities)
@@ -410,9 +411,9 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "protocol": lambda value: value in list(PROTOCOLS),
     "synthetic": _flag,
     "fingerprint": _text,
-    "thresholds": lambda value: _every(lambda key: key in RULES, _share)(value) and "half" in value,
+    "thresholds": lambda value: _every(lambda key: key in THRESHOLD_RULES, _share)(value) and "half" in value,
     "temperature": _number(0.01, 100),
-    "threshold_rule": lambda value: value in list(RULES),
+    "threshold_rule": lambda value: value in list(THRESHOLD_RULES),
     "figures": _every(_text, _figure),
     "past": _mapping(labels=_listed(_whole(0, 1), MAX_PAST), probabilities=_listed(_share, MAX_PAST)),
     "monitor": _text,

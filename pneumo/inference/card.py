@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pneumo.evaluation.run_report import PROTOCOLS
+from pneumo.names import PROTOCOLS
 
 if TYPE_CHECKING:
     from pneumo.inference.bundle import Bundle

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from pneumo import UserError
+from pneumo.data import dicom
 from pneumo.data.images import BadImage, Grey, preprocess, read_with_colour
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.manifest import is_clutter
 from pneumo.data.workers import worker_count
-from pneumo.inference import dicom
 from pneumo.inference.bundle import Bundle
-from pneumo.inference.familiarity import Familiarity, colour_warnings
+from pneumo.inference.ood import Familiarity, colour_warnings
 
 # What a folder is searched for. Images of other formats get a row that says why they are refused.
 SUFFIXES = (

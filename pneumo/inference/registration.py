@@ -7,8 +7,10 @@ from tempfile import TemporaryDirectory
 
 from pneumo import UserError
 from pneumo.evaluation import metrics, statistics
-from pneumo.evaluation.run_report import SplitResult, read_predictions
-from pneumo.inference import bundle, familiarity, served
+from pneumo.evaluation.predictions import SplitResult, read_predictions
+from pneumo.inference import bundle
+from pneumo.inference import ood as familiarity
+from pneumo.inference import pyfunc as served
 from pneumo.inference.bundle import Bundle
 from pneumo.tracking.reading import TrackedRun
 from pneumo.tracking.registry import Registry, Resolved

@@ -15,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pneumo import UserError
+from pneumo.text import first_line
 
 HEADS = ("fc.", "classifier.")
 MAX_BYTES = 2**30  # the largest file read here, a resume state of ResNet-50, has 0.4 GB
@@ -110,10 +111,6 @@ def load_plain(path: Path, skip: int = 0) -> Any:
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise pickle.UnpicklingError("a tensor claims more numbers than the file holds")
     return value
-
-
-def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _pickles(content: io.BytesIO) -> Iterator[io.BytesIO]:

@@ -25,7 +25,6 @@ Record = dict[str, Any]
 
 ENDS = ("FINISHED", "FAILED", "KILLED", "PRUNED")
 DONE = ("FINISHED", "PRUNED")  # the same command does not train these again
-MEASURED = ("time/", "memory/")  # metrics of the machine: the same run again measures others
 _DURABLE = (
     "start",
     "metrics",

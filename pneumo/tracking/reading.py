@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pneumo import UserError
+from pneumo.names import BEST_WEIGHTS, FINGERPRINT_TAG, SWEEP_TAG
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_run import SWEEP_TAG, describe, open_client, sqlite_file
+from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 
-FINGERPRINT_TAG = "pneumo.fingerprint"
 # What a comparison needs of a run, and what it uses where it is there.
 FILES = (
     "predictions/test.csv",
@@ -24,7 +24,6 @@ FILES = (
     "config.yaml",
     "checkpoints/best.json",
 )
-WEIGHTS = "checkpoints/best.safetensors"
 FETCHERS = 8  # artifacts at once: a server on another machine answers each in tens of milliseconds
 
 
@@ -141,7 +140,7 @@ class Reader:
                 with suppress(OSError, UnicodeDecodeError):
                     run.files[name] = (folder / name).read_text()
             with suppress(OSError):
-                run.weights_bytes = (folder / WEIGHTS).stat().st_size
+                run.weights_bytes = (folder / BEST_WEIGHTS).stat().st_size
             return
         with TemporaryDirectory(prefix="pneumo-") as target:
             held = self._listed(run)
@@ -151,7 +150,7 @@ class Reader:
                     if name in held:
                         path = self._client.download_artifacts(run.run_id, name, target)
                         run.files[name] = Path(path).read_text()
-            run.weights_bytes = held.get(WEIGHTS)
+            run.weights_bytes = held.get(BEST_WEIGHTS)
 
     def _listed(self, run: TrackedRun) -> dict[str, int]:
         folders = {str(Path(name).parent) for name in FILES}

@@ -20,13 +20,14 @@ from typing import Any, TypeVar
 import yaml
 
 from pneumo import UserError, __version__
+from pneumo.names import BEST_WEIGHTS
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_run import error_code, locked
-from pneumo.tracking.reading import FILES, WEIGHTS, Reader, TrackedRun, local_folder, tracked
+from pneumo.tracking.mlflow_client import error_code, locked
+from pneumo.tracking.reading import FILES, Reader, TrackedRun, local_folder, tracked
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run id, or a folder"
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
-RUN_FILES = (WEIGHTS, "checkpoints/familiarity.json", *FILES)
+RUN_FILES = (BEST_WEIGHTS, "checkpoints/familiarity.json", *FILES)
 MAX_BYTES = 2**30  # a ResNet-50 has 0.1 GB
 LOCK_WAIT_S = 60.0
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pneumo import UserError
-from pneumo.tracking.mlflow_run import Busy, Courier, NotSent, describe
+from pneumo.tracking.mlflow_client import Busy, Courier, NotSent, describe
 from pneumo.tracking.settings import TrackingSettings
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0

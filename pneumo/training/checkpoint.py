@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from pneumo import UserError
 from pneumo.files import write_atomically
-from pneumo.models.weights import first_line, load_plain
+from pneumo.models.weights import load_plain
+from pneumo.text import first_line
 
 KEEP = 2  # resume states: should the newest be damaged, the one before it serves
 

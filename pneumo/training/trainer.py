@@ -21,7 +21,7 @@ from pneumo.data.augment import Augment, normalise, step_generator
 from pneumo.data.loader import Split, batches, epoch_order, evaluation_batch, mix
 from pneumo.data.settings import AugmentSettings, SamplerSettings
 from pneumo.evaluation import metrics
-from pneumo.tracking.journal import MEASURED
+from pneumo.names import MEASURED
 from pneumo.training.checkpoint import load_resume, save_resume, save_weights
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib

@@ -1,0 +1,117 @@
+"""python -m pneumo.data fetch|check|cache: get the images, report on them, prepare them ahead of training."""
+
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from pneumo import UserError, config
+from pneumo.config import Config
+from pneumo.data import cache, manifest
+
+KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia"
+USAGE = """usage: python -m pneumo.data fetch|check|cache [data=chest_xray|csv|phantom] [data.root=DIR] ...
+
+fetch  download the images from Kaggle (1.2 GB) into data.root, then check them
+check  report on splits, classes, patients, copies and unreadable files; exit 1 if it cannot be trained on
+cache  prepare the images now, so that no run has to"""
+
+
+def main() -> None:
+    sys.exit(config.run_action(ACTIONS, USAGE))
+
+
+def fetch(run: Config) -> int:
+    """Download the Kaggle set into data.root unless it lies there, and check it."""
+    settings = run.data
+    if settings.name != "chest_xray":
+        raise UserError(f"fetch gets data=chest_xray, not data={settings.name}.")
+    root = Path(settings.root or "data/chest_xray").expanduser()
+    try:
+        found = manifest.find_root(settings)
+        print(f"the images lie in {found} already")
+    except UserError:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise UserError(
+                f"data.root={root} exists and holds something else; name an empty folder."
+            ) from None
+        download(root)
+    return check(run)
+
+
+def download(root: Path) -> None:
+    """Let kagglehub download the set (it shows progress and resumes) and move it to `root`."""
+    try:
+        import kagglehub
+    except ImportError:
+        raise UserError(
+            "fetching needs kagglehub: pip install 'pneumo[fetch]'. Or download "
+            f"kaggle.com/datasets/{KAGGLE_HANDLE} by hand and unpack it into {root}."
+        ) from None
+    # kagglehub goes on with a broken download only in its own cache (its output_dir must be empty), so that
+    # cache lies beside the root: on the same disk, where moving 1.2 GB is one rename.
+    partial = root.absolute().with_name(f".{root.name}.part")
+    os.environ["KAGGLEHUB_CACHE"] = str(partial)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        found = Path(kagglehub.dataset_download(KAGGLE_HANDLE))
+    except Exception as error:  # network, account, quota: kagglehub has no common class for them
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the download of {KAGGLE_HANDLE} failed ({reason}). What arrived is kept in {partial}, and the "
+            f"same command goes on from there; or download it by hand and unpack it into {root}."
+        ) from None
+    if not found.is_relative_to(partial):  # on Kaggle and Colab the set is mounted, not downloaded
+        raise UserError(f"the images lie in {found} on this machine: give data.root={found}.")
+    try:
+        if root.is_dir():
+            root.rmdir()
+        found.rename(root)
+    except OSError as error:
+        raise UserError(f"the images were downloaded to {found} but not moved to {root}: {error}") from None
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def check(run: Config) -> int:
+    """Print everything that is known of the data set; 1 if it has a problem."""
+    settings = run.data
+    table = manifest.describe(settings)
+    data = cache.inspect(table, replace(settings, on_bad_image="skip"))
+    found = manifest.problems(table) + data.problems
+    print(f"{settings.name} in {table.root}, validation by data.val_protocol={settings.val_protocol}")
+    for split, counts in table.counts().items():
+        if not sum(counts.values()):
+            continue
+        kinds = table.table.loc[table.table["split"] == split, "subtype"].fillna("unknown").value_counts()
+        text = ", ".join(f"{count} {name}" for name, count in counts.items())
+        text += " (" + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) + ")"
+        print(f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}")
+    print(f"identical bytes: {data.copies} files repeat another one")
+    print(f"unreadable files: {len(data.bad)}")
+    for bad in data.bad:
+        print(f"  {bad.path}: {bad.reason}")
+    for note in table.notes:
+        print(f"note: {note}")
+    print(f"digest: {data.digest}")
+    for problem in found:
+        print(f"problem: {problem}", file=sys.stderr)
+    if data.bad and settings.on_bad_image == "error":
+        found.append("unreadable files")
+        print("problem: unreadable files stop training unless data.on_bad_image=skip", file=sys.stderr)
+    print("result: " + (f"{len(found)} problems" if found else "ready to train on"))
+    return 1 if found else 0
+
+
+def build(run: Config) -> int:
+    """Prepare the images now."""
+    settings = run.data
+    data = cache.prepare(manifest.build(settings), settings)
+    print(f"{len(data.rows)} images of {settings.image_size} px lie ready in {settings.cache_dir}")
+    return 0
+
+
+ACTIONS = {"fetch": fetch, "check": check, "cache": build}
+
+if __name__ == "__main__":
+    main()

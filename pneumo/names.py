@@ -1,0 +1,57 @@
+"""Names that two modules share: artifacts, tags, protocols, threshold rules. All of them are promises."""
+
+# ---- artifacts of a run, relative to its artifacts folder
+CONFIG = "config.yaml"
+BAD_IMAGES = "bad_images.txt"
+TRACEBACK = "traceback.txt"
+BEST_WEIGHTS = "checkpoints/best.safetensors"
+BEST_FACTS = "checkpoints/best.json"
+TRAINING_REFERENCE = "checkpoints/familiarity.json"  # what the training images look like
+VAL_PREDICTIONS = "predictions/val.csv"
+TEST_PREDICTIONS = "predictions/test.csv"
+FIGURES = "figures"
+REPORTS = "reports"
+PREDICTIONS = "predictions"
+COMPARISON = "comparison"  # the folder of a comparison, on the parent run of a sweep
+
+# ---- tags of a run
+FINGERPRINT_TAG = "pneumo.fingerprint"
+PROTOCOL_TAG = "pneumo.protocol"
+DATA_DIGEST_TAG = "pneumo.data_digest"
+SYNTHETIC_TAG = "pneumo.synthetic"
+STATE_TAG = "pneumo.state"  # PRUNED, which MLflow does not know
+REASON_TAG = "pneumo.status_reason"
+JOURNAL_TAG = "pneumo.journal_id"
+COMMIT_TAG = "mlflow.source.git.commit"
+DIRTY_TAG = "pneumo.git_dirty"
+SOURCE_TAG = "mlflow.source.name"
+NOTE_TAG = "mlflow.note.content"  # Markdown that MLflow's pages show
+
+# ---- tags of a sweep
+SWEEP_TAG = "pneumo.sweep"  # also on each of its runs; MLflow's own tag names the parent by run id
+PARENT_TAG = "mlflow.parentRunId"
+BEST_TAG = "pneumo.best_fingerprint"
+BEST_OVERRIDES_TAG = "pneumo.best_overrides"
+BEST_CHILD_TAG = "best_child"
+OVERRIDES_TAG = "pneumo.overrides"
+QUESTION_TAG = "pneumo.question"
+
+# ---- how the epoch of a run was chosen
+PATIENT_VAL, OFFICIAL_VAL, TEST_SELECTED = "patient_val", "official_val", "test_selected"
+PROTOCOLS = {
+    PATIENT_VAL: "the epoch was chosen on the validation set, which shares no known patient with training; "
+    "the test set took no part in any choice",
+    OFFICIAL_VAL: "the epoch was chosen on the 16 official validation images, too few to choose by; "
+    "the test set took no part in any choice",
+    TEST_SELECTED: "the epoch was chosen on the test set itself, so the test figure is optimistic: "
+    "expect less on new images",
+}
+
+# ---- where a probability becomes a decision; each rule but the first is computed on validation
+THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
+
+# ---- classes of the public set: 0 and 1
+CLASS_NAMES = ("NORMAL", "PNEUMONIA")
+
+# ---- metrics of the machine, not of the model: the same run measures others each time
+MEASURED = ("time/", "memory/")

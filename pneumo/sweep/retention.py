@@ -1,0 +1,67 @@
+"""Which weights a sweep keeps: those of its best runs. Metrics, figures and reports of every run stay."""
+
+import contextlib
+from pathlib import Path
+
+from pneumo import UserError
+from pneumo.names import BEST_WEIGHTS, SWEEP_TAG
+from pneumo.sweep import jobs
+from pneumo.tracking import sender
+from pneumo.tracking.journal import Journal, artifact_file
+from pneumo.tracking.mlflow_client import Courier, describe, locked
+from pneumo.tracking.settings import TrackingSettings
+
+LOCK_WAIT_S = 60.0
+
+
+def keep_best(folder: Path, keep: int | None, tracking: TrackingSettings) -> list[str]:
+    """Delete the weights of all but the `keep` best finished runs of the sweep in `folder`; what to tell.
+
+    Only of runs that this sweep made, that no process works on, and that no registered model stems from;
+    where the tracker cannot be asked, they stay until the next time.
+    """
+    if keep is None:
+        return []
+    with locked(folder / "retention.lock", LOCK_WAIT_S):
+        runs = {folder.parents[1] / str(job["fingerprint"]) for job in jobs.records(folder)}
+        journals = []
+        for run in sorted(run for run in runs if artifact_file(run, BEST_WEIGHTS).exists()):
+            with contextlib.suppress(UserError):  # damaged: whoever runs or sends it says so
+                journals.append(Journal(run))
+        finished = [journal for journal in journals if journal.status == "FINISHED"]
+        finished.sort(key=jobs.rank_of, reverse=True)
+        own = [journal for journal in finished[keep:] if journal.tags_logged.get(SWEEP_TAG) == folder.name]
+        return [message for journal in own if (message := _drop(journal, tracking))]
+
+
+def _drop(journal: Journal, tracking: TrackingSettings) -> str | None:
+    run, uri = journal.folder, tracking.uri or ""
+    if not tracking.enabled:
+        if list(run.glob("sent-*.json")):
+            return (
+                f"{run.name} keeps its weights: tracking.enabled=false, so no registry can be asked about it"
+            )
+    else:
+        try:
+            courier = Courier(run, uri)
+            if courier.left():
+                return f"{run.name} keeps its weights until it is sent whole to the tracking server"
+            if courier.registered():
+                return None
+        except Exception as error:
+            return f"{run.name} keeps its weights: no answer about registered models ({describe(error, uri)})"
+    if not journal.hold():
+        return None
+    try:
+        journal.drop(BEST_WEIGHTS)
+    except UserError as error:
+        return f"{run.name} keeps its weights: {error}"
+    finally:
+        journal.close()
+    if tracking.enabled:
+        result = sender.sync(run, tracking, uri)
+        if result.error or result.refused:
+            return (
+                f"{run.name}: its weights stay in the tracking server ({result.error or 'see refused.jsonl'})"
+            )
+    return None

@@ -1,0 +1,344 @@
+"""The image cache: built once, keyed by content, whole or not there at all."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from support.images import make_kaggle, picture, save
+
+from pneumo import UserError
+from pneumo.data import cache, images, manifest, workers
+from pneumo.data.cache import BadImages, ImageCache
+from pneumo.data.settings import DataSettings, PhantomSettings
+
+Make = Callable[..., DataSettings]
+
+
+def prepare(settings: DataSettings) -> ImageCache:
+    return cache.prepare(manifest.build(settings), settings)
+
+
+def whole(folder: Path) -> list[Path]:
+    """The caches in a cache folder that are taken for whole."""
+    return [entry for entry in folder.glob("*") if entry.is_dir() and ".tmp" not in entry.name]
+
+
+def half_made(folder: Path) -> list[Path]:
+    return [*folder.glob("*.tmp*")]
+
+
+def no_reading(*_: object) -> None:
+    raise AssertionError("an image was decoded")
+
+
+def test_rows_hold_the_preprocessed_images(kaggle_read_only: Path, settings: Make) -> None:
+    data = prepare(settings(root=kaggle_read_only))
+    assert data.images.shape == (60, 32, 32) and data.images.dtype == np.uint8
+    for path, row in zip(data.manifest.table["path"], data.rows, strict=True):
+        expected = images.preprocess(images.read(kaggle_read_only / path), image_size=32)
+        assert np.array_equal(data.images[row], expected)
+    assert not data.bad and not data.problems and data.copies == 0
+
+
+def test_processes_give_what_one_gives(kaggle_read_only: Path, settings: Make, tmp_path: Path) -> None:
+    alone = prepare(settings(root=kaggle_read_only))
+    several = prepare(settings(root=kaggle_read_only, num_workers=2, cache_dir=str(tmp_path / "several")))
+    assert np.array_equal(alone.images, several.images) and alone.digest == several.digest
+
+
+def test_built_once(kaggle: Path, settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare(settings(root=kaggle))
+    monkeypatch.setattr(workers, "read_image", no_reading)
+    monkeypatch.setattr(workers, "preprocess", no_reading)
+    again = prepare(settings(root=kaggle))
+    assert np.array_equal(first.images, again.images) and first.digest == again.digest
+    # Another place, other times of change, the same bytes: the same cache and the same identity.
+    shutil.copytree(kaggle, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    moved = prepare(settings(root=tmp_path / "elsewhere"))
+    assert moved.digest == first.digest and len(whole(tmp_path / "cache")) == 1
+    # Splitting differently needs no decoding either, and is another data set.
+    assert prepare(settings(root=kaggle, split_seed=1)).digest != first.digest
+    for other in ({"image_size": 33}, {"equalize": False}, {"crop_black": False}):
+        with pytest.raises(AssertionError, match="decoded"):
+            prepare(settings(root=kaggle, **other))
+    assert len(whole(tmp_path / "cache")) == 1 and not half_made(tmp_path / "cache")
+
+
+def test_unchanged_files_are_not_hashed_again(
+    kaggle: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(settings(root=kaggle))
+    monkeypatch.setattr(cache.hashlib, "file_digest", no_reading)
+    prepare(settings(root=kaggle))
+
+
+def test_one_changed_byte_is_another_data_set(kaggle: Path, settings: Make, tmp_path: Path) -> None:
+    first = prepare(settings(root=kaggle))
+    victim = sorted((kaggle / "train" / "NORMAL").iterdir())[0]
+    info, data = victim.stat(), bytearray(victim.read_bytes())
+    data[-20] ^= 1
+    victim.write_bytes(data)
+    os.utime(victim, ns=(info.st_atime_ns, info.st_mtime_ns))  # as a copy that keeps the times would
+    second = prepare(settings(root=kaggle))
+    assert second.digest != first.digest and len(whole(tmp_path / "cache")) == 2
+
+
+def test_copies_share_a_row(kaggle: Path, settings: Make) -> None:
+    folder = kaggle / "train" / "NORMAL"
+    shutil.copy(folder / "IM-0001-0001.jpeg", folder / "IM-0001-0009.jpeg")
+    shutil.copy(folder / "IM-0001-0001.jpeg", folder / "IM-0002-0009.jpeg")
+    for split_seed in range(5):  # wherever the two patients would have gone: they go together
+        data = prepare(settings(root=kaggle, split_seed=split_seed))
+        assert data.copies == 2 and len(data.rows) == 62 and len(data.images) == 60
+        same = data.manifest.table["path"].str.contains("IM-0001-0001|0009.jpeg").to_numpy()
+        assert len(set(data.rows[same])) == 1
+        assert data.manifest.table.loc[same, "split"].nunique() == 1
+
+
+def test_copies_that_mix_train_and_test_are_refused(kaggle: Path, settings: Make) -> None:
+    shutil.copy(
+        kaggle / "train" / "NORMAL" / "IM-0001-0001.jpeg", kaggle / "test" / "NORMAL" / "IM-0701-0009.jpeg"
+    )
+    with pytest.raises(UserError, match="identical bytes stand in two splits"):
+        prepare(settings(root=kaggle))
+    assert cache.inspect(manifest.describe(settings(root=kaggle)), settings(root=kaggle)).problems
+
+
+def test_copies_in_a_table_without_patients_are_kept_together(settings: Make, tmp_path: Path) -> None:
+    lines = {"train": ["path,label"], "test": ["path,label"]}
+    for number in range(24):
+        split = "train" if number < 18 else "test"
+        for k in range(2):
+            save(picture(number % 2, number), tmp_path / "set" / f"{number}_{k}.png")
+            lines[split].append(f"{number}_{k}.png,{number % 2}")
+    for split, text in lines.items():
+        (tmp_path / "set" / f"{split}.csv").write_text("\n".join(text))
+    data = prepare(settings(name="csv", root=tmp_path / "set"))
+    assert data.copies == 24 and data.manifest.counts()["val"] == {"NORMAL": 4, "PNEUMONIA": 4}
+    assert any("kept in one split" in note for note in data.manifest.notes)
+
+
+# ---- bad files
+
+
+def spoil(root: Path) -> dict[str, str]:
+    """Put one of each bad file into a set; path -> what the report must say."""
+    bad = {
+        "train/NORMAL/IM-0001-0091.jpeg": (b"", "empty"),
+        "train/NORMAL/IM-0001-0092.jpeg": (b"", "empty"),  # the same bytes twice: both are reported
+        "train/PNEUMONIA/person1_virus_91.jpeg": (b"no image at all", "neither a JPEG nor a PNG"),
+        "test/PNEUMONIA/person701_virus_92.jpeg": (b"no image at all", "neither a JPEG nor a PNG"),
+    }
+    good = (root / "train" / "NORMAL" / "IM-0001-0001.jpeg").read_bytes()
+    bad["test/NORMAL/IM-0701-0093.jpeg"] = (good[: len(good) // 2], "damaged")
+    for path, (content, _) in bad.items():
+        (root / path).write_bytes(content)
+    (root / "train/NORMAL/IM-0002-0094.jpeg").symlink_to(root / "gone.jpeg")
+    (root / "train/NORMAL/IM-0002-0095.jpeg").mkdir()
+    os.mkfifo(root / "train/NORMAL/IM-0002-0096.jpeg")
+    return {path: reason for path, (_, reason) in bad.items()} | {
+        "train/NORMAL/IM-0002-0094.jpeg": "No such file",
+        "train/NORMAL/IM-0002-0095.jpeg": "not a regular file",
+        "train/NORMAL/IM-0002-0096.jpeg": "not a regular file",
+    }
+
+
+def check_report(error: BadImages, expected: dict[str, str]) -> None:
+    assert {bad.path for bad in error.bad} == set(expected)
+    for path, reason in expected.items():
+        assert any(path in line and reason in line for line in str(error).splitlines()), (path, str(error))
+    assert "data.on_bad_image=skip" in str(error)
+
+
+def test_all_bad_files_stand_in_one_report(kaggle: Path, settings: Make, tmp_path: Path) -> None:
+    expected = spoil(kaggle)
+    with pytest.raises(BadImages) as error:
+        prepare(settings(root=kaggle))
+    check_report(error.value, expected)
+    assert not whole(tmp_path / "cache") and not half_made(tmp_path / "cache")
+
+
+def test_bad_files_are_left_out_and_listed(kaggle: Path, settings: Make, tmp_path: Path) -> None:
+    clean = prepare(settings(root=kaggle))
+    expected = spoil(kaggle)
+    data = prepare(settings(root=kaggle, on_bad_image="skip"))
+    assert {bad.path for bad in data.bad} == set(expected)
+    assert sorted(data.manifest.table["path"]) == sorted(clean.manifest.table["path"])
+    assert len(data.rows) == 60
+    with pytest.raises(BadImages) as error:  # what one run left out another one still refuses
+        prepare(settings(root=kaggle))
+    check_report(error.value, expected)
+
+
+def test_too_much_left_out_is_refused(kaggle: Path, settings: Make) -> None:
+    for file in (kaggle / "test" / "NORMAL").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"the test split .* has no NORMAL"):
+        prepare(settings(root=kaggle, on_bad_image="skip"))
+    for file in kaggle.rglob("*.jpeg"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="has no NORMAL and no PNEUMONIA"):
+        prepare(settings(root=kaggle, on_bad_image="skip"))
+
+
+# ---- killed, at once, no room
+
+
+def phantom(folder: Path) -> DataSettings:
+    sizes = PhantomSettings(train_patients=60, test_patients=20)
+    return DataSettings(name="phantom", image_size=32, cache_dir=str(folder), num_workers=2, phantom=sizes)
+
+
+BUILD = """
+import sys
+from pneumo.data import cache, manifest
+from pneumo.data.settings import DataSettings, PhantomSettings
+sizes = PhantomSettings(train_patients=60, test_patients=20)
+settings = DataSettings(name="phantom", image_size=32, cache_dir=sys.argv[1], num_workers=2, phantom=sizes)
+data = cache.prepare(manifest.build(settings), settings)
+print(data.digest, int(data.images.astype("int64").sum()))
+"""
+
+
+def start_build(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", BUILD, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(happened: Callable[[], object], timeout_s: float = 30) -> None:
+    end = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    build = start_build(folder)
+    wait_for(lambda: [*folder.glob("*.tmp*/images.npy")] and psutil.Process(build.pid).children())
+    workers = psutil.Process(build.pid).children(recursive=True)
+    build.send_signal(signal.SIGKILL)
+    build.wait()
+    assert half_made(folder) and not whole(folder)
+    (folder / "0123.tmp77").mkdir()  # what another killed build left, that nobody will ever build again
+    data = prepare(phantom(folder))
+    assert len(data.rows) == len(data.images) > 150
+    assert not half_made(folder) and len(whole(folder)) == 1
+    try:  # workers that outlive their parent would wait for tasks for ever
+        wait_for(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers))
+    finally:
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+
+
+def test_two_builds_at_once_give_one_cache(tmp_path: Path) -> None:
+    builds = [start_build(tmp_path / "cache") for _ in range(2)]
+    said = [build.communicate(timeout=60) for build in builds]
+    assert [build.returncode for build in builds] == [0, 0], said
+    assert said[0][0].splitlines()[-1] == said[1][0].splitlines()[-1]
+    assert len(whole(tmp_path / "cache")) == 1 and not half_made(tmp_path / "cache")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 160 kB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("no mount command")
+    if done.returncode:
+        pytest.skip(f"mounting a small disk is not allowed here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_nothing_stays(
+    small_disk: Path, kaggle_read_only: Path, settings: Make
+) -> None:
+    with pytest.raises(UserError, match=r"data\.cache_dir=.* the disk is full") as error:
+        prepare(settings(root=kaggle_read_only, image_size=64, cache_dir=str(small_disk)))
+    assert "set data.cache_dir" in str(error.value)
+    assert not whole(small_disk) and not half_made(small_disk)
+
+
+def test_a_read_only_cache_serves_but_does_not_grow(
+    small_disk: Path, kaggle_read_only: Path, settings: Make, tmp_path: Path
+) -> None:
+    mine = settings(root=kaggle_read_only, cache_dir=str(small_disk))
+    first = prepare(mine)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    shutil.copytree(kaggle_read_only, tmp_path / "copy")
+    there = settings(root=tmp_path / "copy", cache_dir=str(small_disk))
+    assert np.array_equal(prepare(there).images, first.images)
+    with pytest.raises(UserError, match=r"cannot be written .*set data.cache_dir=DIR"):
+        prepare(settings(root=kaggle_read_only, cache_dir=str(small_disk), image_size=40))
+
+
+def test_a_cache_folder_that_is_a_file(kaggle_read_only: Path, settings: Make, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(UserError, match=r"data\.cache_dir=.* cannot be written"):
+        prepare(settings(root=kaggle_read_only))
+    with pytest.raises(UserError, match=r"data\.cache_dir=.* cannot be written"):
+        prepare(settings(root=kaggle_read_only, cache_dir=str(tmp_path / "cache" / "below")))
+
+
+@pytest.mark.parametrize("file", ["index.json", "images.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+def test_a_damaged_cache_is_named(
+    kaggle_read_only: Path, settings: Make, tmp_path: Path, file: str, content: bytes | None
+) -> None:
+    prepare(settings(root=kaggle_read_only))
+    (folder,) = whole(tmp_path / "cache")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged .*remove it") as error:
+        prepare(settings(root=kaggle_read_only))
+    assert str(folder) in str(error.value)
+
+
+def test_damaged_notes_on_hashes_are_no_matter(kaggle: Path, settings: Make, tmp_path: Path) -> None:
+    first = prepare(settings(root=kaggle))
+    (notes,) = (tmp_path / "cache").glob("hashes-*.json")
+    for text in ("", "[1]", "null", json.dumps({"train/NORMAL/IM-0001-0001.jpeg": 3})):
+        notes.write_text(text)
+        assert prepare(settings(root=kaggle)).digest == first.digest
+
+
+def test_phantom_goes_through_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pneumo.data import phantom as synthetic
+
+    mine = DataSettings(
+        name="phantom", image_size=32, cache_dir=str(tmp_path / "cache"), num_workers=1,
+        phantom=PhantomSettings(train_patients=12, test_patients=8),
+    )  # fmt: skip
+    data = prepare(mine)
+    path, row = data.manifest.table["path"][3], data.rows[3]
+    drawn = synthetic.render(path, mine.phantom)
+    assert np.array_equal(data.images[row], images.preprocess(drawn, image_size=32))
+    monkeypatch.setattr(synthetic, "render", no_reading)
+    assert prepare(mine).digest == data.digest
+    mine.phantom.seed = 1
+    monkeypatch.undo()
+    assert prepare(mine).digest != data.digest
+
+
+def test_kaggle_sets_of_the_fixture_are_learnable(tmp_path: Path) -> None:
+    """The generated set that other tests train on: classes differ, patients have several images."""
+    root = make_kaggle(tmp_path / "set", patients=2)
+    grey = images.read(root / "train" / "NORMAL" / "IM-0001-0001.jpeg").astype(float)
+    assert grey.mean(1).std() > 3 * grey.mean(0).std()

@@ -1,0 +1,38 @@
+"""ONNX: the same probabilities, for any number of images, with what their use needs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.model_runs import SIZE, images
+
+from pneumo import UserError
+from pneumo.inference import bundle, export
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
+def test_onnx_gives_the_models_probabilities(name: str, made_models: dict[str, Path], tmp_path: Path) -> None:
+    model = bundle.read(made_models[name])
+    said = export.onnx(model, tmp_path / "model.onnx")
+    assert name in said and "differ" in said
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    network = model.network()
+    for count in (1, 2, 7):
+        batch = images(count, 30 + count, SIZE)
+        (found,) = session.run(None, {"images": batch})
+        assert found.shape == (count,)
+        np.testing.assert_allclose(found, model.probabilities(batch, network), atol=1e-4)
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["pneumo"])
+    assert facts["temperature"] == model.temperature and facts["thresholds"] == model.thresholds
+    assert facts["preprocess"] == model.preprocess
+
+
+def test_another_ending_is_refused(made_models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"FILE\.onnx"):
+        export.onnx(bundle.read(made_models["resnet18"]), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,132 @@
+"""The comparison page in a real browser: wide and 390 px, light and dark, on paper."""
+
+import html
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.browser import BROWSER, FLAGS
+from support.comparison_runs import COUNTS, DIGEST, PATIENTS, QUALITY, split
+
+from pneumo.comparison import page as report
+from pneumo.comparison import result as comparison
+from pneumo.comparison.result import Candidate
+
+pytestmark = pytest.mark.services
+
+# What a reader meets, measured by the browser itself inside a frame of the given width (a headless window has
+# no less than 500 px): overflow, contrast, sizes of text, what the Tab key can reach.
+PROBE = """
+const frame = document.querySelector('iframe');
+frame.onload = () => {
+  const page = frame.contentDocument, view = frame.contentWindow;
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const paper = light(rgb(view.getComputedStyle(page.body).backgroundColor));
+  const contrast = query => Math.min(...[...page.querySelectorAll(query)].map(node => {
+    const ink = light(rgb(view.getComputedStyle(node).color));
+    return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+  }));
+  const texts = [...page.querySelectorAll('svg text')].filter(node => node.textContent.trim());
+  const boxes = [...page.querySelectorAll('main > section > :not(details)')];
+  document.title = JSON.stringify({
+    paper, dark: view.matchMedia('(prefers-color-scheme: dark)').matches,
+    width: page.documentElement.scrollWidth, frame: frame.clientWidth,
+    outside: boxes.filter(node => node.getBoundingClientRect().right > frame.clientWidth + 1).length,
+    body: contrast('p, td, th, figcaption'), links: contrast('a'), drawn: contrast('svg text'),
+    smallest: Math.min(...texts.map(node => node.getBoundingClientRect().height)),
+    figures: page.querySelectorAll('figure > svg').length,
+    reachable: [...page.querySelectorAll('.scroll')].every(node => node.tabIndex === 0),
+    names: [...page.querySelectorAll('.scroll, svg[role=img]')].every(n => n.getAttribute('aria-label')),
+    broken: [...page.images].filter(image => image.complete && !image.naturalWidth).length,
+  });
+};
+frame.srcdoc = PAGE;
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    if BROWSER is None:
+        pytest.skip("no chromium on this machine")
+    return BROWSER
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = [
+        Candidate(
+            run_id=f"{model}{seed}",
+            name=f"{model}-{seed}",
+            seed=seed,
+            config={"model.name": model, "optim.lr": 0.001, "data.name": "chest_xray"},
+            protocol="test_selected" if seed == 9 else "patient_val",
+            digest=DIGEST,
+            test=split("test", seed, quality),
+            val=split("val", seed, quality),
+            epoch=3,
+            history=[
+                {
+                    "epoch": e,
+                    **{f"{s}/{m}": e / 9 for s in ("train", "val") for m in ("accuracy", "f1", "loss")},
+                }
+                for e in range(1, 6)
+            ],
+        )
+        for model, quality in QUALITY.items()
+        for seed in (0, 1, 9)
+    ]
+    found = comparison.build(runs, draws=100)
+    splits = {
+        name: {
+            "images": sum(n.values()),
+            "normal": n["NORMAL"],
+            "pneumonia": n["PNEUMONIA"],
+            "patients": PATIENTS[name],
+        }
+        for name, n in COUNTS.items()
+    }
+    about = {
+        "experiment": "browser", "sweep": None, "made": "today", "version": "0", "command": "a command",
+        "software": {"numpy": "2"}, "commits": ["abc"], "digest": DIGEST, "data": "chest_xray",
+        "synthetic": False,
+    }  # fmt: skip
+    left_out = [{"run": "a run", "reason": "not finished: failed"}]
+    found |= {"about": about, "left_out": left_out, "splits": splits}
+    return report.write(tmp_path_factory.mktemp("page"), found, {}).folder / "index.html"
+
+
+def measure(browser: str, page: Path, folder: Path, width: int, dark: bool) -> dict:
+    frame = f'<iframe style="width: {width}px; height: 900px; border: 0"></iframe>'
+    text = json.dumps(page.read_text()).replace("</", "<\\/")
+    file = folder / "probe.html"
+    file.write_text(f"<!doctype html><title>-</title>{frame}<script>const PAGE = {text};{PROBE}</script>")
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    line = [browser, *FLAGS, scheme, f"--user-data-dir={folder}/profile", "--virtual-time-budget=8000"]
+    line += ["--window-size=1300,950", "--dump-dom", file.as_uri()]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    title = done.stdout.partition("<title>")[2].partition("</title>")[0]
+    assert title.startswith("{"), done.stderr[-2000:]
+    return json.loads(html.unescape(title))
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_reads_well(browser: str, page: Path, tmp_path: Path, width: int, dark: bool) -> None:
+    seen = measure(browser, page, tmp_path, width, dark)
+    assert seen["dark"] is dark and (seen["paper"] < 0.02) is dark
+    assert (seen["width"], seen["frame"], seen["outside"]) == (width, width, 0)  # tables scroll, the page not
+    assert seen["body"] >= 4.5 and seen["links"] >= 4.5 and seen["drawn"] >= 4.5  # WCAG 2.2, AA
+    assert seen["figures"] >= 8 and seen["smallest"] >= 9
+    assert seen["reachable"] and seen["names"] and not seen["broken"]
+
+
+def test_the_page_prints(browser: str, page: Path, tmp_path: Path) -> None:
+    paper = tmp_path / "page.pdf"
+    line = [browser, *FLAGS, f"--user-data-dir={tmp_path}/profile", f"--print-to-pdf={paper}", page.as_uri()]
+    subprocess.run(line, capture_output=True, check=True, timeout=120)
+    assert paper.read_bytes().startswith(b"%PDF")
+    assert 4 <= paper.read_bytes().count(b"/Type /Page\n") <= 40

@@ -1,0 +1,205 @@
+"""Real runs tracked by a real MLflow server on a real PostgreSQL, which is killed or never there."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from support.commands import environment
+from support.servers import Mlflow, Postgres
+
+from pneumo.names import MEASURED
+from pneumo.tracking.journal import Journal
+
+pytestmark = pytest.mark.services
+OUTAGES = 3
+OUTAGE_S = float(os.environ.get("PNEUMO_OUTAGE_S", 5))  # 5 to 30
+EPOCHS = 12 + int(2 * (OUTAGE_S - 5))  # so many that the run outlasts the outages
+FLUSH_S = 10
+PASSWORD = "xyzzy-4711"
+OVERRIDES = (
+    "data=phantom data.phantom.train_patients=150 data.phantom.test_patients=20 data.image_size=32 "
+    "trainer.batch_size=32 trainer.deterministic=true trainer.device=cpu trainer.ema_decay=null "
+    f"trainer.epochs={EPOCHS} tracking.flush_s={FLUSH_S} output_dir=outputs"
+).split()
+
+
+@dataclass
+class Job:
+    """A run in a folder of its own; all its paths are relative, so that two differ in nothing."""
+
+    folder: Path
+    uri: str
+
+    def start(self, door: str = "train", *arguments: str) -> "subprocess.Popen[str]":
+        self.folder.mkdir(exist_ok=True)
+        # All jobs share one cache; and the servers want a core too.
+        own = environment(self.folder.parent, MLFLOW_TRACKING_URI=self.uri, OMP_NUM_THREADS="1")
+        command = [sys.executable, "-m", f"pneumo.{door}", *(arguments or OVERRIDES)]
+        with self.log(door).open("a") as log:
+            return subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=log, text=True)
+
+    def sync(self, times_at_once: int = 1) -> str:
+        """What was printed by that many processes which all sent what was left."""
+        self.log("runs").unlink(missing_ok=True)
+        processes = [self.start("runs", "sync", "output_dir=outputs") for _ in range(times_at_once)]
+        said = [(process.wait(), self.log("runs").read_text()) for process in processes]
+        assert not any(code for code, _ in said), said
+        return said[-1][1]
+
+    def log(self, door: str) -> Path:
+        return self.folder / f"{door}.log"
+
+    @property
+    def journal(self) -> Journal:
+        (path,) = self.folder.glob("outputs/*/journal.jsonl")
+        return Journal(path.parent)
+
+    @property
+    def said(self) -> str:
+        return self.log("train").read_text()
+
+
+def held(server: Mlflow, job: Job) -> dict[str, Any]:
+    """What PostgreSQL and the artifact store hold of a run, without times and ids."""
+    journal = job.journal
+    (run_id,) = server.run_ids(journal)
+    assert server.rows(run_id) == sorted(journal.metric_rows())
+
+    def table(columns: str, where: str) -> Counter[tuple[Any, ...]]:
+        return Counter(server.query(f"SELECT {columns} FROM {where} = :run_id", run_id=run_id))
+
+    measured = " OR ".join(f"key LIKE '{prefix}%'" for prefix in MEASURED)
+    value = f"CASE WHEN {measured} THEN NULL ELSE value END"
+    downloads = job.folder / "downloads"
+    downloads.mkdir()
+    MlflowClient(server.uri).download_artifacts(run_id, "", str(downloads))
+    artifacts = contents(downloads)
+    assert_equal({"local": artifacts}, {"local": contents(journal.folder / "artifacts")})
+    # The only file that knows where it was tracked to.
+    artifacts["config.yaml"] = artifacts["config.yaml"].replace(server.uri.encode(), b"URI")
+    return {
+        "run": table("name, status, lifecycle_stage, experiment_id", "runs WHERE run_uuid"),
+        "metrics": table(f"key, step, is_nan, {value}", "metrics WHERE run_uuid"),
+        "latest_metrics": table(f"key, step, is_nan, {value}", "latest_metrics WHERE run_uuid"),
+        "params": table("key, value", "params WHERE run_uuid"),
+        "tags": table("key, value", "tags WHERE key <> 'pneumo.journal_id' AND run_uuid"),
+        "datasets": table(
+            "name, digest, dataset_source",
+            "datasets JOIN inputs ON inputs.source_id = dataset_uuid WHERE destination_id",
+        ),
+        "artifacts": artifacts,
+    }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Say what differs, not how in 45 MB."""
+    for table, rows in one.items():
+        differing = sorted(
+            {str(key) for key in {*rows, *other[table]} if rows.get(key) != other[table].get(key)}
+        )
+        assert not differing, f"{table}: {differing}"
+
+
+@pytest.fixture(scope="module")
+def server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
+    server = Mlflow(tmp_path_factory.mktemp("server"), postgres.uri)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def late_server(
+    postgres: Postgres, server: Mlflow, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mlflow]:
+    """A second door to the same database and artifacts; the test starts it, when the run is over."""
+    late = Mlflow(tmp_path_factory.mktemp("late"), postgres.uri)
+    late.artifacts = server.artifacts
+    yield late
+    late.kill()
+
+
+@pytest.fixture(scope="module")
+def jobs(server: Mlflow, late_server: Mlflow, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """An undisturbed run and, beside it, one whose server is never there; both to their ends."""
+    folder = tmp_path_factory.mktemp("jobs")
+    with_credentials = late_server.uri.replace("//", f"//me:{PASSWORD}@")
+    alone, whole = Job(folder / "alone", with_credentials), Job(folder / "whole", server.uri)
+    processes = [alone.start()]
+    try:
+        server.wait()
+        processes.append(whole.start())
+        codes = [processes[0].wait()]
+        ended = time.time()
+        codes.append(processes[1].wait())
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0, 0], alone.said + whole.said
+    assert "sync" not in whole.said  # the server got all of it
+    return {"whole": whole, "alone": alone, "alone_ended": ended, "expected": held(server, whole)}
+
+
+def test_the_undisturbed_run_is_what_lies_in_its_folder(jobs: dict[str, Any]) -> None:
+    expected, journal = jobs["expected"], jobs["whole"].journal
+    assert set(expected["artifacts"]) == set(journal.artifacts)
+    assert expected["params"] == Counter(journal.params_logged.items())
+    assert len(journal.history("val/auroc")) == EPOCHS
+    assert [status for _, status, *_ in expected["run"]] == ["FINISHED"]
+
+
+def test_a_server_killed_three_times_in_a_run(jobs: dict[str, Any], server: Mlflow) -> None:
+    job = Job(jobs["whole"].folder.with_name("killed"), server.uri)
+    process = job.start()
+    seen: list[int] = []
+    try:
+        for _ in range(OUTAGES):
+            began = time.monotonic()
+            while process.poll() is None and (not seen or time.monotonic() - began < 2):
+                if list(job.folder.glob("outputs/*/journal.jsonl")):
+                    rows = sum(len(server.rows(run_id)) for run_id in server.run_ids(job.journal))
+                    if rows > max(seen, default=0):
+                        break  # it has just sent something
+                time.sleep(0.1)
+            server.kill()
+            assert process.poll() is None and job.journal.status == "RUNNING", f"too short:\n{job.said}"
+            seen.append(rows)
+            time.sleep(OUTAGE_S)
+            server.start()
+            server.wait()
+        assert process.wait() == 0, job.said
+    finally:
+        process.kill()
+    assert " 0 left" in job.sync()
+    assert_equal(held(server, job), jobs["expected"])
+
+
+def test_a_server_that_was_never_there_is_synced_later(jobs: dict[str, Any], late_server: Mlflow) -> None:
+    job = jobs["alone"]
+    journal = job.journal
+    end = next(line for line in reversed(journal.path.read_text().splitlines()) if '"kind":"end"' in line)
+    ended_s = int(re.findall(r'"t":(\d+)', end)[0]) / 1000
+    assert FLUSH_S - 1 < jobs["alone_ended"] - ended_s < FLUSH_S + 20  # the process has to end, too
+    (line,) = [line for line in job.said.splitlines() if "sync" in line]
+    assert line.startswith(f"{journal.last} records are still to be sent")
+    late_server.start()
+    late_server.wait()
+    assert " 0 left" in job.sync(times_at_once=2)
+    assert ": 0 records sent, 0 left" in job.sync()
+    assert_equal(held(late_server, job), jobs["expected"])
+    # The credentials in its address are nowhere.
+    for path, content in contents(job.folder).items():
+        assert PASSWORD.encode() not in content, path

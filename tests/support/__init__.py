@@ -1,0 +1,1 @@
+"""What several tests share: generated images, finished runs, servers, commands as processes."""

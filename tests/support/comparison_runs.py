@@ -1,0 +1,128 @@
+"""Finished runs as training leaves them, without training: journal and artifacts, sent to a SQLite store."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pneumo.config import Config
+from pneumo.evaluation import metrics
+from pneumo.evaluation.predictions import SplitResult, predictions_csv
+from pneumo.files import write_atomically
+from pneumo.models.settings import ModelSettings
+from pneumo.sweep import parent as sweep
+from pneumo.tracking.journal import Journal
+from pneumo.tracking.sender import sync
+from pneumo.tracking.settings import TrackingSettings
+from pneumo.training.settings import TrainerSettings
+
+QUALITY = {"resnet18": 1.3, "resnet50": 1.2, "densenet121": 0.7}  # how far apart a model's logits lie
+DIGEST = "d" * 64
+PATIENTS_A_SPLIT = 60
+
+
+def split(name: str, seed: int, quality: float, known: bool = True) -> SplitResult:
+    """A split with patients of one to three images, named as in the public set; the same for every seed."""
+    rng = np.random.default_rng({"test": 1, "val": 2}[name])
+    paths, people, labels = [], [], []
+    for number in range(PATIENTS_A_SPLIT):
+        ill = number % 5 > 1
+        kind = ("bacteria", "virus")[number % 2]
+        for k in range(1 + int(rng.integers(3))):
+            if ill:
+                paths.append(f"{name}/PNEUMONIA/person{number}_{kind}_{k}.jpeg")
+                people.append(f"person-{kind}-{number}")
+            else:
+                paths.append(f"{name}/NORMAL/IM-{number:04d}-{k:04d}.jpeg")
+                people.append(f"IM-{number}")
+            labels.append(int(ill))
+    hard = rng.normal(0, 1.3, len(labels))  # what makes an image hard, it does to every model
+    own = np.random.default_rng([seed, int(10 * quality)]).normal(0, 0.5, len(labels))
+    logits = quality * (np.array(labels) - 0.5) * 2 + hard + own
+    return SplitResult(
+        paths=paths,
+        patients=people if known else [None] * len(paths),
+        labels=np.array(labels),
+        probabilities=1 / (1 + np.exp(-logits)),
+    )
+
+
+def make(
+    root: Path,
+    uri: str,
+    model: str = "resnet18",
+    seed: int = 0,
+    *,
+    experiment: str = "pneumo",
+    protocol: str = "patient_val",
+    digest: str = DIGEST,
+    known: bool = True,
+    without: str = "",
+    status: str = "FINISHED",
+    sweep_id: str | None = None,
+    epochs: int = 4,
+    data_root: str = "/nowhere",
+    lr: float = 0.001,
+) -> Path:
+    """One run of `model` below `root`, sent to `uri`; `without` names an artifact that is not written."""
+    settings = Config(
+        model=ModelSettings(name=model),
+        seed=seed,
+        trainer=TrainerSettings(epochs=epochs, select_on="test" if protocol == "test_selected" else "val"),
+    )
+    settings.data.root, settings.data.image_size, settings.optim.lr = data_root, 32, lr
+    fingerprint = sweep.fingerprint(settings.as_dict(), digest)
+    folder = root / f"{fingerprint}-{protocol}"
+    splits = {name: split(name, seed, QUALITY[model], known=known) for name in ("test", "val")}
+    journal = Journal(folder)
+    tags = {
+        "pneumo.fingerprint": fingerprint,
+        "pneumo.protocol": protocol,
+        "pneumo.data_digest": digest,
+        "pneumo.synthetic": "false",
+    }
+    if sweep_id:
+        tags["pneumo.sweep"] = sweep_id
+    journal.start(f"{model}-{seed}-{protocol}", experiment, tags)
+    journal.params({"model.name": model, "seed": seed, "device": "cpu"})
+    parts = ("train", "val", "test") if protocol == "test_selected" else ("train", "val")
+    history = []
+    for epoch in range(1, epochs + 1):
+        values = {
+            f"{part}/{key}": 0.5 + epoch / 20 + seed / 100 for part in parts for key in ("accuracy", "f1")
+        }
+        values |= {f"{part}/loss": 1 / epoch for part in parts}
+        values |= {"val/auroc": 0.9 + epoch / 100}
+        measured = {"time/images_per_s": 90.0 + seed, "time/epoch_s": 50.0, "memory/peak_mib": 2000.0 + seed}
+        journal.metrics(values | measured, epoch)
+        history.append({"epoch": epoch, **values})
+    scored = metrics.scores(splits["test"].labels, splits["test"].probabilities)
+    journal.metrics({f"test/{key}": value for key, value in scored.items()}, epochs + 1)
+    facts = {"epoch": epochs, "history": history, "images": COUNTS, "patients": PATIENTS}
+    files = {
+        "config.yaml": settings.as_yaml().encode(),
+        "checkpoints/best.json": json.dumps(facts).encode(),
+        "checkpoints/best.safetensors": bytes(4096),
+        **{f"predictions/{name}.csv": table(result) for name, result in splits.items()},
+    }
+    for name, content in files.items():
+        if name != without:
+            write_atomically(folder / "artifacts" / name, content)
+            journal.artifact(name)
+    journal.end(status)
+    journal.close()
+    result = sync(folder, TrackingSettings(flush_s=30), uri)
+    assert result.left == 0 and not result.error, result
+    return folder
+
+
+COUNTS = {
+    "train": {"NORMAL": 120, "PNEUMONIA": 350},
+    "val": {"NORMAL": 47, "PNEUMONIA": 71},
+    "test": {"NORMAL": 46, "PNEUMONIA": 73},
+}
+PATIENTS = {"train": 300, "val": 60, "test": 60}
+
+
+def table(result: SplitResult) -> bytes:
+    return predictions_csv(result)

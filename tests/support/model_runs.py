@@ -1,0 +1,93 @@
+"""Trained and made-up models for the tests of their use."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pneumo.config import Config
+from pneumo.data.augment import normalise
+from pneumo.data.settings import DataSettings, PhantomSettings
+from pneumo.evaluation.predictions import SplitResult, predictions_csv
+from pneumo.models import build_model
+from pneumo.models.settings import ModelSettings
+from pneumo.tracking.settings import TrackingSettings
+from pneumo.training.checkpoint import save_weights
+from pneumo.training.settings import TrainerSettings
+
+SIZE = 32
+
+
+def phantom(folder: Path, **keys: object) -> Config:
+    """A run of seconds on synthetic images, tracked in `folder`."""
+    config = Config(
+        model=ModelSettings(name="resnet18"),
+        data=DataSettings(
+            name="phantom",
+            image_size=SIZE,
+            cache_dir=str(folder / "cache"),
+            num_workers=1,
+            phantom=PhantomSettings(train_patients=40, test_patients=16),
+        ),
+        trainer=TrainerSettings(epochs=1, limit_batches=2, batch_size=16),
+        tracking=TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db"),
+        output_dir=str(folder / "outputs"),
+    )
+    for key, value in keys.items():
+        setattr(config, key, value)
+    return config
+
+
+def train(folder: Path, **keys: object) -> Path:
+    """The artifacts of a finished phantom run."""
+    from pneumo import train as door
+
+    outcome = door.run(phantom(folder, **keys))
+    assert outcome.code == 0, outcome.reason
+    return max((folder / "outputs").glob("*/artifacts"), key=lambda path: path.stat().st_mtime)
+
+
+def images(count: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
+    """uint8 [count, size, size]: odd ones brighter on the left, even ones on the right, and noise."""
+    rng = np.random.default_rng(seed)
+    made = rng.integers(0, 120, (count, size, size))
+    made[1::2, :, : size // 2] += 120
+    made[::2, :, size // 2 :] += 120
+    return made.astype(np.uint8)
+
+
+def make(folder: Path, name: str, in_channels: int = 3, seed: int = 0, **facts: object) -> Path:
+    """Artifacts as of a finished run, of a network that was drawn and lives on BatchNorm statistics of its
+    own; val and test are `images` 0 and 1."""
+    torch.manual_seed(seed)
+    network = build_model(name, in_channels=in_channels)
+    with torch.inference_mode():
+        for start in range(3):
+            network(normalise(torch.from_numpy(images(16, 10 + start)), in_channels))
+        network.eval()
+        splits = {}
+        for number, split in enumerate(("val", "test")):
+            logits = network(normalise(torch.from_numpy(images(24, number)), in_channels)).double()
+            splits[split] = SplitResult(
+                paths=[f"{split}/{row}.png" for row in range(24)],
+                patients=[f"p{row // 2}" for row in range(24)],
+                labels=np.arange(24) % 2,
+                probabilities=logits.softmax(1)[:, 1].numpy(),
+            )
+    best = {
+        "fingerprint": f"{seed:016x}",
+        "protocol": "patient_val",
+        "epoch": 1,
+        "monitor": "val/auroc",
+        "model": {"name": name, "dropout": 0.09, "in_channels": in_channels, "weights": None},
+        "preprocess": {"image_size": SIZE, "crop_black": True, "equalize": True},
+        "class_names": ["NORMAL", "PNEUMONIA"],
+        "data_digest": "d" * 64,
+        "synthetic": True,
+        **facts,
+    }
+    save_weights(folder / "checkpoints" / "best.safetensors", network.state_dict(), best)
+    (folder / "predictions").mkdir(exist_ok=True)
+    for split, result in splits.items():
+        (folder / "predictions" / f"{split}.csv").write_bytes(predictions_csv(result))
+    return folder

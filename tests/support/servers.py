@@ -1,0 +1,218 @@
+"""Real servers on 127.0.0.1 for the tests: PostgreSQL, and MLflow over any database."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import sqlalchemy
+
+from pneumo.tracking.journal import Journal
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Service:
+    """A server process in a group of its own, on a port that stays its own over restarts."""
+
+    start_s = 300  # seconds on an idle machine, minutes on a busy one
+    user: str | None = None  # None: ours
+    environment: ClassVar[Mapping[str, str]] = {}
+    end = signal.SIGKILL
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.log = folder / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ready(self) -> None:
+        """Raise OSError while it does not answer."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self.identity,
+            )
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + self.start_s
+        while time.monotonic() < deadline and self.process and self.process.poll() is None:
+            try:
+                return self.ready()
+            except OSError:
+                time.sleep(0.2)
+        raise TimeoutError(f"{self.log}:\n{self.log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        if self.process:
+            os.killpg(self.process.pid, self.end)  # with its workers
+            self.process.wait()
+            self.process = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """How subprocess takes on `user`."""
+        return {"user": self.user, "group": self.user, "extra_groups": [], "cwd": "/"} if self.user else {}
+
+
+class Postgres(Service):
+    """A new cluster in `folder`, which its user must be able to reach. Raises LookupError: not installed."""
+
+    end = signal.SIGQUIT  # it leaves at once, and takes its children along
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: path.parts[4])
+        initdb = Path(found[-1] if found else shutil.which("initdb") or "")
+        if not initdb.is_file():
+            raise LookupError("PostgreSQL is not installed: no initdb in /usr/lib/postgresql/*/bin or PATH")
+        self.postgres, self.data = initdb.with_name("postgres"), folder / "data"
+        self.data.mkdir()
+        if os.getuid() == 0:  # which it refuses to run as
+            self.user = "postgres"
+            shutil.chown(self.data, self.user, self.user)
+        make = [initdb, "--pgdata", self.data, "--username=postgres", "--auth=trust", "--encoding=UTF8"]
+        subprocess.run([*make, "--no-locale", "--no-sync"], check=True, capture_output=True, **self.identity)
+        self.uri = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def command(self) -> list[str]:
+        settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
+        options = [word for setting in settings for word in ("-c", setting)]
+        return [str(self.postgres), "-D", str(self.data), "-p", str(self.port), *options]
+
+    def ready(self) -> None:
+        import psycopg
+
+        try:
+            psycopg.connect(self.uri, connect_timeout=2).close()
+        except psycopg.OperationalError as error:
+            raise OSError from error
+
+
+class Mlflow(Service):
+    """`mlflow server` over the database `store` (None: SQLite) with proxied artifacts."""
+
+    environment: ClassVar[Mapping[str, str]] = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+    def __init__(self, folder: Path, store: str | None = None) -> None:
+        super().__init__(folder)
+        self.database, self.artifacts = folder / "server.db", folder / "artifacts"
+        self.store = store or f"sqlite:///{self.database}"
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        files = ["--serve-artifacts", "--artifacts-destination", str(self.artifacts)]
+        return [sys.executable, "-m", "mlflow", "server", *where, "--backend-store-uri", self.store, *files]
+
+    def ready(self) -> None:
+        urllib.request.urlopen(self.uri + "/health", timeout=2).close()
+
+    @cached_property
+    def _engine(self) -> sqlalchemy.Engine:
+        return sqlalchemy.create_engine(self.store, poolclass=sqlalchemy.NullPool)
+
+    def query(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows of the database itself, past the server."""
+        with self._engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sqlalchemy.text(statement), values)]
+
+    def rows(self, run_id: str | None) -> list[tuple[Any, ...]]:
+        where = "FROM metrics WHERE run_uuid = :run_id"
+        return sorted(self.query(f"SELECT key, value, timestamp, step {where}", run_id=run_id))
+
+    def run_ids(self, journal: Journal) -> list[str]:
+        """Every run that holds this journal, deleted ones too."""
+        where = "FROM tags WHERE key = 'pneumo.journal_id' AND value = :journal_id"
+        return [run_id for (run_id,) in self.query(f"SELECT run_uuid {where}", journal_id=journal.journal_id)]
+
+
+def copy_run(uri: str, fingerprint: str, count: int) -> None:
+    """Give the database `count` more runs like the one with this fingerprint: row, tags, params, metrics."""
+    engine = sqlalchemy.create_engine(uri.replace("postgresql:", "postgresql+psycopg:"))
+    names = ("runs", "tags", "params", "metrics", "latest_metrics")
+    known = sqlalchemy.MetaData()
+    known.reflect(engine, only=names)
+    tags = known.tables["tags"].c
+    wanted = (tags.key == "pneumo.fingerprint") & (tags.value == fingerprint)
+    with engine.begin() as connection:
+        run_id = connection.execute(sqlalchemy.select(tags.run_uuid).where(wanted)).scalar_one()
+        for table in (known.tables[name] for name in names):
+            found = connection.execute(sqlalchemy.select(table).where(table.c.run_uuid == run_id)).mappings()
+            rows = [dict(row) for row in found]
+            copies = [row | {"run_uuid": f"{number:032x}"} for number in range(count) for row in rows]
+            connection.execute(sqlalchemy.insert(table), copies)
+
+
+def champion(folder: Path, artifacts: Path) -> str:
+    """The URI of a tracker below `folder` where a run with these artifacts is pneumo@champion."""
+    from pneumo.inference import registration
+    from pneumo.tracking.mlflow_client import open_client
+    from pneumo.tracking.registry import Registry
+
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = open_client(uri)
+    experiment = client.create_experiment("pneumo", (folder / "mlartifacts").as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    shutil.copytree(artifacts, folder / "mlartifacts" / run_id / "artifacts")
+    client.set_terminated(run_id)
+    there = Registry(uri, folder / "cache")
+    registration.register(there, run_id, name="pneumo", alias="champion", force=False)
+    return uri
+
+
+class Serving(Service):
+    """`mlflow models serve` of models:/pneumo@champion in the tracker at `uri`."""
+
+    environment: Mapping[str, str] = {"MLFLOW_DISABLE_TELEMETRY": "true"}  # type: ignore[misc]
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        super().__init__(folder)
+        bin_folder = str(Path(sys.executable).parent)  # it starts uvicorn by name
+        path = os.pathsep.join([bin_folder, os.environ["PATH"]])
+        self.environment = {**type(self).environment, "MLFLOW_TRACKING_URI": uri, "PATH": path}
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        model = ["-m", "models:/pneumo@champion", "--env-manager", "local"]
+        where = ["--host", "127.0.0.1", "--port", str(self.port)]
+        return [sys.executable, "-m", "mlflow", "models", "serve", *model, *where]
+
+    def ready(self) -> None:
+        urllib.request.urlopen(self.url + "/ping", timeout=2).close()
+
+    def post(self, body: object, kind: str = "application/json") -> tuple[int, Any]:
+        """The status and what the JSON answer says; `body` goes as it is where it is bytes."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + "/invocations", content, {"Content-Type": kind})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())

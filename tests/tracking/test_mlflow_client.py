@@ -1,0 +1,317 @@
+"""Journal -> MLflow on a real SQLite store: every row once, whatever happened before."""
+
+import json
+import multiprocessing
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException, RestException
+
+from pneumo.tracking.journal import Journal, artifact_file
+from pneumo.tracking.mlflow_client import _refusal, note_path, read_note
+from pneumo.tracking.sender import Sender, sync
+from pneumo.tracking.settings import TrackingSettings
+
+SETTINGS = TrackingSettings(flush_s=20)
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def database(tmp_path: Path, empty_database: Path) -> Path:
+    return Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+
+
+@pytest.fixture
+def uri(database: Path) -> str:
+    return f"sqlite:///{database}"
+
+
+def begun(folder: Path, epochs: int = 3) -> Journal:
+    journal = Journal(folder)
+    journal.start(folder.name, "pneumo", {"pneumo.fingerprint": folder.name})
+    journal.params({"model.name": "resnet18", "long": "x" * 7000})
+    for epoch in range(1, epochs + 1):
+        journal.metrics({f"train/m{i}": i / 7 + epoch for i in range(20)}, epoch)
+    return journal
+
+
+def artifact(journal: Journal, name: str, content: bytes) -> None:
+    path = artifact_file(journal.folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    journal.artifact(name)
+
+
+def whole(folder: Path) -> Journal:
+    journal = begun(folder)
+    artifact(journal, "config.yaml", b"seed: 0\n")
+    artifact(journal, "figures/roc test.png", bytes(range(256)) * 40)
+    journal.dataset("chest_xray", "a" * 64, "/data/chest_xray", "train")
+    journal.end("FINISHED")
+    return journal
+
+
+def rows(database: Path, run_id: str | None = None) -> list[tuple[Any, ...]]:
+    """The metric rows of one run, or of all."""
+    query = "SELECT key, value, timestamp, step FROM metrics WHERE run_uuid = coalesce(?, run_uuid)"
+    with sqlite3.connect(database) as connection:
+        return sorted(connection.execute(query, (run_id,)).fetchall())
+
+
+def runs(uri: str, view: int = ViewType.ALL) -> list[Any]:
+    client = MlflowClient(uri)
+    return client.search_runs([e.experiment_id for e in client.search_experiments()], run_view_type=view)
+
+
+def test_what_training_writes_arrives_while_it_writes(tmp_path: Path, database: Path, uri: str) -> None:
+    journal = Journal(tmp_path / "run")
+    sender = Sender(journal.folder, SETTINGS, uri)
+    journal.start("run", "pneumo", {})
+    sender.start()
+    for epoch in range(1, 4):
+        journal.metrics({"val/auroc": epoch / 10}, epoch)
+        sender.notify()
+    deadline = time.monotonic() + 20
+    while len(rows(database)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert rows(database) == sorted(journal.metric_rows())
+    assert [run.info.status for run in runs(uri)] == ["RUNNING"]
+    journal.end("KILLED", "SIGTERM")
+    assert sender.finish(20) == 0 and sender.error is None
+    (run,) = runs(uri)
+    assert run.info.status == "KILLED" and run.data.tags["pneumo.status_reason"] == "SIGTERM"
+    assert run.info.run_id == sender.run_id
+    # The same command goes on.
+    again = Journal(journal.folder)
+    journal.close()
+    again.resume()
+    again.metrics({"val/auroc": 9.0}, 3)
+    again.metrics({"val/auroc": 0.4}, 4)
+    again.end("FINISHED")
+    assert sync(again.folder, SETTINGS, uri).left == 0
+    (run,) = runs(uri)
+    assert run.info.status == "FINISHED" and "pneumo.status_reason" not in run.data.tags
+    assert run.info.end_time == json.loads(again.path.read_text().splitlines()[-1])["t"]
+    assert rows(database) == sorted(again.metric_rows()) and len(rows(database)) == 4
+
+
+def test_all_kinds_arrive(
+    tmp_path: Path,
+    database: Path,
+    uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)  # a user's export must not hijack the run
+    journal = whole(tmp_path / "a run")
+    result = sync(journal.folder, SETTINGS, uri)
+    assert (result.sent, result.left, result.error, result.refused) == (journal.last, 0, None, 0)
+    client = MlflowClient(uri)
+    run = client.get_run(result.run_id)
+    assert run.info.status == "FINISHED" and run.info.run_name == "a run"
+    assert run.data.params == {"model.name": "resnet18", "long": "x" * 6000}
+    assert run.data.tags["pneumo.fingerprint"] == "a run"
+    dataset = run.inputs.dataset_inputs[0]
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("chest_xray", "a" * 36)
+    assert dataset.tags[0].value == "train"
+    for name in ("config.yaml", "figures/roc test.png"):
+        copy = Path(client.download_artifacts(run.info.run_id, name, str(tmp_path)))
+        assert copy.read_bytes() == artifact_file(journal.folder, name).read_bytes()
+    assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts" / "pneumo").as_uri())
+    assert rows(database) == sorted(journal.metric_rows())
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("sequence", [None, 0, 1, 2, 4, 7])
+def test_sending_again_changes_nothing(
+    tmp_path: Path, database: Path, uri: str, sequence: int | None
+) -> None:
+    journal = whole(tmp_path / "run")
+    first = sync(journal.folder, SETTINGS, uri)
+    path = note_path(journal.folder, uri)
+    if sequence is None:
+        path.unlink()  # killed between create_run and the note
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sequence": sequence}))
+    again = sync(journal.folder, SETTINGS, uri)
+    assert again.run_id == first.run_id and again.left == 0 and again.sent == journal.last - (sequence or 0)
+    assert len(runs(uri)) == 1 and rows(database) == sorted(journal.metric_rows())
+    assert sync(journal.folder, SETTINGS, uri).sent == 0
+
+
+def test_what_is_refused_does_not_hold_up_the_rest(tmp_path: Path, database: Path, uri: str) -> None:
+    journal = begun(tmp_path / "run")
+    many = {f"good/{i}": float(i) for i in range(1500)}
+    journal.metrics({**many, "bad@name": 1.0, "good": 2.0}, 1)
+    journal.params({"model.name": "resnet50", "other": "1"})
+    artifact(journal, "gone.txt", b"x")
+    artifact_file(journal.folder, "gone.txt").unlink()
+    journal.tags({"nul": "a\0b\ud800"})
+    journal.end("FINISHED")
+    result = sync(journal.folder, SETTINGS, uri)
+    assert (result.left, result.refused, result.error) == (0, 3, None)
+    (run,) = runs(uri)
+    assert run.info.status == "FINISHED" and run.data.tags["nul"] == "ab?"
+    assert run.data.params["model.name"] == "resnet18" and run.data.params["other"] == "1"
+    assert rows(database) == sorted(row for row in journal.metric_rows() if row[0] != "bad@name")
+    note_path(journal.folder, uri).unlink()
+    sync(journal.folder, SETTINGS, uri)
+    refused = [json.loads(line) for line in (journal.folder / "refused.jsonl").read_text().splitlines()]
+    assert [(r["sequence"], r["key"]) for r in refused] == [
+        (6, "bad@name"),
+        (7, "model.name"),
+        (8, "gone.txt"),
+    ]
+
+
+def test_a_second_run_that_a_late_answer_left_is_removed(tmp_path: Path, database: Path, uri: str) -> None:
+    journal = begun(tmp_path / "run")
+    first = sync(journal.folder, SETTINGS, uri)
+    client = MlflowClient(uri)
+    experiment = read_note(journal.folder, uri).experiment_id
+    client.create_run(experiment, tags={"pneumo.journal_id": journal.journal_id})
+    journal.end("FINISHED")
+    assert sync(journal.folder, SETTINGS, uri).run_id == first.run_id
+    assert [run.info.run_id for run in runs(uri, ViewType.ACTIVE_ONLY)] == [first.run_id]
+
+
+def test_what_was_deleted_in_mlflow_is_named(tmp_path: Path, database: Path, uri: str) -> None:
+    journal = begun(tmp_path / "run")
+    run_id = sync(journal.folder, SETTINGS, uri).run_id
+    client = MlflowClient(uri)
+    client.delete_run(run_id)
+    journal.end("FINISHED")
+    result = sync(journal.folder, SETTINGS, uri)
+    assert result.left == 1 and "mlflow runs restore" in (result.error or "")
+    assert not (journal.folder / "refused.jsonl").exists()
+    client.restore_run(run_id)
+    assert sync(journal.folder, SETTINGS, uri).left == 0
+    client.delete_experiment(read_note(journal.folder, uri).experiment_id)
+    other = begun(tmp_path / "other")
+    result = sync(other.folder, SETTINGS, uri)
+    assert result.left == other.last and "tracking.experiment" in (result.error or "")
+
+
+def test_a_new_database_gets_everything_again(
+    tmp_path: Path, database: Path, uri: str, empty_database: Path
+) -> None:
+    journal = whole(tmp_path / "run")
+    sync(journal.folder, SETTINGS, uri)
+    with sqlite3.connect(empty_database) as new, sqlite3.connect(database) as old:
+        new.backup(old)
+    assert rows(database) == []
+    result = sync(journal.folder, SETTINGS, uri)
+    assert result.sent == journal.last and rows(database) == sorted(journal.metric_rows())
+
+
+def test_one_folder_serves_two_trackers(tmp_path: Path, database: Path, uri: str) -> None:
+    journal = whole(tmp_path / "run")
+    other = Path(shutil.copy(database, tmp_path / "other.db"))
+    assert sync(journal.folder, SETTINGS, uri).left == 0
+    assert sync(journal.folder, SETTINGS, f"sqlite:///{other}").left == 0
+    assert rows(database) == rows(other) == sorted(journal.metric_rows())
+
+
+def test_no_server_never_blocks_and_no_credential_shows(tmp_path: Path) -> None:
+    uri = "http://me:secret@127.0.0.1:9"  # discard: nothing listens
+    journal = begun(tmp_path / "run")
+    sender = Sender(journal.folder, SETTINGS, uri)
+    sender.start()
+    deadline = time.monotonic() + 20
+    while sender.error is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    journal.end("FINISHED")
+    began = time.monotonic()
+    assert sender.finish(0.3) == journal.last
+    assert time.monotonic() - began < 1
+    assert "127.0.0.1" in (sender.error or "") and "secret" not in (sender.error or "")
+    result = sync(journal.folder, TrackingSettings(flush_s=0), uri)
+    assert result.left == journal.last and "secret" not in (result.error or "secret")
+    for path in journal.folder.rglob("*"):
+        assert "secret" not in path.name and (path.is_dir() or b"secret" not in path.read_bytes())
+
+
+def test_a_damaged_journal_is_an_error_not_a_crash(tmp_path: Path, uri: str) -> None:
+    journal = begun(tmp_path / "run")
+    journal.path.write_bytes(b"{}\n" + journal.path.read_bytes())
+    result = sync(journal.folder, SETTINGS, uri)
+    assert result.left == 1 and "damaged" in (result.error or "")
+    sender = Sender(journal.folder, SETTINGS, uri)
+    sender.start()
+    assert sender.finish(10) == 1 and "damaged" in (sender.error or "")
+    assert sync(tmp_path / "nothing", SETTINGS, uri).left == 0 and not (tmp_path / "nothing").exists()
+
+
+def http_error(status: int, body: str) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code, response._content = status, body.encode()
+    return requests.HTTPError("failed", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "API"}), True),
+        (RestException({"error_code": "INTERNAL_ERROR", "message": "x"}), False),
+        (RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "x"}), False),
+        (RestException({"error_code": "PERMISSION_DENIED", "message": "x"}), False),
+        (RestException({"detail": "Bad gateway"}), False),
+        (MlflowException("API request to endpoint /x failed with error code 400 != 200. <html>", 1), False),
+        (MlflowException.invalid_parameter_value("names may only contain"), True),
+        (http_error(400, '{"error_code": "INVALID_PARAMETER_VALUE"}'), True),
+        (http_error(400, "<html>"), False),
+        (http_error(400, "[]"), False),
+        (http_error(503, '{"error_code": "INVALID_PARAMETER_VALUE"}'), False),
+        (requests.ConnectionError(), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_only_mlflows_own_refusal_is_final(error: Exception, refused: bool) -> None:
+    assert _refusal(error) is refused
+
+
+def test_import_costs_nothing() -> None:
+    code = "import sys, pneumo.tracking.mlflow_client; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=20).returncode == 0
+
+
+def sync_at(gate: Any, folder: Path, uri: str, answers: Any) -> None:
+    gate.wait(20)
+    result = sync(folder, SETTINGS, uri)
+    answers.put((folder.name, result.left, result.error, result.run_id))
+
+
+def test_four_processes_at_once_on_a_new_database(tmp_path: Path) -> None:
+    """Two of them for the same run. Forked, because importing mlflow four times takes half a minute."""
+    journals = {name: whole(tmp_path / name) for name in "abc"}
+    database = tmp_path / "new" / "mlflow.db"
+    fork = multiprocessing.get_context("fork")
+    gate, answers = fork.Barrier(4), fork.Queue()
+    started = [
+        fork.Process(target=sync_at, args=(gate, tmp_path / name, f"sqlite:///{database}", answers))
+        for name in "aabc"
+    ]
+    for process in started:
+        process.start()
+    seen = sorted(answers.get(timeout=60) for _ in started)
+    for process in started:
+        process.join(10)
+    assert [answer[:3] for answer in seen] == [(name, 0, None) for name in "aabc"]
+    assert seen[0] == seen[1] and len(runs(f"sqlite:///{database}")) == 3
+    for name, _, _, run_id in seen:
+        assert rows(database, run_id) == sorted(journals[name].metric_rows())
