@@ -84,12 +84,12 @@ def _keys(node: yaml.MappingNode, above: str, lines: list[str], file: str) -> It
         if isinstance(value, yaml.MappingNode) and value.value:
             yield from _keys(value, f"{name}.", lines, file)
             continue
-        mark = value.end_mark
-        rest = lines[mark.line][mark.column :] if mark.line < len(lines) else ""
-        if value.start_mark.line != key.start_mark.line:  # a list or mapping below its key
-            rest = lines[key.start_mark.line][key.end_mark.column :]
+        start, end = value.start_mark, value.end_mark
+        if start.line == key.start_mark.line:
+            written, rest = lines[start.line][start.column : end.column], lines[start.line][end.column :]
+        else:  # a list below its key
+            written, rest = "", lines[key.start_mark.line][key.end_mark.column :]
         _, hash_sign, comment = rest.partition("# ")
-        written = lines[key.start_mark.line][key.end_mark.column :].partition(" # ")[0].lstrip(": ").strip()
         yield Key(
             name=name,
             value=written,
