@@ -176,7 +176,7 @@ def _defaults(train: Path) -> dict[str, str]:
 
 def _choices(group: str, options: list[Option], chosen: str | None = None) -> str:
     """A line for each option of a group."""
-    lines = ["| Choice | |", "|---|---|"]
+    lines = ["| Choice | Meaning |", "|---|---|"]
     for option in options:
         mark = " (default)" if len(options) > 1 and option.name == chosen else ""
         lines.append(f"| `{group}={option.name}`{mark} | {_cell(option.purpose)} |")
@@ -184,21 +184,33 @@ def _choices(group: str, options: list[Option], chosen: str | None = None) -> st
 
 
 def _table(options: list[Option], above: str) -> str:
-    """A line for each key: its value, in every option where these differ, and its comment."""
+    """A line for each key: its value and its comment. Where most values differ, each option has a column."""
     values = [{key.name: key for key in option.keys} for option in options]
     names = list(dict.fromkeys(name for keys in values for name in keys))
     if above and not above.startswith("hydra."):
         names = [name for name in names if name != "name"]  # choosing the option sets it
-    same = all(len({keys[name].value for keys in values if name in keys}) == 1 for name in names)
-    if same and all(name in keys for keys in values for name in names):
-        values = values[:1]
-    heads = [f"in `{option.name}`" for option in options] if len(values) > 1 else ["Default"]
-    lines = [f"| Key | {' | '.join(heads)} | |", "|---" * (len(heads) + 2) + "|"]
+    if not names:
+        return ""
+
+    def shown(name: str) -> list[str]:
+        return [_value(keys[name].value) if name in keys else "-" for keys in values]
+
+    many = sum(len(set(shown(name))) > 1 for name in names) > len(names) / 2
+    heads = [f"in `{option.name}`" for option in options] if many else ["Default"]
+    lines = [f"| Key | {' | '.join(heads)} | Meaning |", "|---" * (len(heads) + 2) + "|"]
     for name in names:
-        cells = [_value(keys[name].value) if name in keys else "-" for keys in values]
+        cells = shown(name)
+        if not many:
+            held = dict.fromkeys(cells)  # each value once, with the options that have it
+            by = {
+                cell: [o.name for o, own in zip(options, cells, strict=True) if own == cell] for cell in held
+            }
+            cells = [
+                cells[0] if len(by) == 1 else "; ".join(f"{c} ({', '.join(own)})" for c, own in by.items())
+            ]
         comment = next(keys[name].comment for keys in values if name in keys)
         lines.append(f"| `{above}{name}` | {' | '.join(cells)} | {_cell(comment)} |")
-    return "\n".join([*lines, ""]) if names else ""
+    return "\n".join([*lines, ""])
 
 
 def _value(written: str) -> str:
