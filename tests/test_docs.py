@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pneumo.models import MODELS
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -165,6 +167,24 @@ def test_the_readme_is_short_and_shows_the_page() -> None:
     assert len(text.splitlines()) <= 120
     assert "docs/images/comparison_page.png" in text
     assert "make demo" in text and "make test" in text
+
+
+# ---- how-tos
+
+
+def test_the_how_to_for_an_architecture_works(checkout: Path) -> None:
+    import torch
+
+    text = (ROOT / "docs/how-to/own-architecture.md").read_text()
+    network, registry, option = re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.S)
+    module: dict = {}
+    exec(network, module)
+    model = module["build"]("tiny", num_classes=2, in_channels=1, dropout=0.1)
+    assert model(torch.zeros(3, 1, 32, 32)).shape == (3, 2)
+    assert '"tiny": "pneumo.models.tiny"' in registry
+    assert registry.count("pneumo.models.") == len(MODELS) + 1
+    (checkout / "conf/model/tiny.yaml").write_text(option)
+    assert "| `model=tiny` | A small network" in reference.page(checkout / "conf", checkout / "sweeps")
 
 
 # ---- the site
