@@ -131,7 +131,7 @@ def undocumented(found: dict[str, list[Option]]) -> list[str]:
 
 
 def _shown_together(group: str) -> bool:
-    """Whether the options of a group share one table: not where each has keys of its own kind."""
+    """Whether the options of a group share one table: not where each has other keys."""
     return group != "" and not group.startswith("hydra/")
 
 
