@@ -164,7 +164,8 @@ def page(conf: Path, sweeps: Path) -> str:
         _choices("sweep", questions),
     ]
     for name, option in commands.items():
-        parts += [f"## {name}\n\nKeys of `pneumo {name}`.\n", _table([option], "")]
+        words = name.replace("_", " ")  # runs_status holds the keys of `pneumo runs status`
+        parts += [f"## {words}\n\nKeys of `pneumo {words}`.\n", _table([option], "")]
     return "\n".join(parts).rstrip() + "\n"
 
 
