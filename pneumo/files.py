@@ -1,4 +1,4 @@
-"""Small files that appear whole: written aside, synced and renamed.
+"""Small files: written so that they appear whole, and read up to a limit.
 
 A kill, a power cut or a full disk leaves what was there before.
 """
@@ -39,3 +39,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes; UserError for anything else."""
+    try:
+        if not path.is_file():  # reading a pipe would block for ever
+            raise UserError(f"{path} is missing or is not a file.")
+        if (size := path.stat().st_size) > limit:
+            raise UserError(f"{path} has {size:,} bytes, more than the limit of {limit:,}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None

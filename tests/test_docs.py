@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pneumo.commands import COMMANDS
+from pneumo.config_files import key_lines
 from pneumo.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,6 +17,10 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import check_docs  # noqa: E402
 import reference  # noqa: E402
+
+GROUPS = {
+    path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*") if path.is_dir()
+} | {"sweep"}
 
 
 @pytest.fixture
@@ -54,7 +60,9 @@ def test_every_key_that_composes_has_a_line_in_the_reference() -> None:
         if group == "experiment":
             continue
         node = OmegaConf.to_container(OmegaConf.load(file), resolve=False) or {}
-        for key in leaves({key: value for key, value in node.items() if key not in reference.INTERNAL}):
+        for key in leaves(
+            {key: value for key, value in node.items() if key not in ("defaults", "hydra", "_target_")}
+        ):
             full = key if group == "." else f"{group}.{key}"
             if full not in lines and not (key == "name" and not group.startswith("hydra")):
                 missing.append(f"{file.name}: {full}")
@@ -68,11 +76,10 @@ def leaves(node: dict, above: str = "") -> list[str]:
     return found
 
 
-def test_a_key_without_a_comment_is_named_with_file_and_line(checkout: Path) -> None:
+def test_a_key_without_a_comment_is_named_with_its_file(checkout: Path) -> None:
     file = checkout / "conf/optim/adamw.yaml"
     file.write_text(file.read_text().rstrip("\n") + "\namsgrad: false\n")
-    number = len(file.read_text().splitlines())
-    with pytest.raises(reference.UndocumentedKey, match=rf"conf/optim/adamw.yaml:{number}: amsgrad has no"):
+    with pytest.raises(reference.UndocumentedKey, match=r"conf/optim/adamw\.yaml: amsgrad has no comment"):
         reference.page(checkout / "conf", checkout / "sweeps")
 
 
@@ -86,7 +93,7 @@ def test_a_new_key_with_a_comment_makes_the_page_out_of_date(checkout: Path) -> 
 
 def test_two_comments_of_one_key_are_refused(checkout: Path) -> None:
     file = checkout / "conf/optim/adamw.yaml"
-    comment = next(key.comment for key in reference.read(file, checkout).keys if key.name == "lr")
+    comment = next(line.comment for line in reference.read(file, checkout).keys if line.key == "lr")
     edit(file, comment, "how fast it learns")
     with pytest.raises(reference.UndocumentedKey, match="the comment of lr differs"):
         reference.page(checkout / "conf", checkout / "sweeps")
@@ -105,8 +112,8 @@ def test_values_and_comments_are_read_as_written(tmp_path: Path) -> None:
         "address: ${oc.env:NAME,'sqlite:///${pneumo.project:x.db}'}  # where\n"
     )
     option = reference.read(file, tmp_path)
-    assert option.header == ["What it is. More."]
-    assert [(key.name, key.value, key.comment) for key in option.keys] == [
+    assert option.purpose == "What it is. More."
+    assert [(line.key, line.value, line.comment) for line in option.keys] == [
         ("plain", "1e-3", "a number; see #3"),
         ("quoted", "'a # b'", "a text"),
         ("nested.empty", "{}", "nothing yet"),
@@ -167,6 +174,61 @@ def test_the_readme_is_short_and_shows_the_page() -> None:
     assert len(text.splitlines()) <= 120
     assert "docs/images/comparison_page.png" in text
     assert "make demo" in text and "make test" in text
+
+
+# ---- commands
+
+
+def command_lines() -> list[tuple[str, list[str]]]:
+    """Every `pneumo ...` line in a code block of the documentation: the page and its words."""
+    found = []
+    for page in check_docs.pages(ROOT):
+        text = page.read_text()
+        blocks = [
+            *re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S),
+            *re.findall(r"(?:^    .*\n?)+", text, re.M),
+        ]
+        for block in blocks:
+            for line in block.replace("\\\n", " ").splitlines():
+                line = re.sub(r"\s+#.*", "", line.strip().removeprefix("$ "))
+                if line.startswith("pneumo "):
+                    found.append((page.relative_to(ROOT).as_posix(), line.split()[1:]))
+    return found
+
+
+def test_every_documented_command_exists_and_takes_the_keys_that_are_shown() -> None:
+    in_groups = {
+        f"{group}.{line.key}".replace("/", ".")
+        for group, options in reference.groups(ROOT / "conf").items()
+        for option in options
+        for line in option.keys
+        if group
+    }
+    wrong = []
+    for page, (name, *words) in command_lines():
+        command = COMMANDS.get(name)
+        if name in ("completion", "--help", "--version"):
+            continue
+        if command is not None and command.actions:
+            command = command.actions.get(words.pop(0))
+        if command is None:
+            wrong.append(f"{page}: pneumo {name} is not a command")
+            continue
+        own = {line.key for line in key_lines(ROOT / f"conf/{command.config_name}.yaml")}
+        own |= in_groups | GROUPS if command.config_name == "train" else set(command.renamed)
+        own |= {"key", "group"}  # as in key=value
+        for word in words:
+            key, equals, _ = word.strip("[]'\"").lstrip("~+").partition("=")
+            if equals and re.fullmatch(r"[a-z_./]+", key) and key not in own:
+                wrong.append(f"{page}: pneumo {name} has no key {key}")
+    assert len(command_lines()) > 60
+    assert wrong == []
+
+
+def test_every_command_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/commands.md").read_text()
+    names = [f"{name} {action}" for name, command in COMMANDS.items() for action in command.actions or [""]]
+    assert [name for name in names if f"    pneumo {name}".rstrip() not in text] == []
 
 
 # ---- how-tos

@@ -88,7 +88,7 @@ def known_keys(conf: Path) -> set[str]:
     keys = set()
     for group, options in reference.groups(conf).items():
         prefix = f"{group.replace('/', '.')}." if group else ""
-        for name in [key.name for option in options for key in option.keys]:
+        for name in [line.key for option in options for line in option.keys]:
             parts = f"{prefix}{name}".split(".")
             keys |= {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
     return keys

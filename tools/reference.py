@@ -10,15 +10,17 @@ A key's comment is on its own line in its yaml file: `lr: 1e-3  # the learning r
 import argparse
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
 
+from pneumo.config_files import KeyLine, key_lines
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = "docs/reference/keys.md"
-INTERNAL = ("defaults", "hydra", "_target_")  # Hydra's own, not for users to set
+INTERNAL = ("_target_",)  # Hydra's own, not for users to set
 INTRODUCTION = """# Every key
 
 <!-- Written by tools/reference.py from the comments in conf/. Edit those, then run `make reference`. -->
@@ -30,22 +32,13 @@ Set a key on the command line: `pneumo train optim.lr=3e-4`. Choose an option of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Key:
-    """One key of a yaml file: its path in the file, its value as written, its comment or ""."""
-
-    name: str
-    value: str
-    comment: str
-    where: str  # file and line, for messages
-
-
-@dataclass(frozen=True, kw_only=True)
 class Option:
     """One yaml file: what its first comment lines say, and its keys."""
 
+    file: str  # relative to the checkout
     name: str
     header: list[str]
-    keys: list[Key]
+    keys: list[KeyLine]
 
     @property
     def purpose(self) -> str:
@@ -56,46 +49,18 @@ class Option:
 
 
 class UndocumentedKey(Exception):
-    """A key without a comment, or with two different ones; the message names file and line."""
+    """A key without a comment, or with two different ones; the message names file and key."""
 
 
-def read(file: Path, root: Path = ROOT) -> Option:
-    """The keys of a yaml file with their comments; UndocumentedKey for a key that has none."""
-    text = file.read_text()
-    lines = text.splitlines()
-    header = []
-    for line in lines:
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            header.append(line.lstrip("# ").rstrip())
-    document = yaml.compose(text)
-    keys = []
-    if isinstance(document, yaml.MappingNode):
-        keys = list(_keys(document, "", lines, file.relative_to(root).as_posix()))
-    return Option(name=file.stem, header=header, keys=keys)
-
-
-def _keys(node: yaml.MappingNode, above: str, lines: list[str], file: str) -> Iterator[Key]:
-    for key, value in node.value:
-        if key.value in INTERNAL:
-            continue
-        name = f"{above}{key.value}"
-        if isinstance(value, yaml.MappingNode) and value.value:
-            yield from _keys(value, f"{name}.", lines, file)
-            continue
-        start, end = value.start_mark, value.end_mark
-        if start.line == key.start_mark.line:
-            written, rest = lines[start.line][start.column : end.column], lines[start.line][end.column :]
-        else:  # a list below its key
-            written, rest = "", lines[key.start_mark.line][key.end_mark.column :]
-        _, hash_sign, comment = rest.partition("# ")
-        yield Key(
-            name=name,
-            value=written,
-            comment=comment.strip() if hash_sign else "",
-            where=f"{file}:{key.start_mark.line + 1}",
-        )
+def read(file: Path, root: Path) -> Option:
+    """A yaml file of the checkout `root`."""
+    lines = file.read_text().splitlines()
+    header = [line for line in takewhile(lambda line: line.startswith("#"), lines) if "@package" not in line]
+    keys = [line for line in key_lines(file) if line.key not in INTERNAL]
+    name = file.relative_to(root).as_posix()
+    return Option(
+        file=name, name=file.stem, header=[line.lstrip("# ").rstrip() for line in header], keys=keys
+    )
 
 
 def groups(conf: Path) -> dict[str, list[Option]]:
@@ -113,18 +78,18 @@ def undocumented(found: dict[str, list[Option]]) -> list[str]:
     for group, options in found.items():
         if group == "experiment":  # it sets keys of other groups, which have their comments there
             continue
-        first: dict[str, Key] = {}
-        for key in [key for option in options for key in option.keys]:
-            if not key.comment:
-                short = key.name.rpartition(".")[2]
+        first: dict[str, tuple[str, str]] = {}
+        for option, line in [(each, line) for each in options for line in each.keys]:
+            if not line.comment:
+                short = line.key.rpartition(".")[2]
                 problems.append(
-                    f"{key.where}: {key.name} has no comment. Write `{short}: ...  # what it does`."
+                    f"{option.file}: {line.key} has no comment. Write `{short}: ...  # what it does`."
                 )
                 continue
-            other = first.setdefault(key.name, key)
-            if _shown_together(group) and other.comment != key.comment:
+            other, comment = first.setdefault(line.key, (option.file, line.comment))
+            if _shown_together(group) and comment != line.comment:
                 problems.append(
-                    f"{key.where}: the comment of {key.name} differs from the one in {other.where}. The page "
+                    f"{option.file}: the comment of {line.key} differs from the one in {other}. The page "
                     "shows it once: make them equal."
                 )
     return problems
@@ -165,7 +130,7 @@ def page(conf: Path, sweeps: Path) -> str:
     ]
     for name, option in commands.items():
         words = name.replace("_", " ")  # runs_status holds the keys of `pneumo runs status`
-        parts += [f"## {words}\n\nKeys of `pneumo {words}`.\n", _table([option], "")]
+        parts += [f"## {words}\n\n{_cell(option.purpose)}\n", _table([option], "")]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -186,7 +151,7 @@ def _choices(group: str, options: list[Option], chosen: str | None = None) -> st
 
 def _table(options: list[Option], above: str) -> str:
     """A line for each key: its value and its comment. Where most values differ, each option has a column."""
-    values = [{key.name: key for key in option.keys} for option in options]
+    values = [{line.key: line for line in option.keys} for option in options]
     names = list(dict.fromkeys(name for keys in values for name in keys))
     if above and not above.startswith("hydra."):
         names = [name for name in names if name != "name"]  # choosing the option sets it
