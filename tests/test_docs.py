@@ -1,5 +1,6 @@
 """The documentation is complete: every key has its line, every link and every name leads somewhere."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -256,7 +257,7 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="mkdocs-material is not installed: pip install 'pneumo[docs]'")
     site = tmp_path / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120, env={"NO_MKDOCS_2_WARNING": "1", "PATH": ""})
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
     pages = list(site.rglob("*.html"))
     assert len(pages) > 20
     for page in pages:
