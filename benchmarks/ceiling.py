@@ -10,6 +10,7 @@ counterpart for, is shown beside it; the state is not saved, since it is written
 
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import measure
@@ -17,79 +18,72 @@ import torch
 import yaml
 from torch.nn.functional import cross_entropy
 
+from pneumo.config import Config
 from pneumo.data import cache, manifest
 from pneumo.data.augment import normalise
-from pneumo.data.loader import Split, splits
-from pneumo.data.settings import AugmentSettings, DataSettings, PhantomSettings, SamplerSettings
-from pneumo.models import build_model
-from pneumo.tracking.journal import Journal
-from pneumo.tracking.sender import Sender
+from pneumo.data.cache import ImageCache
+from pneumo.data.settings import AugmentSettings, DataSettings, PhantomSettings
+from pneumo.models.settings import ModelSettings
+from pneumo.run import build_trainer
+from pneumo.tracking.run_log import RunLog
 from pneumo.tracking.settings import TrackingSettings
-from pneumo.training.runtime import open_runtime
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
-from pneumo.training.trainer import Recipe, Trainer
+from pneumo.training.trainer import Trainer
 
 TARGETS = {64: 0.93, 224: 0.97}
 
 
-class Tracked:
-    """An epoch's figures go where a run's go: the journal, and from there to MLflow by the sending thread."""
+class TimedLog(RunLog):
+    """A run's log that notes how long the record of an epoch took."""
 
-    def __init__(self, folder: Path, uri: str) -> None:
-        self.journal = Journal(folder)
-        self.journal.hold()
-        self.journal.start(folder.name, "bench", {})
-        self.sender = Sender(folder, TrackingSettings(uri=uri), uri)
-        self.sender.start()
-        self.spent_s = 0.0
+    spent_s = 0.0
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        began = time.perf_counter()
-        self.journal.metrics(values, step)
-        self.sender.notify()
-        self.spent_s = time.perf_counter() - began
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        started = time.perf_counter()
+        super().metrics(values, step)
+        self.spent_s = time.perf_counter() - started
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self.journal.end("FINISHED")
-        self.journal.close()
+        self.close()
         if left := self.sender.finish(60):
-            raise SystemExit(f"{left} records did not reach MLflow: {self.sender.error}")
+            raise SystemExit(f"{left} records did not reach MLflow")
 
 
 def trainer_for(
-    model: str, augment: str, data: dict[str, Split], folder: Path, batch: int, steps: int, **trainer: object
-) -> Trainer:
-    conf = yaml.safe_load((measure.PROJECT / "conf" / "augment" / f"{augment}.yaml").read_text())
-    settings = TrainerSettings(
-        epochs=10_000, batch_size=batch, limit_batches=steps, checkpoint_every_s=1e9, **trainer
-    )
-    recipe = Recipe(
-        trainer=settings,
+    model: str, augment: str, data: ImageCache, folder: Path, batch: int, steps: int
+) -> tuple[Trainer, TimedLog]:
+    """A run's trainer on the CPU, with a low rate and nothing regular but the augmentation; and its log."""
+    strengths = yaml.safe_load((measure.PROJECT / "conf" / "augment" / f"{augment}.yaml").read_text())
+    settings = Config(
+        model=ModelSettings(name=model),
+        augment=AugmentSettings(**strengths),
         optim=OptimSettings(lr=1e-5),
-        schedule=ScheduleSettings(),
-        sampler=SamplerSettings(),
-        augment=AugmentSettings(**conf),
+        schedule=ScheduleSettings(name="constant", warmup_fraction=0.0, final_fraction=0.0),
+        trainer=TrainerSettings(
+            epochs=10_000,
+            batch_size=batch,
+            limit_batches=steps,
+            label_smoothing=0.0,
+            ema_decay=None,
+            checkpoint_every_s=1e9,
+            device="cpu",
+        ),
+        tracking=TrackingSettings(uri=f"sqlite:///{folder.parent}/mlflow.db"),
     )
-    record = Tracked(folder / "run", f"sqlite:///{folder.parent}/mlflow.db")
-    return Trainer(
-        recipe,
-        build_model(model),
-        data,
-        open_runtime(settings),
-        folder=folder / "state",
-        record=record,
-        quiet=True,
-    )
+    log = TimedLog(folder, settings.tracking)
+    log.start(folder.name, "bench", {})
+    return build_trainer(settings, data, log, identity={}, quiet=True), log
 
 
-def train_epoch(trainer: Trainer) -> tuple[float, float]:
+def train_epoch(trainer: Trainer, log: TimedLog) -> tuple[float, float]:
     """Seconds of an epoch's training and its record, and of the whole epoch."""
     began = time.perf_counter()
     trainer._train_epoch()
     trainer._finish_epoch()
     figures, whole = trainer.progress.history[-1], time.perf_counter() - began
     count = min(trainer.settings.limit_batches * trainer.settings.batch_size, len(trainer.splits["train"]))
-    return count / figures["time/images_per_s"] + trainer.record.spent_s, whole
+    return count / figures["time/images_per_s"] + log.spent_s, whole
 
 
 def fixed_steps(trainer: Trainer, steps: int) -> None:
@@ -117,23 +111,23 @@ def compare(model: str, size: int, batch: int, steps: int, rounds: int, folder: 
         val_fraction=0.02,
         phantom=PhantomSettings(train_patients=max(100, batch * steps), test_patients=8),
     )
-    data = splits(cache.prepare(manifest.build(settings), settings), torch.device("cpu"))
-    trainers = {
+    data = cache.prepare(manifest.build(settings), settings)
+    runs = {
         augment: trainer_for(model, augment, data, folder / f"{model}-{size}-{augment}", batch, steps)
         for augment in ("light", "strong")
     }
-    for trainer in trainers.values():
+    for trainer, _ in runs.values():
         trainer._save = trainer._keep_best = lambda *_: None  # type: ignore[method-assign,assignment]
-    whole: dict[str, list[float]] = {augment: [] for augment in trainers}
+    whole: dict[str, list[float]] = {augment: [] for augment in runs}
 
     def epoch(augment: str) -> float:
-        taken, all_of_it = train_epoch(trainers[augment])
+        taken, all_of_it = train_epoch(*runs[augment])
         whole[augment].append(all_of_it)
         return taken
 
     taken = measure.interleaved(
         {
-            "fixed batch": lambda: fixed_steps(trainers["light"], steps),
+            "fixed batch": lambda: fixed_steps(runs["light"][0], steps),
             "light": lambda: epoch("light"),
             "strong": lambda: epoch("strong"),
         },
@@ -141,8 +135,8 @@ def compare(model: str, size: int, batch: int, steps: int, rounds: int, folder: 
     )
     rows = []
     speed = {name: batch * steps / sorted(seconds)[rounds // 2] for name, seconds in taken.items()}
-    for augment, trainer in trainers.items():
-        trainer.record.close()
+    for augment, (trainer, log) in runs.items():
+        log.finish()
         reached = measure.ratio(taken["fixed batch"], taken[augment])
         rest_s = sorted(
             all_of_it - part for all_of_it, part in zip(whole[augment][1:], taken[augment], strict=True)

@@ -1,10 +1,9 @@
-"""What Hydra finds of ours: it takes plugins from this namespace only, which several packages share."""
+"""This project's plugins. Hydra takes plugins from this namespace only, which several packages share."""
 
-from pneumo.sweep import launchers
-from pneumo.sweep import optuna_sweeper as search
+from pneumo.sweep import launchers, optuna_sweeper
 
 
-class OptunaSweeper(search.OptunaSweeper):
+class OptunaSweeper(optuna_sweeper.OptunaSweeper):
     """hydra/sweeper=pneumo_optuna"""
 
 

@@ -1,21 +1,31 @@
-"""Small files: written so that they appear whole, and read up to a limit.
-
-A kill, a power cut or a full disk leaves what was there before.
-"""
+"""Files that several processes share: written whole or not at all, locked by one, read up to a limit."""
 
 import errno
+import fcntl
 import os
+import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pneumo import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOCK_WAIT_S = 60.0  # how long a command waits for another one's short work
+MAX_MODEL_BYTES = 2**30  # of any file that belongs to a model; a resume state of ResNet-50 has 0.4 GB
+_LOOK_AGAIN_S = 0.05
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either all of it or what it held before; UserError if full."""
+    """Write `content` so that `path` holds either all of it or what it held before; UserError if full.
+
+    The content is written aside, synced and renamed, so a kill or a power cut leaves what was there before.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # two machines may write
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +49,29 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; raise Busy if another process holds it for longer than `wait_s`.
+
+    The system gives the lock back when its holder dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_s
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Busy(f"another process holds {path}") from None
+                time.sleep(_LOOK_AGAIN_S)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # not by closing alone: a forked worker may hold a copy
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

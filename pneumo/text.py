@@ -1,7 +1,8 @@
-"""Text for people: tables in the terminal, numbers for JSON, the first line of an error."""
+"""Text for people: tables in the terminal, numbers for JSON, errors in one line."""
 
 import math
 import numbers
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,3 +43,10 @@ def finite(value: Any) -> Any:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its class where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The line that a traceback of `error` ends with: its class and its message."""
+    if isinstance(error, SystemExit):
+        return f"sys.exit({error.code!r}) was called in the run"
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What the tests share: the real images where they are at hand, tiny generated sets, the doors in-process."""
+"""What the tests share: the real images where there are any, tiny generated sets, the commands in-process."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.commands import HOOKS, Ending, import_path
@@ -20,6 +20,7 @@ from pneumo.data.settings import DataSettings
 if TYPE_CHECKING:
     from support.model_tracker import ModelTracker
     from support.servers import Postgres
+    from support.training import Tiny
 
 # `PNEUMO_TEST_BF16=on make test` runs all tests as on a processor with bf16 units, `off` as on one without.
 if forced := os.environ.get("PNEUMO_TEST_BF16"):
@@ -42,7 +43,7 @@ def shared() -> Path:
     """The folder with the real images: beside the checkout, or where PNEUMO_SHARED says."""
     folder = Path(os.environ.get("PNEUMO_SHARED", ROOT.parent / "shared"))
     if not (folder / "data").is_dir():
-        pytest.skip(f"the real images are not at hand: {folder}/data is missing (PNEUMO_SHARED names it)")
+        pytest.skip(f"there are no real images: {folder}/data is missing (PNEUMO_SHARED names it)")
     return folder
 
 
@@ -60,7 +61,7 @@ def real_root(shared: Path) -> Path:
     """The whole public set in the Kaggle layout."""
     root = shared / "data" / "chest_xray"
     if not root.is_dir():
-        pytest.skip(f"the public set is not at hand: {root} is missing")
+        pytest.skip(f"the public set is missing: {root}")
     return root
 
 
@@ -81,22 +82,12 @@ def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("phantom"))
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tracker's database without runs: MLflow takes seconds to create its tables."""
-    from pneumo.tracking.mlflow_client import open_client
-
-    file = tmp_path_factory.mktemp("database") / "mlflow.db"
-    open_client(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
-def tracker(tmp_path: Path, made_models: dict[str, Path], empty_database: Path) -> "ModelTracker":
+def tracker(tmp_path: Path, made_models: dict[str, Path], empty_store: Path) -> "ModelTracker":
     """A SQLite tracker whose runs hold the artifacts of a ResNet-18."""
     from support.model_tracker import ModelTracker
 
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return ModelTracker(tmp_path, made_models["resnet18"])
 
 
@@ -122,11 +113,43 @@ def settings(tmp_path: Path) -> Callable[..., DataSettings]:
     return make
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def door(
+def store(tmp_path: Path, empty_store: Path) -> Path:
+    """MLflow's migrations take seconds: once is enough."""
+    return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[float, Callable[[], None]]:
+    """A tiny network replaces the models. What a job with some model.dropout does on building it."""
+    from support.training import Tiny
+
+    acts: dict[float, Callable[[], None]] = {}
+
+    def build(name: str, dropout: float, **_: Any) -> "Tiny":
+        acts.get(dropout, lambda: None)()
+        return Tiny(dropout=dropout)
+
+    from pneumo import models
+
+    monkeypatch.setattr(models, "build_model", build)
+    return acts
+
+
+@pytest.fixture
+def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> Callable[..., Ending]:
-    """Run a door in this process as if from a shell, everything below tmp_path."""
+    """Run a command in this process as if from a shell, everything below tmp_path."""
     monkeypatch.setenv("PNEUMO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
@@ -140,10 +163,10 @@ def door(
 
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
-        train.outcomes.clear()
-        told = [*arguments, f"output_dir={tmp_path}/outputs"] if "=" in "".join(arguments) else [*arguments]
-        told = [*arguments] if module in ("predict", "compare", "ui") else told
-        monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *told])
+        line = [*arguments]
+        if "=" in "".join(arguments) and module not in ("predict", "compare", "ui"):
+            line.append(f"output_dir={tmp_path}/outputs")
+        monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *line])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             {
@@ -157,9 +180,9 @@ def door(
 
 
 @pytest.fixture
-def command(door: Callable[..., Ending]) -> Callable[..., Ending]:
-    """Run a command in this process: command("predict", "model=...", ...)."""
-    return door
+def door(command: Callable[..., Ending]) -> Callable[..., Ending]:
+    """The old name of `command`."""
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from support.commands import PROJECT as ROOT
-from support.commands import Hold, import_path
+from support.commands import Hold, import_path, small_run
 
 from pneumo.tracking.journal import Journal
 
 EPOCHS = 9
-SMALL = (
-    "data=phantom data.phantom.train_patients=40 data.phantom.test_patients=16 data.image_size=32 "
-    f"trainer.epochs={EPOCHS} trainer.limit_batches=1 trainer.batch_size=4 tracking.enabled=false "
-    "trainer.precision=float32"
-).split()
+SMALL = small_run(
+    epochs=EPOCHS,
+    limit_batches=1,
+    batch_size=4,
+    more=["tracking.enabled=false", "trainer.precision=float32"],
+)
 PAGE = 4096
 
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.commands import environment, small_run
 
 from pneumo.evaluation import metrics
 
@@ -41,10 +41,7 @@ PARAMS = (
     "optim.lr optim.weight_decay schedule.name trainer.epochs trainer.batch_size trainer.class_weights "
     "trainer.label_smoothing trainer.ema_decay data.name data.image_size data.val_protocol seed"
 ).split()
-SMALL = (
-    "data=phantom data.phantom.train_patients=40 data.phantom.test_patients=16 data.image_size=32 "
-    "trainer.epochs=2 trainer.limit_batches=2 trainer.batch_size=16"
-).split()
+SMALL = small_run()
 FLOAT32 = "trainer.precision=float32"  # where figures are computed again and compared
 MODELS, SAMPLERS, AUGMENTS = (
     ("resnet18", "resnet50", "densenet121"),
@@ -54,14 +51,9 @@ MODELS, SAMPLERS, AUGMENTS = (
 
 
 def pneumo(folder: Path, *arguments: str, module: str = "train") -> subprocess.CompletedProcess[str]:
-    """Run a door with all its state in `folder`."""
-    environment = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "PNEUMO_CACHE": str(folder / "cache"),
-    }
+    """Run a command with all its state in `folder`."""
     command = [sys.executable, "-m", f"pneumo.{module}", *arguments, f"output_dir={folder}/outputs"]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(folder), cwd=folder)
 
 
 def client(folder: Path):  # type: ignore[no-untyped-def]

@@ -1,12 +1,12 @@
 """Real `kill -9` at random moments of a sweep, each followed by the same command: does the end differ?
 
     python tools/kill_a_sweep.py --kills 8 --data-root DIR      sweep=dropout_lr, 12 jobs, real X-rays
-    python tools/kill_a_sweep.py --kills 8 --failures --two     3 of the jobs fail until mended; two terminals
+    python tools/kill_a_sweep.py --kills 8 --failures --two     3 of the jobs fail until fixed; two terminals
 
 Runs the sweep once undisturbed and once killed N times, and compares every metric row in MLflow's store (of
 time/* only that it is there once), the number of parents and children and their states. From the logs it
 checks that every start continues each run at its last saved state, and trains nothing that was done. With
---failures a run's folder is a file, a journal is damaged and a report cannot be written, until that is mended
+--failures a run's folder is a file, a journal is damaged and a report cannot be written, until that is fixed
 at the end. With --two a third side is issued in two terminals at once. Further arguments are overrides. Ends
 with 1 on any difference.
 """
@@ -35,7 +35,7 @@ Rows = dict[str, Counter[tuple[str, int, float | None]]]
 
 @dataclass
 class Terminal(Side):
-    """A side with a log of its own, for two may run in one folder."""
+    """A side with a separate log, because two may run in one folder."""
 
     name: str = "log"
 
@@ -55,7 +55,7 @@ class Terminal(Side):
         """The epochs that the last start printed, by fingerprint."""
         found: dict[str, list[int]] = {}
         fingerprint = ""
-        for line in self.said.replace("\r", "\n").splitlines():
+        for line in self.output.replace("\r", "\n").splitlines():
             if began := BEGAN.match(line):
                 fingerprint = began[1]
                 found.setdefault(fingerprint, [])
@@ -127,7 +127,7 @@ def finished(folder: Path) -> set[str]:
 
 
 def sabotage(folder: Path, fingerprints: list[str]) -> list[Path]:
-    """Make three runs fail, each in its own way; the paths that mend them when they are removed."""
+    """Make three runs fail, each in its own way; removing the returned paths fixes them."""
     outputs = folder / "outputs"
     paths = [
         outputs / fingerprints[1],
@@ -142,7 +142,7 @@ def sabotage(folder: Path, fingerprints: list[str]) -> list[Path]:
 
 def main() -> int:
     parser = arguments(__doc__, kills=8, patients=100, epochs=2, image_size=32)
-    parser.add_argument("--failures", action="store_true", help="three jobs fail until they are mended")
+    parser.add_argument("--failures", action="store_true", help="three jobs fail until they are fixed")
     parser.add_argument("--two", action="store_true", help="also from two terminals at once")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
@@ -152,14 +152,14 @@ def main() -> int:
     whole = Terminal(work / "undisturbed", command)
     began = time.monotonic()
     if whole.start().wait():
-        raise SystemExit(f"the undisturbed sweep failed:\n{whole.said}")
+        raise SystemExit(f"the undisturbed sweep failed:\n{whole.output}")
     whole_s, order = time.monotonic() - began, list(whole.trained())
     print(f"undisturbed: {len(order)} jobs of {options.epochs} epochs in {whole_s:.1f} s\n")
 
     # Until all kills have struck, the last job waits before its last epoch, however fast the machine is.
     hold = Hold(work / "hold", options.epochs - 1, order[-1])
     killed = Terminal(work / "killed", command, hold=hold)
-    mends = sabotage(killed.folder, order) if options.failures else []
+    obstacles = sabotage(killed.folder, order) if options.failures else []
     print("kill  after start  finished runs  newest saved state of each begun run: epoch")
     kills = 0
     while True:
@@ -183,23 +183,23 @@ def main() -> int:
         kills += 1
         states = " ".join(str(epoch) for epoch in killed.saved().values())
         print(f"{kills:4d}  {after_s:9.2f} s  {len(finished(killed.folder)):13d}  {states}", flush=True)
-    if code != (1 if mends else 0):
-        raise SystemExit(f"after {kills} kills the command ended with {code}:\n{killed.said}")
-    if mends:
+    if code != (1 if obstacles else 0):
+        raise SystemExit(f"after {kills} kills the command ended with {code}:\n{killed.output}")
+    if obstacles:
         _, children, parents = store(killed.folder)
-        rows = [line for line in killed.said.splitlines() if ": FAILED: " in line]
+        rows = [line for line in killed.output.splitlines() if ": FAILED: " in line]
         print(
             f"\nwith three made to fail: exit code 1, children {dict(Counter(children))}, parent {parents}:"
         )
         print("\n".join(f"  {row[:140]}" for row in rows))
         if len(rows) != 3 or parents != ["FAILED"] or len(finished(killed.folder)) != len(order) - 3:
             found.append("not just the three jobs failed")
-        for path in mends:
+        for path in obstacles:
             path.unlink()
         saved, done = killed.saved(), finished(killed.folder)
         if code := killed.start().wait():
-            raise SystemExit(f"mended, the command ended with {code}:\n{killed.said}")
-        found += repeated("mended", saved, killed.trained(), done)
+            raise SystemExit(f"after the fix, the command ended with {code}:\n{killed.output}")
+        found += repeated("fixed", saved, killed.trained(), done)
     found += differences(f"killed {kills} times", whole.folder, killed.folder)
 
     if options.two:

@@ -62,7 +62,7 @@ class Side:
         return self.folder / "log.txt"
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """What the last start printed."""
         return self.log.read_text(errors="replace").rpartition("---- start\n")[2]
 
@@ -76,13 +76,13 @@ class Side:
         """What the process was doing when it was killed, as far as its traces tell."""
         if list(self.folder.glob("cache/*.tmp*")):
             return "building the cache"
-        if "begins" not in self.said and "continues" not in self.said:
+        if "begins" not in self.output and "continues" not in self.output:
             return "start-up, before the run"
-        if "ready after" not in self.said:
+        if "ready after" not in self.output:
             return "start-up, in the run"
         if list(self.folder.glob("outputs/*/state/.*.tmp")):
             return "writing a state or weights"
-        if "chosen: epoch" in self.said:
+        if "chosen: epoch" in self.output:
             return "the very end"
         if self.state[0] > epochs:
             return "the final report"
@@ -107,7 +107,7 @@ def train(side: Side) -> float:
     started = time.monotonic()
     code = side.start().wait()
     if code:
-        raise SystemExit(f"the command failed with exit code {code}:\n{side.said}")
+        raise SystemExit(f"the command failed with exit code {code}:\n{side.output}")
     return time.monotonic() - started
 
 
@@ -128,7 +128,7 @@ def kill_until_done(
         process = side.start()
         while process.poll() is None and time.monotonic() - started < after_s:
             time.sleep(0.005)
-            if "ready after" in side.said:
+            if "ready after" in side.output:
                 startup_s = (
                     min(startup_s, time.monotonic() - started) if table else time.monotonic() - started
                 )
@@ -139,7 +139,7 @@ def kill_until_done(
         if code == 0:
             return table
         if code != -signal.SIGKILL:
-            raise SystemExit(f"after {len(table)} kills the command failed with {code}:\n{side.said}")
+            raise SystemExit(f"after {len(table)} kills the command failed with {code}:\n{side.output}")
         saved_epoch, saved_step = side.state
         table.append(f"{after_s:8.2f} s  {side.where(epochs):<28}  {saved_epoch}, {saved_step}")
         print(f"{len(table):4d}  {table[-1]}", flush=True)
@@ -153,14 +153,16 @@ def differences(whole: Side, killed: Side) -> list[str]:
     (expected, _), (rows, states) = whole.rows(), killed.rows()
     if states != ["FINISHED"]:
         found.append(f"the store holds runs in the states {states}, not one FINISHED")
-    found += [f"metric {key} at step {step} stands {n} times" for (key, step, _), n in rows.items() if n > 1]
+    found += [
+        f"metric {key} at step {step} is there {n} times" for (key, step, _), n in rows.items() if n > 1
+    ]
     found += [f"missing metric row: {row}" for row in sorted(expected - rows, key=str)]
     found += [f"metric row too many: {row}" for row in sorted(rows - expected, key=str)]
     return found
 
 
 def arguments(text: str | None, **defaults: int) -> argparse.ArgumentParser:
-    """What a script that kills can be told; `defaults` are of --kills, --patients, --epochs, --image-size."""
+    """The options of a script that kills; `defaults` are of --kills, --patients, --epochs, --image-size."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int)
     parser.add_argument("--data-root", type=Path, help="chest_xray folder; default: the synthetic images")
@@ -194,7 +196,7 @@ def main() -> int:
     rng = random.Random(options.seed)
     whole = Side(work / "undisturbed", overrides)
     whole_s = train(whole)
-    images = int(whole.said.partition("train ")[2].split()[0])
+    images = int(whole.output.partition("train ")[2].split()[0])
     steps = -(-images // options.batch_size)
     print(f"undisturbed: {whole_s:.1f} s, {options.epochs} epochs of {steps} steps\n")
     print("kill  after start  what it struck                newest saved state: epoch, step")

@@ -1,4 +1,9 @@
-"""Settings of the data: where the images lie, how they are split, prepared, sampled and augmented."""
+"""Settings of the data: where the images are, how they are split, prepared, sampled and augmented.
+
+The defaults are those of the default options: conf/data/chest_xray.yaml, conf/sampler/imbalanced.yaml and
+conf/augment/strong.yaml. The option files in conf/ set every key and explain it. `root` and `cache_dir` are
+None here because the configuration takes them from the environment.
+"""
 
 from dataclasses import dataclass, field
 
@@ -35,10 +40,10 @@ class DataSettings:
         one_of("data.on_bad_image", self.on_bad_image, ("error", "skip"))
         if not 0 < self.val_fraction < 1:
             raise UserError(
-                f"data.val_fraction={self.val_fraction} must lie between 0 and 1, for example 0.1."
+                f"data.val_fraction={self.val_fraction} must be between 0 and 1, for example 0.1."
             )
         if not 16 <= self.image_size <= 2048:
-            raise UserError(f"data.image_size={self.image_size} must lie between 16 and 2048 pixels.")
+            raise UserError(f"data.image_size={self.image_size} must be between 16 and 2048 pixels.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"data.num_workers={self.num_workers} must be at least 1, or null for all cores.")
 
@@ -56,25 +61,25 @@ class SamplerSettings:
 
 @dataclass(kw_only=True)
 class AugmentSettings:
-    """Strengths of the batched augmentation; everything at 0 means none (see pneumo.data.augment)."""
+    """Strengths of the batched augmentation; 0 switches an operation off (see pneumo.data.augment)."""
 
-    name: str = "none"
-    rotate_deg: float = 0.0
-    translate: float = 0.0  # fraction of the image's side
-    scale: float = 0.0  # 0.02 draws from [0.98, 1.02]
-    scale_each_axis: bool = False
-    flip_p: float = 0.0
-    brightness: float = 0.0  # 0.04 draws the factor from [0.96, 1.04]
-    contrast: float = 0.0
-    gamma: float = 0.0  # exponent exp(u), u in [-gamma, gamma]
+    name: str = "strong"
+    rotate_deg: float = 15.0
+    translate: float = 0.08
+    scale: float = 0.15
+    scale_each_axis: bool = True
+    flip_p: float = 0.25
+    brightness: float = 0.3
+    contrast: float = 0.3
+    gamma: float = 0.4
     blur_p: float = 0.0
     blur_sigma_min: float = 0.1
     blur_sigma_max: float = 0.6
-    degrade_p: float = 0.0  # down-scaled and up again, as re-compression blurs
+    degrade_p: float = 0.25
     noise_p: float = 0.0
     noise_std: float = 0.0
-    erase_p: float = 0.0
-    erase_min: float = 0.1  # fraction of a side
+    erase_p: float = 0.5
+    erase_min: float = 0.1
     erase_max: float = 0.35
 
     def __post_init__(self) -> None:
@@ -103,6 +108,6 @@ class AugmentSettings:
             )
         if not 0 <= self.blur_sigma_min <= self.blur_sigma_max:
             raise UserError(
-                f"augment.blur_sigma_min={self.blur_sigma_min} must lie between 0 and "
+                f"augment.blur_sigma_min={self.blur_sigma_min} must be between 0 and "
                 f"augment.blur_sigma_max={self.blur_sigma_max}."
             )

@@ -1,6 +1,6 @@
-"""What a sweep knows of its jobs: a small file each, for they may run in other processes and machines.
+"""What a sweep knows of its jobs: a small file each, because they may run in other processes and machines.
 
-How a job ended is read from its run's journal; its file says it only where the run never came to have one.
+How a job ended is read from its run's journal. The job's file says it only where its run has no journal.
 """
 
 import csv
@@ -8,16 +8,15 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pneumo import UserError
 from pneumo.files import write_atomically
 from pneumo.tracking.journal import DONE, Journal, is_being_written
 
-Row = dict[str, Any]
-# Columns of the table: the last point of each metric.
+# Columns of the sweep's table: the last point of each metric.
 COLUMNS = {
     "epoch": "best/epoch",
     "val AUROC": "best/val_auroc",
@@ -28,8 +27,30 @@ COLUMNS = {
 }
 
 
+class SweepJobRecord(TypedDict):
+    """What a job's file holds."""
+
+    key: str
+    number: int | None  # of the job in its command; None while it waits
+    overrides: list[str]
+    issue: str  # the command that ran it last
+    fingerprint: str | None  # of its run, once it is known
+    state: str
+    happened: str  # begins, continues ..., skipped
+    reason: str | None  # of the state
+    duration_s: float
+
+
+class SweepJobRow(SweepJobRecord):
+    """A job in the sweep's table: its record, brought up to date from its run's journal."""
+
+    score: float | None
+    rank: float  # the score as a number of which more is better
+    figures: dict[str, float | int | None]  # by COLUMNS
+
+
 def state_of(journal: Journal) -> str:
-    """How a run stands; "stale": not ended, and no process works on it. Its command continues it."""
+    """A run's state. "stale": it has not ended, and no process works on it; its command continues it."""
     if journal.status is None:
         return "empty"
     return "stale" if journal.status == "RUNNING" and not is_being_written(journal.folder) else journal.status
@@ -44,7 +65,7 @@ def score_of(journal: Journal) -> float:
 
 
 def rank_of(journal: Journal) -> float:
-    """The score as a number of which more is better; minus infinity where there is none."""
+    """The score as a number of which more is better; minus infinity without a score."""
     score = score_of(journal)
     return -math.inf if math.isnan(score) else -score if _less_is_better(journal) else score
 
@@ -57,59 +78,77 @@ def _less_is_better(journal: Journal) -> bool:
     return _monitor(journal) == "val/loss"
 
 
-class Job:
-    """The record of one combination of overrides in the sweep whose folder is `folder`, begun anew."""
+class SweepJob:
+    """The record of one combination of overrides in the sweep whose folder is `folder`."""
 
     def __init__(self, folder: Path, key: str, overrides: list[str], number: int, issue: str) -> None:
         self.folder, self._file = folder, folder / "jobs" / f"{key}.json"
         before = read_json(self._file)
-        self._began, self._before_s = time.monotonic(), before.get("duration_s", 0.0)
-        self._record: Row = {"key": key, "number": number, "overrides": overrides, "issue": issue}
-        self._record |= {"fingerprint": None, "state": "RUNNING", "happened": "", "reason": None}
-        # An older record stands until the run's fingerprint is known: another terminal may show it meanwhile.
+        self._started, self._before_s = time.monotonic(), before.get("duration_s", 0.0)
+        self._record = SweepJobRecord(
+            key=key,
+            number=number,
+            overrides=overrides,
+            issue=issue,
+            fingerprint=None,
+            state="RUNNING",
+            happened="",
+            reason=None,
+            duration_s=self._before_s,
+        )
+        # An older record stays until the run's fingerprint is known: another terminal may show it meanwhile.
         if not before:
-            self.note()
+            self.update()
 
-    @property
-    def root(self) -> Path:
-        """Where the runs' folders lie."""
-        return self.folder.parents[1]
-
-    def note(self, **fields: object) -> None:
-        """Note the run's `fingerprint`, what `happened`, its `state`, and the `reason` for that."""
-        self._record |= fields
-        self._record["duration_s"] = self._before_s + time.monotonic() - self._began
+    def update(self, **fields: object) -> None:
+        """Record the run's `fingerprint`, what `happened`, its `state`, and the `reason` for that."""
+        self._record |= fields  # type: ignore[typeddict-item]
+        self._record["duration_s"] = self._before_s + time.monotonic() - self._started
         _write(self._file, self._record)
 
 
 def plan(folder: Path, issue: str, planned: dict[str, list[str]]) -> None:
-    """Note which jobs the newest command means to run."""
+    """Record which jobs the newest command means to run."""
     if planned and read_json(folder / "plan.json").get("issue") != issue:
         _write(folder / "plan.json", {"issue": issue, "jobs": planned})
 
 
-def records(folder: Path) -> Iterator[Row]:
+def records(folder: Path) -> Iterator[SweepJobRecord]:
+    """The record of every job of the sweep in `folder`."""
     for file in (folder / "jobs").glob("*.json"):
         if not file.name.startswith(".") and (record := read_json(file)):
-            yield record
+            yield SweepJobRecord(**record)  # type: ignore[typeddict-item]
 
 
-def table(folder: Path) -> list[Row]:
-    """A row for every job of the sweep in `folder`, in the order of the jobs; those not begun come last."""
+def table(folder: Path) -> list[SweepJobRow]:
+    """A row for every job of the sweep in `folder`, in the order of the jobs; those that wait come last."""
     rows = [_row(folder.parents[1], record) for record in records(folder)]
     rows.sort(key=lambda row: (row["number"], row["key"]))
     known = {row["key"] for row in rows}
     planned = read_json(folder / "plan.json")
-    blank: Row = {"number": None, "fingerprint": None, "happened": "", "reason": None, "duration_s": 0.0}
-    blank |= {"state": "waiting", "score": None, "rank": -math.inf, **dict.fromkeys(COLUMNS)}
     for key, overrides in planned.get("jobs", {}).items():
         if key not in known:
-            rows.append({**blank, "key": key, "overrides": overrides, "issue": planned["issue"]})
+            waiting = SweepJobRecord(
+                key=key,
+                number=None,
+                overrides=overrides,
+                issue=planned["issue"],
+                fingerprint=None,
+                state="waiting",
+                happened="",
+                reason=None,
+                duration_s=0.0,
+            )
+            rows.append(_blank_row(waiting))
     return rows
 
 
-def _row(root: Path, record: Row) -> Row:
-    row = {**record, "score": None, "rank": -math.inf, **dict.fromkeys(COLUMNS)}
+def _blank_row(record: SweepJobRecord) -> SweepJobRow:
+    return SweepJobRow(**record, score=None, rank=-math.inf, figures=dict.fromkeys(COLUMNS))
+
+
+def _row(root: Path, record: SweepJobRecord) -> SweepJobRow:
+    row = _blank_row(record)
     if record["fingerprint"] is None:
         row["state"] = "stale" if record["state"] == "RUNNING" else record["state"]
         return row
@@ -117,44 +156,47 @@ def _row(root: Path, record: Row) -> Row:
         journal = Journal(root / record["fingerprint"])
         state = state_of(journal)
     except (UserError, OSError) as error:
-        return {**row, "state": "FAILED", "reason": str(error)}
-    if state in DONE or record["state"] == "RUNNING":  # perhaps by another command since
-        row |= {"state": state, "reason": journal.reason}
+        row["state"], row["reason"] = "FAILED", str(error)
+        return row
+    if state in DONE or record["state"] == "RUNNING":  # perhaps another command has trained it since
+        row["state"], row["reason"] = state, journal.reason
     score = score_of(journal)
-    row |= {"score": None if math.isnan(score) else score, "rank": rank_of(journal)}
+    row["score"], row["rank"] = None if math.isnan(score) else score, rank_of(journal)
     trained_s = sum(seconds for _, seconds in journal.history("time/epoch_s"))
-    row["duration_s"] = max(row["duration_s"], trained_s)  # what a kill cut off was not noted
+    row["duration_s"] = max(row["duration_s"], trained_s)  # a kill cuts off the record's last part
     for column, metric in COLUMNS.items() if state == "FINISHED" else ():
         if points := journal.history(metric):
-            row[column] = int(points[-1][1]) if column == "epoch" else points[-1][1]
+            row["figures"][column] = int(points[-1][1]) if column == "epoch" else points[-1][1]
     return row
 
 
-def names(rows: list[Row]) -> list[str]:
+def names(rows: list[SweepJobRow]) -> list[str]:
     """Each job by the overrides that it does not share with all the others."""
     shared = set.intersection(*(set(row["overrides"]) for row in rows)) if len(rows) > 1 else set()
     own = (", ".join(choice for choice in row["overrides"] if choice not in shared) for row in rows)
     return [name or "defaults" for name in own]
 
 
-def best(rows: list[Row]) -> Row | None:
+def best(rows: list[SweepJobRow]) -> SweepJobRow | None:
     """The finished job with the best score; the first of equals."""
     ranked = [row for row in rows if row["state"] == "FINISHED" and row["rank"] > -math.inf]
     return max(ranked, key=lambda row: row["rank"], default=None)
 
 
-def write_table(folder: Path, rows: list[Row], facts: Row) -> None:
+def write_table(folder: Path, rows: list[SweepJobRow], facts: Mapping[str, object]) -> None:
     """Write sweep.csv (a column for each key that the jobs set) and sweep.json, whole, into `folder`."""
-    jobs = [{key: row[key] for key in row if key not in ("issue", "key", "rank")} for row in rows]
+    flat = [{**row, **row["figures"]} for row in rows]
+    hidden = ("issue", "key", "rank", "figures")
     chosen = [dict(override.partition("=")[::2] for override in row["overrides"]) for row in rows]
-    keys = sorted({key for one in chosen for key in one})
+    keys = sorted({key for job in chosen for key in job})
     own = ["number", "fingerprint", "state", "happened", "reason", "score", "duration_s", *COLUMNS]
-    page = io.StringIO()
-    writer = csv.writer(page, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*keys, *own])
-    for row, one in zip(rows, chosen, strict=True):
-        writer.writerow([*(one.get(key, "") for key in keys), *(row[key] for key in own)])
-    _write(folder / "sweep.csv", page.getvalue())
+    for row, job in zip(flat, chosen, strict=True):
+        writer.writerow([*(job.get(key, "") for key in keys), *(row[key] for key in own)])
+    jobs = [{key: value for key, value in row.items() if key not in hidden} for row in flat]
+    _write(folder / "sweep.csv", text.getvalue())
     _write(folder / "sweep.json", json.dumps({**facts, "jobs": jobs}, indent=1) + "\n")
 
 
@@ -162,7 +204,7 @@ def _write(path: Path, content: object) -> None:
     write_atomically(path, (content if isinstance(content, str) else json.dumps(content)).encode())
 
 
-def read_json(path: Path) -> Row:
+def read_json(path: Path) -> dict[str, Any]:
     """What `path` holds; nothing where it is missing or torn by a power cut: it is written again."""
     try:
         return dict(json.loads(path.read_text()))

@@ -1,4 +1,4 @@
-"""The jobs of a sweep on Ray or Slurm. Both start a killed job again themselves, and the run continues."""
+"""The jobs of a sweep on Ray or Slurm. Both start a killed job again by themselves, and its run continues."""
 
 import os
 import secrets
@@ -19,13 +19,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pneumo import UserError, config
+from pneumo.text import first_line
 
-# What a job on another machine must find as the command found it.
+# A job on another machine gets the command's values of these.
 ENVIRONMENT = ("MLFLOW_", "PNEUMO_", "HYDRA_FULL_ERROR")
 
 
 class ElsewhereLauncher(Launcher):
-    """What the two share: a job that is lost ends alone, and the sweep hears of it after all the others."""
+    """What both share: a lost job ends alone, and the sweep learns of it after all the others."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -33,7 +34,7 @@ class ElsewhereLauncher(Launcher):
     def collect(
         self, waits: Sequence[Callable[[], JobReturn]], job_overrides: Sequence[Sequence[str]], first: int
     ) -> list[JobReturn]:
-        """What the jobs return; a lost one is named on stderr and returns a UserError as its failure."""
+        """What the jobs return. A lost job is named on stderr, and returns a UserError as its failure."""
         returns = []
         for number, (wait, overrides) in enumerate(zip(waits, job_overrides, strict=True), first):
             try:
@@ -46,10 +47,10 @@ class ElsewhereLauncher(Launcher):
 
 
 def lost(overrides: Sequence[str], error: Exception) -> JobReturn:
-    """The return of a job that did not live to make one."""
-    made = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
-    made.return_value = error
-    return made
+    """The return value for a job that ended without one."""
+    returned = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+    returned.return_value = error
+    return returned
 
 
 def _missing(package: str, extra: str) -> UserError:
@@ -58,7 +59,7 @@ def _missing(package: str, extra: str) -> UserError:
 
 # ---- Ray
 
-# A Ray of this command's own: nobody else can reach or use it, and its jobs are not niced down by 15.
+# A private Ray for this command: nobody else can reach or use it, and its jobs keep their priority.
 OWN_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the name misleads: without it Ray listens on every address
     "RAY_enable_metrics_collection": "false",
@@ -68,7 +69,7 @@ OWN_RAY = {
 
 
 @dataclass
-class AsAtHome:
+class TaskWithEnvironment:
     """The task with the command's environment variables, wherever it runs. It is pickled."""
 
     task: TaskFunction
@@ -80,7 +81,7 @@ class AsAtHome:
 
 
 class RayLauncher(ElsewhereLauncher):
-    """Jobs as Ray tasks, in a Ray of this command's own or on a cluster (hydra.launcher.ray.init.address)."""
+    """Jobs as Ray tasks, in a private Ray or on a cluster (hydra.launcher.ray.init.address)."""
 
     def __init__(self, ray: DictConfig) -> None:
         options: Any = OmegaConf.to_container(ray, resolve=True)
@@ -95,7 +96,7 @@ class RayLauncher(ElsewhereLauncher):
         from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray
 
         environment = {key: value for key, value in os.environ.items() if key.startswith(ENVIRONMENT)}
-        task = AsAtHome(self.task_function, environment)
+        task = TaskWithEnvironment(self.task_function, environment)
         waits = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             print(f"#{number}: {' '.join(overrides)}")
@@ -110,7 +111,7 @@ class RayLauncher(ElsewhereLauncher):
         """Connect to the cluster, or start a Ray that only this machine and this command can talk to."""
         init = dict(self.init)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines that two jobs print alike are two lines
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # a line that two jobs print is shown twice
         if "address" not in init:
             os.environ |= {**OWN_RAY, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         try:
@@ -161,7 +162,7 @@ class RayLauncher(ElsewhereLauncher):
         try:
             return ray.get(handle)
         except ray.exceptions.RayError as error:
-            raise UserError(str(error).strip().splitlines()[0]) from None
+            raise UserError(first_line(error)) from None
 
 
 # ---- Slurm
@@ -177,10 +178,10 @@ class Restartable:
     def __call__(self, *arguments: Any) -> JobReturn:
         config.register()
         # submitit would raise inside a training step; requeued by Slurm, the run gets SIGTERM and saves.
-        signal.signal(signal.SIGUSR2, self._time_is_short)
+        signal.signal(signal.SIGUSR2, self._restart_in_time)
         return self.job(*arguments)
 
-    def _time_is_short(self, number: int, frame: FrameType | None) -> None:
+    def _restart_in_time(self, number: int, frame: FrameType | None) -> None:
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
         print(f"Slurm: the job's time is nearly over, after {restarts} restarts", flush=True)
         if restarts < self.max_restarts:
@@ -202,7 +203,7 @@ class SlurmLauncher(ElsewhereLauncher):
         }
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submit the jobs and wait until Slurm has none of them any more."""
+        """Submit the jobs and wait until all of them have left Slurm."""
         try:
             import submitit
             from hydra_plugins.hydra_submitit_launcher import config as published
@@ -252,7 +253,7 @@ class SlurmLauncher(ElsewhereLauncher):
 
 
 def _watcher() -> Any:
-    """Asks squeue for the states: submitit asks sacct, which without accounting knows no dead job."""
+    """Asks squeue for the states. submitit asks sacct, which does not know dead jobs without accounting."""
     from submitit.slurm.slurm import SlurmInfoWatcher
 
     class Watcher(SlurmInfoWatcher):
@@ -268,10 +269,10 @@ def _watcher() -> Any:
                     "--jobs",
                     array,
                 ]
-                told = subprocess.run(command, capture_output=True, text=True, timeout=120)
-                if told.returncode and "Invalid job id" not in told.stderr:
-                    continue  # the controller is away: it is asked again
-                states = dict(line.split() for line in told.stdout.splitlines())
+                answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+                if answer.returncode and "Invalid job id" not in answer.stderr:
+                    continue  # the controller does not answer: ask again later
+                states = dict(line.split() for line in answer.stdout.splitlines())
                 for name in waiting:
                     if name.split("_")[0] == array:  # Slurm forgets a job some minutes after its end
                         self._info_dict[name] = {"State": states.get(name, "GONE")}

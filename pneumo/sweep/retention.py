@@ -4,21 +4,20 @@ import contextlib
 from pathlib import Path
 
 from pneumo import UserError
+from pneumo.files import LOCK_WAIT_S, locked
 from pneumo.names import BEST_WEIGHTS, SWEEP_TAG
 from pneumo.sweep import jobs
 from pneumo.tracking import sender
 from pneumo.tracking.journal import Journal, artifact_file
-from pneumo.tracking.mlflow_client import Courier, describe, locked
+from pneumo.tracking.mlflow_client import Courier, describe
 from pneumo.tracking.settings import TrackingSettings
-
-LOCK_WAIT_S = 60.0
 
 
 def keep_best(folder: Path, keep: int | None, tracking: TrackingSettings) -> list[str]:
-    """Delete the weights of all but the `keep` best finished runs of the sweep in `folder`; what to tell.
+    """Delete the weights of all but the `keep` best finished runs of the sweep in `folder`.
 
-    Only of runs that this sweep made, that no process works on, and that no registered model stems from;
-    where the tracker cannot be asked, they stay until the next time.
+    Weights go only from runs that this sweep made, that no process works on, and that no registered model
+    comes from. Where the tracker does not answer, they stay until the next time. Returns messages to print.
     """
     if keep is None:
         return []
@@ -26,15 +25,16 @@ def keep_best(folder: Path, keep: int | None, tracking: TrackingSettings) -> lis
         runs = {folder.parents[1] / str(job["fingerprint"]) for job in jobs.records(folder)}
         journals = []
         for run in sorted(run for run in runs if artifact_file(run, BEST_WEIGHTS).exists()):
-            with contextlib.suppress(UserError):  # damaged: whoever runs or sends it says so
+            with contextlib.suppress(UserError):  # damaged: the command that trains or sends it says so
                 journals.append(Journal(run))
         finished = [journal for journal in journals if journal.status == "FINISHED"]
         finished.sort(key=jobs.rank_of, reverse=True)
         own = [journal for journal in finished[keep:] if journal.tags_logged.get(SWEEP_TAG) == folder.name]
-        return [message for journal in own if (message := _drop(journal, tracking))]
+        return [message for journal in own if (message := _drop_weights(journal, tracking))]
 
 
-def _drop(journal: Journal, tracking: TrackingSettings) -> str | None:
+def _drop_weights(journal: Journal, tracking: TrackingSettings) -> str | None:
+    """Delete a run's weights, here and in the tracker; why they stay, where they do and it matters."""
     run, uri = journal.folder, tracking.uri or ""
     if not tracking.enabled:
         if list(run.glob("sent-*.json")):

@@ -1,4 +1,4 @@
-"""A run's own record of everything that is tracked: an append-only file, written before MLflow hears of it.
+"""A run's own record of everything that is tracked: an append-only file, written before MLflow gets it.
 
 One JSON object a line, each with a running number and a checksum. A process killed inside a write, or a
 full disk, can only tear the last line: it is ignored on reading and cut off before the next write.
@@ -91,7 +91,7 @@ def read_records(path: Path, offset: int = 0, last: int = 0) -> tuple[list[Recor
 
 
 def artifact_file(folder: Path, name: str) -> Path:
-    """Where the artifact `name` of the run in `folder` lies; a name that could leave it is refused."""
+    """The file of the artifact `name` of the run in `folder`; a name that could leave it is refused."""
     root = folder / "artifacts"
     if not all(_NAME_PART.fullmatch(part) for part in name.split("/")):
         raise UserError(
@@ -104,8 +104,11 @@ def artifact_file(folder: Path, name: str) -> Path:
 
 
 def is_being_written(folder: Path) -> bool:
-    """True while a process writes the journal in `folder`. Not for that process itself: a POSIX lock is lost
-    when its holder closes any other handle on the file."""
+    """True while a process writes the journal in `folder`.
+
+    The writing process itself must not ask: it would lose its POSIX lock, as closing any handle on the file
+    does.
+    """
     try:
         with (folder / "journal.lock").open("r+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,8 +131,10 @@ class Journal:
     # -- writing
 
     def hold(self, wait_s: float = 0.0) -> bool:
-        """Become the one that writes, and read again what was written before; False if another process is it
-        and does not end within `wait_s`. The lock falls with the process, however that dies."""
+        """Become the one process that writes, and read again what was written before.
+
+        Returns False if another process writes and does not end within `wait_s`. The lock ends with the
+        process, however that dies."""
         deadline = time.monotonic() + wait_s
         while self._fd < 0:
             try:
@@ -179,7 +184,7 @@ class Journal:
             self._append("artifact", {"name": name, **body})
 
     def drop(self, name: str) -> None:
-        """Delete the file `artifacts/<name>`, here and, when it hears of it, in the tracker."""
+        """Delete the file `artifacts/<name>` here. The tracker deletes it when this record is sent."""
         if name in self.artifacts:
             self._append("drop", {"name": name})
         artifact_file(self.folder, name).unlink(missing_ok=True)
@@ -190,7 +195,7 @@ class Journal:
             self._append("dataset", body)
 
     def resume(self) -> None:
-        """An ended run goes on."""
+        """Record that an ended run goes on."""
         if self.status in ENDS:
             self._append("resume", {})
 
@@ -289,10 +294,10 @@ class Journal:
             with suppress(OSError):
                 os.ftruncate(self._fd, self._end)
             full = error.errno in DISK_FULL
-            mend = "Free space on this disk" if full else "Make the file writable"
+            remedy = "Free space on this disk" if full else "Make the file writable"
             raise UserError(
                 f"{self.path}: {'the disk is full' if full else error.strerror}. Its {self.last} records are "
-                f"intact. {mend} and start the same command again: it goes on from there."
+                f"intact. {remedy} and start the same command again: it goes on from there."
             ) from error
         self._end += len(line)
 
@@ -311,7 +316,7 @@ class Journal:
 
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # A POSIX lock, on a file of its own: a data loader's worker that outlives a killed run does not
+        # A POSIX lock, on a separate file: a data loader's worker that outlives a killed run does not
         # inherit it, and a reader that closes the journal in this process does not drop it.
         self._lock = os.open(self.folder / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

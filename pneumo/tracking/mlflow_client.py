@@ -2,25 +2,23 @@
 
 The only importer of mlflow, and only inside functions: the import costs seconds. Sending again is harmless:
 a metric row's key holds its recorded time and value, params and tags are equal, files are replaced whole.
-So how far a tracker got is noted after each success, and what follows the note is sent again.
+So after each success a note says how far a tracker got, and what follows it is sent again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pneumo import UserError
-from pneumo.files import write_atomically
-from pneumo.names import BEST_TAG, JOURNAL_TAG, REASON_TAG, SWEEP_TAG
+from pneumo.files import LOCK_WAIT_S, Busy, locked, write_atomically
+from pneumo.names import BEST_CHILD_TAG, BEST_TAG, JOURNAL_TAG, PARENT_TAG, REASON_TAG, SWEEP_TAG
 from pneumo.tracking.journal import Record, artifact_file, read_records, redact
 
 MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits params and tags by 100
@@ -53,16 +51,12 @@ class Item(NamedTuple):
 
 
 class NotSent(Exception):
-    """What keeps a run from being sent until the user mends it; the message says how."""
-
-
-class Busy(Exception):
-    """Another process holds the lock."""
+    """What keeps a run from being sent until the user fixes it; the message says how."""
 
 
 @dataclass(kw_only=True)
 class Note:
-    """How far one tracker got: records up to `sequence` are there."""
+    """How far one tracker got: it has the records up to `sequence`."""
 
     uri: str
     experiment_id: str | None = None
@@ -85,31 +79,15 @@ def _write_note(folder: Path, uri: str, note: Note) -> None:
     write_atomically(note_path(folder, uri), json.dumps(asdict(note)).encode())
 
 
-@contextlib.contextmanager
-def locked(path: Path, wait_s: float) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_s
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Busy(f"another process holds {path}") from None
-                time.sleep(0.05)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # not by closing alone: a forked worker may hold a copy
-
-
 def open_client(uri: str) -> Any:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations for every new database
+    for name in (
+        "alembic",
+        "mlflow.store.db.utils",
+    ):  # they print a page of migrations for every new database
         logging.getLogger(name).setLevel(logging.WARNING)
     database = sqlite_file(uri)
     with _database_lock(uri):  # the client creates the tables
@@ -186,11 +164,11 @@ def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
     database = sqlite_file(uri)
     if database is None:
         return contextlib.nullcontext()
-    return locked(database.with_name(database.name + ".lock"), wait_s=60)
+    return locked(database.with_name(database.name + ".lock"), wait_s=LOCK_WAIT_S)
 
 
 def _experiment_id(client: Any, uri: str, name: str) -> str:
-    """The experiment's id; whoever asks first creates it, with its artifacts beside a SQLite file."""
+    """The experiment's id. The first to ask creates it; artifacts are kept beside a SQLite file."""
     database = sqlite_file(uri)
     folder = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
     location = (database.parent / "mlartifacts" / folder).as_uri() if database else None
@@ -282,7 +260,7 @@ class Courier:
             return
         self._client = self._client or open_client(self.uri)
         if self.note.run_id is not None and not self._still_there(self.note.run_id):
-            # The database was replaced: everything goes again, into a run of its own.
+            # The database was replaced: everything is sent again, into a new run.
             self.note = Note(uri=redact(self.uri))
             _write_note(self.folder, self.uri, self.note)
             self._rewind()
@@ -368,14 +346,14 @@ class Courier:
             self._part = min(2 * self._part, MAX_ITEMS)
 
     def _links(self, items: list[Item]) -> list[Item]:
-        """What a sweep and its runs say of one another by run ids, which every tracker gives anew."""
+        """The tags by which a sweep and its runs name each other: run ids, which differ in every tracker."""
         links = []
         for item in items:
             key, other = "", self.folder
             if (item.kind, item.key) == ("tags", SWEEP_TAG):
-                key, other = "mlflow.parentRunId", self.folder.parent / "sweeps" / item.value
+                key, other = PARENT_TAG, self.folder.parent / "sweeps" / item.value
             elif (item.kind, item.key) == ("tags", BEST_TAG):
-                key, other = "best_child", self.folder.parents[1] / item.value
+                key, other = BEST_CHILD_TAG, self.folder.parents[1] / item.value
             # A sweep's own folder has no sweeps beside it: it links to none.
             if key and (other / "journal.jsonl").exists() and (run_id := self._run_of(other)):
                 links.append(item._replace(key=key, value=run_id))
@@ -427,8 +405,8 @@ class Courier:
         """Note what MLflow refuses for good, so that it does not hold up the rest."""
         self._still_there(self.note.run_id or "")  # a deleted run refuses everything
         reason = describe(error, self.uri)
-        entry = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
-        line = json.dumps(entry) + "\n"
+        refused = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
+        line = json.dumps(refused) + "\n"
         with (self.folder / "refused.jsonl").open("a+") as file:
             file.seek(0)
             if line not in file.readlines():  # not again when all is sent again

@@ -1,4 +1,4 @@
-"""Reads finished runs back out of MLflow, and lays a comparison's files onto a sweep's parent run."""
+"""Reads finished runs back from MLflow, and uploads a comparison's files to a sweep's parent run."""
 
 import json
 import os
@@ -13,17 +13,20 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pneumo import UserError
-from pneumo.names import BEST_WEIGHTS, FINGERPRINT_TAG, SWEEP_TAG
+from pneumo.names import (
+    BEST_FACTS,
+    BEST_WEIGHTS,
+    CONFIG,
+    FINGERPRINT_TAG,
+    SWEEP_TAG,
+    TEST_PREDICTIONS,
+    VAL_PREDICTIONS,
+)
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 
 # What a comparison needs of a run, and what it uses where it is there.
-FILES = (
-    "predictions/test.csv",
-    "predictions/val.csv",
-    "config.yaml",
-    "checkpoints/best.json",
-)
+FILES = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG, BEST_FACTS)
 FETCHERS = 8  # artifacts at once: a server on another machine answers each in tens of milliseconds
 
 
@@ -44,9 +47,9 @@ class TrackedRun:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What stands in checkpoints/best.json; empty where it is missing or damaged."""
+        """The content of checkpoints/best.json; empty where it is missing or damaged."""
         try:
-            found = json.loads(self.files.get("checkpoints/best.json", ""))
+            found = json.loads(self.files.get(BEST_FACTS, ""))
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
@@ -77,8 +80,8 @@ class Reader:
 
     def find(self, experiment: str, sweep: str | None = None) -> Found:
         """The runs of `experiment` (of `sweep` only, where given), the oldest first, with their files."""
-        known = self._ask(self._client.search_experiments)
-        ids = {entry.name: entry.experiment_id for entry in known}
+        experiments = self._ask(self._client.search_experiments)
+        ids = {known.name: known.experiment_id for known in experiments}
         if experiment not in ids:
             raise UserError(
                 f"experiment={experiment} is not in {redact(self.uri)}; it holds "
@@ -116,7 +119,7 @@ class Reader:
         return [rows[step] for step in sorted(rows)]
 
     def upload(self, run: TrackedRun, folder: Path, names: Iterable[str], under: str) -> None:
-        """Lay the files `names` of `folder` onto `run` as artifacts below `under`."""
+        """Upload the files `names` of `folder` to `run`, as artifacts below `under`."""
         for name in names:
             where = str(Path(under) / Path(name).parent)
             self._ask(partial(self._client.log_artifact, run.run_id, str(folder / name), where))
@@ -177,7 +180,7 @@ class Reader:
 
 
 def local_folder(uri: str) -> Path | None:
-    """The folder of a run's artifacts where they lie on this machine."""
+    """The folder of a run's artifacts, if it is on this machine."""
     parts = urlsplit(uri)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         return None

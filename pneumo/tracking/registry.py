@@ -1,6 +1,6 @@
-"""Models in MLflow: found by name, alias or run as a folder of files, and registered from one.
+"""Models in MLflow: found by name, alias or run as a folder of files, and registered from such a folder.
 
-Files come and go as data, by the names given here alone; nothing in them is loaded.
+Files are copied as data, only those named here; nothing in them is loaded.
 """
 
 import hashlib
@@ -20,16 +20,15 @@ from typing import Any, TypeVar
 import yaml
 
 from pneumo import UserError, __version__
-from pneumo.names import BEST_WEIGHTS
+from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, locked
+from pneumo.names import BEST_WEIGHTS, TRAINING_REFERENCE
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_client import error_code, locked
+from pneumo.tracking.mlflow_client import error_code
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, local_folder, tracked
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run id, or a folder"
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
-RUN_FILES = (BEST_WEIGHTS, "checkpoints/familiarity.json", *FILES)
-MAX_BYTES = 2**30  # a ResNet-50 has 0.1 GB
-LOCK_WAIT_S = 60.0
+RUN_FILES = (BEST_WEIGHTS, TRAINING_REFERENCE, *FILES)
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d{1,9}))")
@@ -39,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class Resolved:
-    """Where a model's files lie here, and what to call it: "pneumo 3", a run id, or the folder."""
+    """Where a model's files are on this machine, and its name: "pneumo 3", a run id, or the folder."""
 
     folder: Path
     version: str
@@ -54,7 +53,7 @@ def resolve(model: str, uri: str, cache: Path) -> Resolved:
         if folder.is_dir():
             return Resolved(folder=folder, version=str(folder))
         if not _RUN_ID.fullmatch(model):
-            raise UserError(f"model={model} is no folder and no run id; give {FORMS}.")
+            raise UserError(f"model={model} is neither a folder nor a run id; give {FORMS}.")
     return Registry(uri, cache).resolve(model)
 
 
@@ -160,9 +159,9 @@ class Registry(Reader):
             sizes |= {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
         for name in names:
             if name not in sizes:
-                continue  # whoever reads the folder says what misses
-            if sizes[name] > MAX_BYTES:
-                raise UserError(f"{name} of {redact(location)} has {sizes[name]:,} bytes: it is no model.")
+                continue  # the reader of the folder says what is missing
+            if sizes[name] > MAX_MODEL_BYTES:
+                raise UserError(f"{name} of {redact(location)} has {sizes[name]:,} bytes: it is not a model.")
             repository.download_artifacts(name, dst_path=str(target))
 
     # ---- registering
@@ -203,7 +202,7 @@ class Registry(Reader):
                 if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                     raise
         source = f"models:/{logged.model_id}"
-        with _default_tracker(self.uri):  # where MLflow looks for the source, whatever its client was told
+        with _default_tracker(self.uri):  # where MLflow looks for the source, whatever URI its client has
             version = client.create_model_version(
                 name, source, run.run_id, tags=tags, model_id=logged.model_id
             )
@@ -277,8 +276,7 @@ def version_in(folder: Path) -> str | None:
 def _describe(folder: Path, run_id: str, model_id: str, served: ServingSpec) -> None:
     """Add to a model folder what MLflow wants: MLmodel, an example, and the packages to install.
 
-    Written here and not by mlflow.pyfunc.save_model, which would copy the folder into one of its own and list
-    every package of this environment.
+    mlflow.pyfunc.save_model is not used: it would copy the folder and list every package of the environment.
     """
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pneumo import UserError
-from pneumo.tracking.mlflow_client import Busy, Courier, NotSent, describe
+from pneumo.files import Busy
+from pneumo.tracking.mlflow_client import Courier, NotSent, describe
 from pneumo.tracking.settings import TrackingSettings
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
@@ -81,7 +82,7 @@ class Sender:
                     self._closing.wait(pause_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 elif isinstance(error, NotSent | UserError):
-                    return  # waiting mends nothing
+                    return  # waiting does not help
                 else:
                     self._stopped.wait(FIRST_PAUSE_S)
 

@@ -1,4 +1,8 @@
-"""Settings of the optimiser, its schedule and the trainer."""
+"""Settings of the optimiser, its schedule and the trainer.
+
+The defaults are those of the default options: conf/optim/adamw.yaml, conf/schedule/onecycle.yaml and
+conf/trainer/default.yaml. The option files in conf/ set every key and explain it.
+"""
 
 import re
 from dataclasses import dataclass
@@ -18,9 +22,9 @@ def check_device(key: str, name: str) -> None:
 @dataclass(kw_only=True)
 class OptimSettings:
     name: str = "adamw"
-    lr: float = 1e-4
-    weight_decay: float = 1e-4
-    momentum: float = 0.9  # sgd only
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
 
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, ("adamw", "sgd"))
@@ -32,9 +36,9 @@ class OptimSettings:
 
 @dataclass(kw_only=True)
 class ScheduleSettings:
-    name: str = "constant"
-    warmup_fraction: float = 0.0  # of all steps
-    final_fraction: float = 0.0  # of optim.lr, reached at the last step
+    name: str = "onecycle"
+    warmup_fraction: float = 0.25
+    final_fraction: float = 1e-4
 
     def __post_init__(self) -> None:
         one_of("schedule.name", self.name, ("constant", "cosine", "onecycle"))
@@ -45,14 +49,14 @@ class ScheduleSettings:
 
 @dataclass(kw_only=True)
 class TrainerSettings:
-    epochs: int = 50
+    epochs: int = 20
     batch_size: int = 64
     precision: str = "auto"
     device: str = "auto"
     compile: str = "auto"
     class_weights: bool = False
-    label_smoothing: float = 0.0
-    ema_decay: float | None = None
+    label_smoothing: float = 0.1
+    ema_decay: float | None = 0.995
     early_stop_epochs: int | None = None
     monitor: str = "val/auroc"
     select_on: str = "val"
@@ -64,6 +68,7 @@ class TrainerSettings:
     grace_s: float = 30.0
 
     def __post_init__(self) -> None:
+        self.compile = self.compile.lower()  # an unquoted true arrives as True
         one_of("trainer.precision", self.precision, ("auto", "float32", "bf16", "fp16"))
         check_device("trainer.device", self.device)
         self.compile = self.compile.lower()  # `trainer.compile=true` arrives as "True"
@@ -84,5 +89,5 @@ class TrainerSettings:
             raise UserError(f"trainer.label_smoothing={self.label_smoothing} must be at least 0 and below 1.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(
-                f"trainer.ema_decay={self.ema_decay} must lie between 0 and 1, like 0.995; null means none."
+                f"trainer.ema_decay={self.ema_decay} must be between 0 and 1, like 0.995; null means none."
             )

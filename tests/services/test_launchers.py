@@ -336,7 +336,7 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
         first.wait_for(lambda: re.search(r"search\.trial=7\b[\s\S]*epoch   1", first.said))
         hold.allow(0)
         second = Sweep(tmp_path, *command)
-        assert second.end() == 1 and "is being carried on by another process" in second.said
+        assert second.end() == 1 and "another process continues the search" in second.said
     finally:
         first.kill()
     left = trials()

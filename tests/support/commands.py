@@ -1,6 +1,7 @@
-"""What the tests and benchmarks share that start the project's commands as processes of their own."""
+"""What tests and benchmarks share that start the project's commands."""
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ class Ending:
     code: int
     out: str
     err: str
+
+
+Command = Callable[..., Ending]  # the fixture `command`
 
 
 def import_path(*folders: Path) -> str:
@@ -56,3 +60,23 @@ def data_overrides(root: Path | None, **phantom: int) -> list[str]:
     if root:
         return ["data=chest_xray", f"data.root={root.resolve()}"]
     return ["data=phantom", *(f"data.phantom.{key}={value}" for key, value in phantom.items())]
+
+
+def small_run(
+    *,
+    train_patients: int = 40,
+    test_patients: int = 16,
+    epochs: int = 2,
+    limit_batches: int = 2,
+    batch_size: int = 16,
+    more: Iterable[str] = (),
+) -> list[str]:
+    """The overrides of a run of seconds on synthetic images, followed by `more`."""
+    return [
+        *data_overrides(None, train_patients=train_patients, test_patients=test_patients),
+        "data.image_size=32",
+        f"trainer.epochs={epochs}",
+        f"trainer.limit_batches={limit_batches}",
+        f"trainer.batch_size={batch_size}",
+        *more,
+    ]

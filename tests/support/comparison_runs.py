@@ -17,7 +17,7 @@ from pneumo.models.settings import ModelSettings
 from pneumo.tracking.journal import Journal
 from pneumo.tracking.sender import sync
 from pneumo.tracking.settings import TrackingSettings
-from pneumo.training.settings import TrainerSettings
+from support import plain_settings
 
 QUALITY = {"resnet18": 1.3, "resnet50": 1.2, "densenet121": 0.7}  # how far apart a model's logits lie
 DIGEST = "d" * 64
@@ -71,9 +71,14 @@ def make(
     settings = Config(
         model=ModelSettings(name=model),
         seed=seed,
-        trainer=TrainerSettings(epochs=epochs, select_on="test" if protocol == "test_selected" else "val"),
+        augment=plain_settings.augment(),
+        optim=plain_settings.optim(lr=lr),
+        schedule=plain_settings.schedule(),
+        trainer=plain_settings.trainer(
+            epochs=epochs, select_on="test" if protocol == "test_selected" else "val"
+        ),
     )
-    settings.data.root, settings.data.image_size, settings.optim.lr = data_root, 32, lr
+    settings.data.root, settings.data.image_size = data_root, 32
     fingerprint = fingerprint_of(settings.as_dict(), digest)
     folder = root / f"{fingerprint}-{protocol}"
     splits = {name: split(name, seed, QUALITY[model], known=known) for name in ("test", "val")}

@@ -15,7 +15,7 @@ from pneumo.models.settings import ModelSettings
 from pneumo.names import MODEL_FACTS
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.checkpoint import save_weights
-from pneumo.training.settings import TrainerSettings
+from support import plain_settings
 from support.images import picture, save
 
 SIZE = 32
@@ -32,7 +32,10 @@ def phantom(folder: Path, **keys: object) -> Config:
             num_workers=1,
             phantom=PhantomSettings(train_patients=40, test_patients=16),
         ),
-        trainer=TrainerSettings(epochs=1, limit_batches=2, batch_size=16, precision="float32"),
+        augment=plain_settings.augment(),
+        optim=plain_settings.optim(),
+        schedule=plain_settings.schedule(),
+        trainer=plain_settings.trainer(epochs=1, limit_batches=2, batch_size=16, precision="float32"),
         tracking=TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db"),
         output_dir=str(folder / "outputs"),
     )
@@ -43,9 +46,9 @@ def phantom(folder: Path, **keys: object) -> Config:
 
 def train(folder: Path, **keys: object) -> Path:
     """The artifacts of a finished phantom run."""
-    from pneumo import train as door
+    from pneumo.run import run
 
-    outcome = door.run(phantom(folder, **keys))
+    outcome = run(phantom(folder, **keys))
     assert outcome.code == 0, outcome.reason
     return max((folder / "outputs").glob("*/artifacts"), key=lambda path: path.stat().st_mtime)
 
@@ -60,8 +63,10 @@ def images(count: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
 
 
 def make(folder: Path, name: str, in_channels: int = 3, seed: int = 0, **facts: object) -> Path:
-    """Artifacts as of a finished run, of a network that was drawn and lives on BatchNorm statistics of its
-    own; val and test are `images` 0 and 1."""
+    """The artifacts of a finished run with random weights, whose BatchNorm statistics fit its images.
+
+    The validation and test sets are `images` 0 and 1.
+    """
     torch.manual_seed(seed)
     network = build_model(name, in_channels=in_channels)
     with torch.inference_mode():

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pneumo.data.loader import Split
-from pneumo.data.settings import AugmentSettings, SamplerSettings
+from pneumo.data.settings import SamplerSettings
 from pneumo.names import MEASURED
 from pneumo.training.runtime import Runtime
-from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 from pneumo.training.trainer import Recipe, Trainer
+from support import plain_settings
 
 CPU = torch.device("cpu")
 AUGMENT = {
@@ -90,11 +90,11 @@ def recipe(
 ) -> Recipe:
     defaults = {"epochs": 2, "batch_size": 4, "precision": "float32", "checkpoint_every_s": 1e6}
     return Recipe(
-        trainer=TrainerSettings(**{**defaults, **trainer}),
-        optim=OptimSettings(**{"lr": 0.01, **(optim or {})}),
-        schedule=ScheduleSettings(**(schedule or {})),
+        trainer=plain_settings.trainer(**{**defaults, **trainer}),
+        optim=plain_settings.optim(**{"lr": 0.01, **(optim or {})}),
+        schedule=plain_settings.schedule(**(schedule or {})),
         sampler=SamplerSettings(name=sampler),
-        augment=AugmentSettings(**(augment or {})),
+        augment=plain_settings.augment(**(augment or {})),
         seed=seed,
     )
 

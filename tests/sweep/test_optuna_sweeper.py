@@ -1,4 +1,4 @@
-"""The search: its space, and which trials are run, told and tried again."""
+"""The search: which trials are run, told and tried again."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +15,11 @@ from omegaconf import DictConfig
 from pneumo import UserError, config
 
 optuna = pytest.importorskip("optuna", reason="needs pip install 'pneumo[optuna]'")
-from pneumo.sweep import optuna_sweeper as search  # noqa: E402
+from pneumo.sweep.optuna_sweeper import OptunaSweeper  # noqa: E402
 
 
 class Launcher:
-    """Stands for a launcher: a job's score is a function of its overrides."""
+    """Takes the place of a launcher: a job's score is a function of its overrides."""
 
     def __init__(self, score: Callable[[dict[str, str]], float]) -> None:
         self.score = score
@@ -51,12 +51,10 @@ def hydra() -> Iterator[None]:
 
 
 @pytest.fixture
-def carry_on(tmp_path: Path) -> Callable[..., search.OptunaSweeper]:
+def carry_on(tmp_path: Path) -> Callable[..., OptunaSweeper]:
     """Start a search over model.dropout with these settings, or continue it."""
 
-    def start(
-        score: Callable[[dict[str, str]], float], *arguments: str, **keys: object
-    ) -> search.OptunaSweeper:
+    def start(score: Callable[[dict[str, str]], float], *arguments: str, **keys: object) -> OptunaSweeper:
         composed = compose(
             "train",
             ["hydra/sweeper=pneumo_optuna", f"output_dir={tmp_path}", "data=phantom"],
@@ -64,7 +62,7 @@ def carry_on(tmp_path: Path) -> Callable[..., search.OptunaSweeper]:
         )
         defaults = {**composed.hydra.sweeper, "study": "s", "storage": f"sqlite:///{tmp_path}/o.db"}
         defaults.pop("_target_")
-        sweeper = search.OptunaSweeper(**{**defaults, **keys})
+        sweeper = OptunaSweeper(**{**defaults, **keys})
         sweeper.hydra_context, sweeper.config = SimpleNamespace(config_loader=Loader()), composed
         sweeper.launcher = Launcher(score)
         sweeper.sweep([*arguments] or ["model.dropout=interval(0, 0.9)"])
@@ -77,34 +75,11 @@ def dropout(job: dict[str, str]) -> float:
     return float(job["model.dropout"])
 
 
-def states(sweeper: search.OptunaSweeper) -> list[str]:
+def states(sweeper: OptunaSweeper) -> list[str]:
     return [trial.state.name for trial in sweeper.study.trials]
 
 
-def test_space_in_hydras_syntax() -> None:
-    params = {
-        "optim.lr": "tag(log, interval(1e-4, 3e-3))",
-        "trainer.epochs": "int(interval(2, 8))",
-        "trainer.batch_size": "range(16, 65, 16)",
-        "model": "choice(resnet18, densenet121)",
-        "model.dropout": "0.0,0.09",
-        "seed": 3,
-    }
-    space, fixed = search._parse(params, ["seed=4", "model.dropout=0.3", "augment=none,light"], None)
-    found = {dimension.key: dimension.distribution for dimension in space}
-    assert found == {
-        "optim.lr": optuna.distributions.FloatDistribution(1e-4, 3e-3, log=True),
-        "trainer.epochs": optuna.distributions.IntDistribution(2, 8),
-        "trainer.batch_size": optuna.distributions.IntDistribution(16, 64, step=16),
-        "model": optuna.distributions.CategoricalDistribution(["resnet18", "densenet121"]),
-        "augment": optuna.distributions.CategoricalDistribution(["none", "light"]),
-    }
-    assert fixed == ["seed=4", "model.dropout=0.3"]
-    with pytest.raises(HydraException, match="has no space"):
-        search._parse({}, ["seed=4"], None)
-
-
-def test_continues_to_the_total_with_other_points(carry_on: Callable[..., search.OptunaSweeper]) -> None:
+def test_continues_to_the_total_with_other_points(carry_on: Callable[..., OptunaSweeper]) -> None:
     first = carry_on(dropout, n_trials=3, sampler="random")
     second = carry_on(dropout, n_trials=5, sampler="random")
     assert len(first.launcher.jobs) == 3 and len(second.launcher.jobs) == 2
@@ -115,7 +90,7 @@ def test_continues_to_the_total_with_other_points(carry_on: Callable[..., search
 
 
 def test_failed_trial_is_told_and_tried_again_by_the_next_start(
-    carry_on: Callable[..., search.OptunaSweeper],
+    carry_on: Callable[..., OptunaSweeper],
 ) -> None:
     first = carry_on(lambda job: math.nan if job["search.trial"] == "1" else 0.5, n_trials=3)
     assert states(first) == ["COMPLETE", "FAIL", "COMPLETE"]
@@ -124,7 +99,7 @@ def test_failed_trial_is_told_and_tried_again_by_the_next_start(
     assert second.study.trials[3].params == second.study.trials[1].params
 
 
-def test_killed_trial_continues_under_its_number(carry_on: Callable[..., search.OptunaSweeper]) -> None:
+def test_killed_trial_continues_under_its_number(carry_on: Callable[..., OptunaSweeper]) -> None:
     def killed(job: dict[str, str]) -> float:
         if job["search.trial"] == "2":
             raise KeyboardInterrupt
@@ -137,7 +112,7 @@ def test_killed_trial_continues_under_its_number(carry_on: Callable[..., search.
     assert [job["search.trial"] for job in sweeper.launcher.jobs] == ["2", "3"]
 
 
-def test_equal_trials_of_a_batch_are_one_job(carry_on: Callable[..., search.OptunaSweeper]) -> None:
+def test_equal_trials_of_a_batch_are_one_job(carry_on: Callable[..., OptunaSweeper]) -> None:
     sweeper = carry_on(dropout, "model.dropout=choice(0.1, 0.2)", n_trials=6, n_jobs=6, sampler="random")
     assert len(sweeper.launcher.jobs) == 2
     assert sorted({trial.value for trial in sweeper.study.trials}) == [0.1, 0.2]
@@ -147,16 +122,14 @@ def test_equal_trials_of_a_batch_are_one_job(carry_on: Callable[..., search.Optu
 @pytest.mark.parametrize(
     ("key", "value"), [("sampler", "tbe"), ("pruner", "x"), ("n_trials", 0), ("direction", "minimize")]
 )
-def test_wrong_setting_is_named(
-    carry_on: Callable[..., search.OptunaSweeper], key: str, value: object
-) -> None:
+def test_wrong_setting_is_named(carry_on: Callable[..., OptunaSweeper], key: str, value: object) -> None:
     with pytest.raises(HydraException, match=f"hydra.sweeper.{key}={value}"):
         carry_on(dropout, **{key: value})
 
 
 @pytest.mark.parametrize("space", ["optim.lrr=interval(0, 1)", "model.dropout=interval(0, 2)"])
 def test_wrong_space_makes_no_study(
-    carry_on: Callable[..., search.OptunaSweeper], tmp_path: Path, space: str
+    carry_on: Callable[..., OptunaSweeper], tmp_path: Path, space: str
 ) -> None:
     with pytest.raises(HydraException):
         carry_on(dropout, space)
@@ -164,7 +137,7 @@ def test_wrong_space_makes_no_study(
 
 
 def test_storage_that_cannot_be_opened_keeps_its_password(
-    carry_on: Callable[..., search.OptunaSweeper],
+    carry_on: Callable[..., OptunaSweeper],
 ) -> None:
     with pytest.raises(UserError, match="cannot be opened") as error:
         carry_on(dropout, storage="postgresql://me:xyzzy@127.0.0.1:9/none")

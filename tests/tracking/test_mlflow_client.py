@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,99 +14,14 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException, RestException
+from support.journals import artifact, begun, rows, runs, whole
 
-from pneumo.tracking.journal import Journal, artifact_file
+from pneumo.tracking.journal import artifact_file
 from pneumo.tracking.mlflow_client import _refusal, note_path, read_note
-from pneumo.tracking.sender import Sender, sync
+from pneumo.tracking.sender import sync
 from pneumo.tracking.settings import TrackingSettings
 
 SETTINGS = TrackingSettings(flush_s=20)
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def database(tmp_path: Path, empty_database: Path) -> Path:
-    return Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
-
-
-@pytest.fixture
-def uri(database: Path) -> str:
-    return f"sqlite:///{database}"
-
-
-def begun(folder: Path, epochs: int = 3) -> Journal:
-    journal = Journal(folder)
-    journal.start(folder.name, "pneumo", {"pneumo.fingerprint": folder.name})
-    journal.params({"model.name": "resnet18", "long": "x" * 7000})
-    for epoch in range(1, epochs + 1):
-        journal.metrics({f"train/m{i}": i / 7 + epoch for i in range(20)}, epoch)
-    return journal
-
-
-def artifact(journal: Journal, name: str, content: bytes) -> None:
-    path = artifact_file(journal.folder, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    journal.artifact(name)
-
-
-def whole(folder: Path) -> Journal:
-    journal = begun(folder)
-    artifact(journal, "config.yaml", b"seed: 0\n")
-    artifact(journal, "figures/roc test.png", bytes(range(256)) * 40)
-    journal.dataset("chest_xray", "a" * 64, "/data/chest_xray", "train")
-    journal.end("FINISHED")
-    return journal
-
-
-def rows(database: Path, run_id: str | None = None) -> list[tuple[Any, ...]]:
-    """The metric rows of one run, or of all."""
-    query = "SELECT key, value, timestamp, step FROM metrics WHERE run_uuid = coalesce(?, run_uuid)"
-    with sqlite3.connect(database) as connection:
-        return sorted(connection.execute(query, (run_id,)).fetchall())
-
-
-def runs(uri: str, view: int = ViewType.ALL) -> list[Any]:
-    client = MlflowClient(uri)
-    return client.search_runs([e.experiment_id for e in client.search_experiments()], run_view_type=view)
-
-
-def test_what_training_writes_arrives_while_it_writes(tmp_path: Path, database: Path, uri: str) -> None:
-    journal = Journal(tmp_path / "run")
-    sender = Sender(journal.folder, SETTINGS, uri)
-    journal.start("run", "pneumo", {})
-    sender.start()
-    for epoch in range(1, 4):
-        journal.metrics({"val/auroc": epoch / 10}, epoch)
-        sender.notify()
-    deadline = time.monotonic() + 20
-    while len(rows(database)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert rows(database) == sorted(journal.metric_rows())
-    assert [run.info.status for run in runs(uri)] == ["RUNNING"]
-    journal.end("KILLED", "SIGTERM")
-    assert sender.finish(20) == 0 and sender.error is None
-    (run,) = runs(uri)
-    assert run.info.status == "KILLED" and run.data.tags["pneumo.status_reason"] == "SIGTERM"
-    assert run.info.run_id == sender.run_id
-    # The same command goes on.
-    again = Journal(journal.folder)
-    journal.close()
-    again.resume()
-    again.metrics({"val/auroc": 9.0}, 3)
-    again.metrics({"val/auroc": 0.4}, 4)
-    again.end("FINISHED")
-    assert sync(again.folder, SETTINGS, uri).left == 0
-    (run,) = runs(uri)
-    assert run.info.status == "FINISHED" and "pneumo.status_reason" not in run.data.tags
-    assert run.info.end_time == json.loads(again.path.read_text().splitlines()[-1])["t"]
-    assert rows(database) == sorted(again.metric_rows()) and len(rows(database)) == 4
 
 
 def test_all_kinds_arrive(
@@ -208,11 +122,11 @@ def test_what_was_deleted_in_mlflow_is_named(tmp_path: Path, database: Path, uri
 
 
 def test_a_new_database_gets_everything_again(
-    tmp_path: Path, database: Path, uri: str, empty_database: Path
+    tmp_path: Path, database: Path, uri: str, empty_store: Path
 ) -> None:
     journal = whole(tmp_path / "run")
     sync(journal.folder, SETTINGS, uri)
-    with sqlite3.connect(empty_database) as new, sqlite3.connect(database) as old:
+    with sqlite3.connect(empty_store) as new, sqlite3.connect(database) as old:
         new.backup(old)
     assert rows(database) == []
     result = sync(journal.folder, SETTINGS, uri)
@@ -227,33 +141,11 @@ def test_one_folder_serves_two_trackers(tmp_path: Path, database: Path, uri: str
     assert rows(database) == rows(other) == sorted(journal.metric_rows())
 
 
-def test_no_server_never_blocks_and_no_credential_shows(tmp_path: Path) -> None:
-    uri = "http://me:secret@127.0.0.1:9"  # discard: nothing listens
-    journal = begun(tmp_path / "run")
-    sender = Sender(journal.folder, SETTINGS, uri)
-    sender.start()
-    deadline = time.monotonic() + 20
-    while sender.error is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    journal.end("FINISHED")
-    began = time.monotonic()
-    assert sender.finish(0.3) == journal.last
-    assert time.monotonic() - began < 1
-    assert "127.0.0.1" in (sender.error or "") and "secret" not in (sender.error or "")
-    result = sync(journal.folder, TrackingSettings(flush_s=0), uri)
-    assert result.left == journal.last and "secret" not in (result.error or "secret")
-    for path in journal.folder.rglob("*"):
-        assert "secret" not in path.name and (path.is_dir() or b"secret" not in path.read_bytes())
-
-
 def test_a_damaged_journal_is_an_error_not_a_crash(tmp_path: Path, uri: str) -> None:
     journal = begun(tmp_path / "run")
     journal.path.write_bytes(b"{}\n" + journal.path.read_bytes())
     result = sync(journal.folder, SETTINGS, uri)
     assert result.left == 1 and "damaged" in (result.error or "")
-    sender = Sender(journal.folder, SETTINGS, uri)
-    sender.start()
-    assert sender.finish(10) == 1 and "damaged" in (sender.error or "")
     assert sync(tmp_path / "nothing", SETTINGS, uri).left == 0 and not (tmp_path / "nothing").exists()
 
 

@@ -44,7 +44,7 @@ def test_what_is_not_there_is_named(tracker: ModelTracker, tmp_path: Path) -> No
     tracker.register(tracker.run())
     deleted = tracker.run()
     tracker.client.delete_run(deleted)
-    said = {
+    answers = {
         "models:/pneumo@nobody": r"has the versions \[1\] and the aliases @champion \(version 1\)",
         "models:/pneumo/7": r"has the versions \[1\]",
         "models:/other/1": "the registered models are pneumo",
@@ -53,10 +53,10 @@ def test_what_is_not_there_is_named(tracker: ModelTracker, tmp_path: Path) -> No
         "runs:/nothing": "not of a known form",
         "f" * 32: "is not in sqlite",
         deleted: "was deleted",
-        "nowhere": "no folder and no run id",
+        "nowhere": "neither a folder nor a run id",
         "models:/m-" + "0" * 32: "is not in sqlite",
     }
-    for name, words in said.items():
+    for name, words in answers.items():
         with pytest.raises(UserError, match=words):
             resolve(name, tracker.uri, tmp_path)
     with pytest.raises(UserError, match="does not exist"):
@@ -71,7 +71,7 @@ def test_weights_of_a_registered_model_are_never_dropped(phantom_run: Path, tmp_
     there = Registry(uri, tmp_path)
     registration.register(there, courier.note.run_id, name="pneumo", alias="champion", force=False)
     assert Courier(folder, uri).registered()
-    assert retention._drop(Journal(folder), TrackingSettings(uri=uri)) is None
+    assert retention._drop_weights(Journal(folder), TrackingSettings(uri=uri)) is None
     assert (phantom_run / "checkpoints" / "best.safetensors").is_file()
     found = resolve("models:/pneumo@champion", uri, tmp_path)
     assert model_folder.read(found.folder).network() is not None
@@ -89,8 +89,8 @@ def test_files_of_a_server_are_fetched_by_name_once(
     again = resolve("models:/pneumo/1", tracker.uri, tmp_path / "fetched")
     assert again.folder == found.folder and (again.folder / "model.json").stat().st_mtime_ns == before
     assert model_folder.read(again.folder).network() is not None
-    monkeypatch.setattr(registry, "MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="it is no model"):
+    monkeypatch.setattr(registry, "MAX_MODEL_BYTES", 1000)
+    with pytest.raises(UserError, match="it is not a model"):
         resolve("models:/pneumo/1", tracker.uri, tmp_path / "other")
     assert not [path for path in (tmp_path / "other").rglob("*") if path.is_file()]
 

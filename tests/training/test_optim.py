@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support import plain_settings
 from torch import Tensor, nn
 
 from pneumo import UserError
@@ -14,7 +15,7 @@ TOTAL = 200
 
 
 def rates(total: int = TOTAL, **settings: object) -> list[float]:
-    schedule = ScheduleSettings(**settings)  # type: ignore[arg-type]
+    schedule = plain_settings.schedule(**settings)
     return [learning_rate(schedule, 0.1, step, total) for step in range(total)]
 
 
@@ -61,7 +62,7 @@ def test_every_rate_is_positive_and_a_function_of_the_step_alone(
 ) -> None:
     settings = {"name": name, "warmup_fraction": warmup, "final_fraction": 0.01}
     forwards = rates(total, **settings)
-    schedule = ScheduleSettings(**settings)  # type: ignore[arg-type]
+    schedule = plain_settings.schedule(**settings)
     backwards = [learning_rate(schedule, 0.1, step, total) for step in reversed(range(total))]
     assert forwards == backwards[::-1]
     assert all(0 < rate <= 0.1 * (1 + 1e-12) for rate in forwards)

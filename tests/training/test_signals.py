@@ -57,7 +57,7 @@ def test_a_deferred_signal_is_noted_and_a_second_one_interrupts() -> None:
             send(signal.SIGTERM)
         assert raised.value.code == 130  # the first one's
         send()
-        send()  # whoever caught it works undisturbed
+        send()  # the code that caught it works undisturbed
 
 
 def test_a_signal_that_is_not_obeyed_in_time_interrupts() -> None:
@@ -107,7 +107,7 @@ def test_another_thread_takes_no_signals() -> None:
     assert not errors
 
 
-# ---- through the door
+# ---- through the train command
 
 # Runs the train command with one place that sends a signal to its own process when it is reached.
 PATCHED = """
@@ -134,8 +134,8 @@ train.main()
 """
 
 
-class Door:
-    """The train command on a tiny phantom, in folders of its own."""
+class TrainCommand:
+    """The train command on a tiny phantom, in separate folders."""
 
     def __init__(self, folder: Path, cache: Path, *overrides: str) -> None:
         self.folder = folder
@@ -194,13 +194,13 @@ LOST = f"{CONTINUES}, from the last saved state"
 
 
 def test_a_signal_in_a_step(tmp_path: Path, cache: Path) -> None:
-    door = Door(tmp_path, cache)
-    stopped = door.signalled("pneumo.training.trainer:Trainer._step", call=3)
+    train = TrainCommand(tmp_path, cache)
+    stopped = train.signalled("pneumo.training.trainer:Trainer._step", call=3)
     assert f"stopped: stopped by SIGTERM{CONTINUES}" in stopped.stderr
-    door.assert_state("KILLED", f"stopped by SIGTERM{CONTINUES}")
-    assert "continues (was KILLED)" in door().stdout
-    door.assert_state("FINISHED")
-    assert [step for step, _ in door.journals[0].history("val/auroc")] == [1, 2]
+    train.assert_state("KILLED", f"stopped by SIGTERM{CONTINUES}")
+    assert "continues (was KILLED)" in train().stdout
+    train.assert_state("FINISHED")
+    assert [step for step, _ in train.journals[0].history("val/auroc")] == [1, 2]
 
 
 @pytest.mark.services
@@ -221,12 +221,12 @@ def test_a_signal_in_a_step(tmp_path: Path, cache: Path) -> None:
 def test_a_signal_anywhere_in_a_run(
     place: str, call: int, number: str, reason: str, tmp_path: Path, cache: Path
 ) -> None:
-    door = Door(tmp_path, cache)
-    door.signalled(place, call=call, numbers=number, code=130 if number == "SIGINT" else 143)
-    door.assert_state("KILLED", f"stopped by {number}{reason}")
-    door()
-    door.assert_state("FINISHED")
-    assert [step for step, _ in door.journals[0].history("val/auroc")] == [1, 2]
+    train = TrainCommand(tmp_path, cache)
+    train.signalled(place, call=call, numbers=number, code=130 if number == "SIGINT" else 143)
+    train.assert_state("KILLED", f"stopped by {number}{reason}")
+    train()
+    train.assert_state("FINISHED")
+    assert [step for step, _ in train.journals[0].history("val/auroc")] == [1, 2]
 
 
 WRITE = "pneumo.evaluation.run_report:write"
@@ -234,23 +234,23 @@ WRITE = "pneumo.evaluation.run_report:write"
 
 @pytest.mark.services
 def test_a_report_that_can_be_finished_is_and_else_is_written_again(tmp_path: Path, cache: Path) -> None:
-    door = Door(tmp_path / "in time", cache)
-    door.signalled(WRITE, code=0)
-    door.assert_state("FINISHED")
-    door = Door(tmp_path / "too late", cache)
-    door.signalled(WRITE, "trainer.grace_s=0.1", pause_s=20)
-    door.assert_state("KILLED", f"stopped by SIGTERM and did not end within trainer.grace_s=0.1{LOST}")
-    door()
-    door.assert_state("FINISHED")
+    train = TrainCommand(tmp_path / "in time", cache)
+    train.signalled(WRITE, code=0)
+    train.assert_state("FINISHED")
+    train = TrainCommand(tmp_path / "too late", cache)
+    train.signalled(WRITE, "trainer.grace_s=0.1", pause_s=20)
+    train.assert_state("KILLED", f"stopped by SIGTERM and did not end within trainer.grace_s=0.1{LOST}")
+    train()
+    train.assert_state("FINISHED")
 
 
 @pytest.mark.services
 def test_a_second_signal_ends_at_once(tmp_path: Path, cache: Path) -> None:
-    door = Door(tmp_path, cache)
-    door.signalled("pneumo.training.trainer:Trainer._step", call=5, numbers="SIGTERM,SIGTERM")
-    door.assert_state("KILLED", f"stopped by SIGTERM, and a second signal came{LOST}")
-    door()
-    door.assert_state("FINISHED")
+    train = TrainCommand(tmp_path, cache)
+    train.signalled("pneumo.training.trainer:Trainer._step", call=5, numbers="SIGTERM,SIGTERM")
+    train.assert_state("KILLED", f"stopped by SIGTERM, and a second signal came{LOST}")
+    train()
+    train.assert_state("FINISHED")
 
 
 @pytest.mark.services
@@ -260,24 +260,24 @@ def test_a_signal_ends_a_sweep(tmp_path: Path, cache: Path) -> None:
         ("step", "pneumo.training.trainer:Trainer._step", "KILLED"),
         ("end", WRITE, "FINISHED"),
     ):
-        door = Door(tmp_path / name, cache)
-        door.signalled(place, *sweep)
-        door.assert_state(state)  # of the one job that began
-        door(*sweep)
-        assert [journal.status for journal in door.journals] == ["FINISHED", "FINISHED"]
+        train = TrainCommand(tmp_path / name, cache)
+        train.signalled(place, *sweep)
+        train.assert_state(state)  # of the one job that began
+        train(*sweep)
+        assert [journal.status for journal in train.journals] == ["FINISHED", "FINISHED"]
 
 
 @pytest.mark.services
 def test_a_signal_while_waiting_for_a_dead_server(tmp_path: Path, cache: Path) -> None:
     dead = ("tracking.enabled=true", "tracking.uri=http://127.0.0.1:9", "tracking.flush_s=100")
-    door = Door(tmp_path / "done", cache, *dead)
+    train = TrainCommand(tmp_path / "done", cache, *dead)
     started = time.monotonic()
-    done = door.signalled("pneumo.tracking.sender:Sender.finish", code=0)
-    door.assert_state("FINISHED")
+    done = train.signalled("pneumo.tracking.sender:Sender.finish", code=0)
+    train.assert_state("FINISHED")
     assert "records are still to be sent" in done.stdout
-    door = Door(tmp_path / "killed", cache, *dead, "trainer.grace_s=3")
-    door.signalled("pneumo.training.trainer:Trainer._step")
-    door.assert_state("KILLED")
+    train = TrainCommand(tmp_path / "killed", cache, *dead, "trainer.grace_s=3")
+    train.signalled("pneumo.training.trainer:Trainer._step")
+    train.assert_state("KILLED")
     assert time.monotonic() - started < 100
 
 
@@ -285,12 +285,12 @@ def test_a_signal_while_waiting_for_a_dead_server(tmp_path: Path, cache: Path) -
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_signal_while_the_cache_is_built(number: int, code: int, workers: int, tmp_path: Path) -> None:
-    door = Door(
+    train = TrainCommand(
         tmp_path, tmp_path / "cache", "data.phantom.train_patients=300", f"data.num_workers={workers}"
     )
-    line = [sys.executable, "-m", "pneumo.train", *door.arguments]
+    line = [sys.executable, "-m", "pneumo.train", *train.arguments]
     process = subprocess.Popen(
-        line, env=door.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        line, env=train.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     while not any(file.read_bytes()[128:].strip(b"\0") for file in tmp_path.glob("cache/*.tmp*/images.npy")):
         time.sleep(0.02)  # until the first image stands behind the file's header
@@ -301,7 +301,7 @@ def test_a_signal_while_the_cache_is_built(number: int, code: int, workers: int,
     assert f"stopped by {signal.Signals(number).name}; the same command continues" in errors
     assert "Traceback" not in errors
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
-    assert not door.journals
+    assert not train.journals
     deadline = time.monotonic() + 10  # multiprocessing's own helper ends a moment later
     while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
         assert time.monotonic() < deadline
@@ -310,7 +310,7 @@ def test_a_signal_while_the_cache_is_built(number: int, code: int, workers: int,
 
 @pytest.mark.services
 def test_a_signal_while_hydra_composes(tmp_path: Path, cache: Path) -> None:
-    door = Door(tmp_path, cache)
-    stopped = door.signalled("pneumo.config:register", numbers="SIGINT", code=130)
+    train = TrainCommand(tmp_path, cache)
+    stopped = train.signalled("pneumo.config:register", numbers="SIGINT", code=130)
     assert "stopped by SIGINT" in stopped.stderr
-    assert not door.journals
+    assert not train.journals

@@ -1,0 +1,49 @@
+"""Which sweep a command means: its choices, its id and the keys of its jobs, all made from the overrides.
+
+Equal questions have equal ids, however they are typed, so the same command continues the same sweep.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from pneumo.fingerprint import IRRELEVANT
+
+
+def choices(overrides: Iterable[str]) -> list[str]:
+    """The overrides that can change a result, sorted; of several for one key, the last."""
+    chosen = {}
+    for text in overrides:
+        key, _, value = text.partition("=")
+        group, _, name = key.lstrip("+~").partition(".")
+        # Not all of data's: another root or phantom is another question, although equal images may result.
+        left_out = ("cache_dir", "num_workers") if group == "data" else IRRELEVANT.get(group, ())
+        if group in (*IRRELEVANT[""], "sweep") or name in left_out:
+            continue
+        try:
+            override = OverridesParser.create().parse_override(text)
+            if override.is_discrete_sweep():
+                value = ",".join(sorted(override.sweep_string_iterator()))
+            elif not override.is_sweep_override():
+                value = override.get_value_element_as_str()
+        except (HydraException, ValueError):
+            pass  # keep it as typed; if it is not an override, composing the jobs names it
+        chosen[key] = value
+    return [f"{key}={value}" for key, value in sorted(chosen.items())]
+
+
+def job_key(chosen: list[str]) -> str:
+    """The key of the job with these choices: the name of its file."""
+    return _digest(chosen)
+
+
+def sweep_id(file: str | None, chosen: list[str], experiment: str) -> str:
+    """The id of the sweep with these choices: the name of its file in sweeps/, or "sweep", and a digest."""
+    return f"{file or 'sweep'}-{_digest([chosen, experiment])}"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]

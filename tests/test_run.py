@@ -1,0 +1,124 @@
+"""One run in this process: what it is called, how it ends, and that a second start skips it."""
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.model_runs import phantom
+from support.training import Tiny
+
+from pneumo import UserError, models, names, run
+from pneumo.data import cache, manifest
+from pneumo.run_plan import git_tags, plan_run
+from pneumo.tracking.journal import Journal
+from pneumo.tracking.settings import TrackingSettings
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "build_model", lambda name, dropout, **_: Tiny(dropout=dropout))
+
+
+def settings(folder: Path, **keys: object) -> run.Config:
+    return phantom(folder, tracking=TrackingSettings(enabled=False), **keys)
+
+
+def only_journal(folder: Path) -> Journal:
+    (file,) = (folder / "outputs").glob("*/journal.jsonl")
+    return Journal(file.parent)
+
+
+def test_a_run_is_done_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run.run(settings(tmp_path))
+    assert (first.state, first.code, first.reason) == ("FINISHED", 0, None)
+    journal = only_journal(tmp_path)
+    assert first.score == journal.history("best/val_auroc")[-1][1]
+    assert not (journal.folder / "state").exists()
+    again = run.run(settings(tmp_path))
+    assert "done already, skipped" in capsys.readouterr().out
+    assert dataclasses.asdict(again) == dataclasses.asdict(first)
+    assert only_journal(tmp_path).last == journal.last
+
+
+def test_force_sets_the_run_aside(tmp_path: Path) -> None:
+    run.run(settings(tmp_path))
+    run.run(settings(tmp_path, force=True))
+    folders = sorted(file.parent.name for file in (tmp_path / "outputs").glob("*/journal.jsonl"))
+    assert len(folders) == 2 and folders[1].startswith(f"{folders[0]}-")
+
+
+def test_a_failing_run_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("the report is broken")
+
+    monkeypatch.setattr(run, "_report", fail)
+    outcome = run.run(settings(tmp_path))
+    assert (outcome.state, outcome.code) == ("FAILED", 1)
+    journal = only_journal(tmp_path)
+    assert journal.reason == outcome.reason == "RuntimeError: the report is broken"
+    assert names.TRACEBACK in journal.artifacts
+
+
+def test_a_users_mistake_leaves_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise UserError("give another value")
+
+    monkeypatch.setattr(run, "_report", refuse)
+    outcome = run.run(settings(tmp_path))
+    assert (outcome.state, outcome.reason) == ("FAILED", "give another value")
+    assert "Traceback" not in capsys.readouterr().err
+    assert names.TRACEBACK not in only_journal(tmp_path).artifacts
+
+
+def test_before_the_run_begins_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = settings(tmp_path)
+    wrong.data.name, wrong.data.root = "chest_xray", str(tmp_path / "nowhere")
+    outcome = run.run(wrong)
+    assert (outcome.state, outcome.code) == ("FAILED", 1)
+    assert "nowhere" in capsys.readouterr().err
+    assert not list((tmp_path / "outputs").glob("**/*"))
+
+
+@pytest.mark.parametrize(
+    ("select_on", "val_protocol", "protocol"),
+    [
+        ("val", "patient", names.PATIENT_VAL),
+        ("val", "official", names.OFFICIAL_VAL),
+        ("test", "patient", names.TEST_SELECTED),
+        ("test", "official", names.TEST_SELECTED),
+    ],
+)
+def test_the_protocol_says_how_the_epoch_is_chosen(
+    tmp_path: Path, select_on: str, val_protocol: str, protocol: str
+) -> None:
+    wanted = settings(tmp_path)
+    data = cache.prepare(manifest.build(wanted.data), wanted.data)
+    wanted.trainer.select_on, wanted.data.val_protocol = select_on, val_protocol
+    plan = plan_run(wanted, data, None, None)
+    assert plan.protocol == protocol == plan.tags()[names.PROTOCOL_TAG]
+
+
+def test_a_plan_names_and_describes_the_run(tmp_path: Path) -> None:
+    wanted = settings(tmp_path)
+    plan = plan_run(wanted, cache.prepare(manifest.build(wanted.data), wanted.data), None, None)
+    assert plan.folder == tmp_path / "outputs" / plan.fingerprint
+    assert plan.name == f"resnet18-imbalanced-none-{plan.fingerprint[:6]}"
+    tags, params = plan.tags(), plan.params()
+    assert (tags[names.SYNTHETIC_TAG], tags[names.FINGERPRINT_TAG]) == ("true", plan.fingerprint)
+    assert names.SWEEP_TAG not in tags
+    assert params["augment.name"] == "none" and params["optim.lr"] == 1e-4
+    assert not {"trainer.device", "trainer.checkpoint_every_s", "data.root"} & set(params)
+
+
+def test_the_commit_is_that_of_the_checkout_alone(tmp_path: Path) -> None:
+    assert git_tags(tmp_path) == {}
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    tags = git_tags(tmp_path)
+    assert len(tags[names.COMMIT_TAG]) == 40 and tags[names.DIRTY_TAG] == "false"
+    (tmp_path / "inside").mkdir()
+    assert git_tags(tmp_path / "inside") == {}
