@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-services bench bench-cuda lint
+.PHONY: help install demo ui test test-services coverage bench bench-cuda lint docs reference
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ test: install ## unit and end-to-end tests (PNEUMO_TEST_BF16=on|off: as on a CPU
 test-services: install ## tests against real servers on 127.0.0.1
 	$(ONE_THREAD) $(BIN)/python -m pytest -m services -n 3 --dist loadfile --no-loadscope-reorder  # they mostly wait: for servers, imports, signals
 
+coverage: install ## which lines the tests run: a table, and pages in htmlcov/
+	rm -rf .coverage_data
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "not services and not cuda" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html
+
 bench: install ## the benchmarks, a quarter of an hour; every ratio with its target at the end
 	$(BIN)/python benchmarks/run_all.py
 
@@ -48,3 +52,12 @@ lint: install ## ruff, mypy and the layers of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install ## the documentation site in site/; a broken link, a missing picture or an undocumented key fails
+	$(BIN)/python tools/reference.py --check
+	$(BIN)/python tools/check_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The site is in site/index.html"
+
+reference: install ## writes docs/reference/keys.md from the comments in conf/
+	$(BIN)/python tools/reference.py
