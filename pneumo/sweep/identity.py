@@ -16,7 +16,7 @@ from pneumo.fingerprint import IRRELEVANT, is_neutral
 
 def choices(overrides: Iterable[str]) -> list[str]:
     """The overrides that can change a result, sorted; of several for one key, the last."""
-    chosen = {}
+    chosen: dict[str, str] = {}
     for text in overrides:
         key, _, value = text.partition("=")
         group, _, name = key.lstrip("+~").partition(".")
