@@ -43,6 +43,7 @@ class SyncConfig:
     """What `runs sync` sends, and where."""
 
     which: str | None = None
+    verify: bool = False
     output_dir: str = _OUTPUTS
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
@@ -201,6 +202,11 @@ def sync(settings: SyncConfig) -> int:
         print(f"{folder.name}: {result.sent} records sent, {result.left} left{refused}")
         if result.error:
             config.complain(f"{folder.name}: {result.error}", 1)
+        elif settings.verify and (again := sender.verify(folder, uri)):
+            print(
+                f"{folder.name}: {len(again)} files differed in the tracker and were sent again: "
+                f"{', '.join(again)}"
+            )
         failed += bool(result.left or result.error)
     print(f"{redact(uri)}: " + (f"{failed} runs are not complete there yet" if failed else "has everything"))
     return 1 if failed else 0

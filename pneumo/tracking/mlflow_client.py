@@ -11,21 +11,23 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pneumo import UserError
-from pneumo.files import LOCK_WAIT_S, Busy, locked, write_atomically
+from pneumo.files import LOCK_WAIT_S, Busy, local_folder, locked, sync, write_atomically
 from pneumo.names import BEST_CHILD_TAG, BEST_TAG, JOURNAL_TAG, PARENT_TAG, REASON_TAG, SWEEP_TAG
-from pneumo.tracking.journal import Record, artifact_file, read_records, redact
+from pneumo.tracking.journal import Journal, Record, artifact_file, read_records, redact
 
 MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits params and tags by 100
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 8000
 LINK_WAIT_S = 10.0
 _BATCHED = ("start", "params", "tags", "metrics")
+_MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ENVIRONMENT = {
@@ -420,8 +422,7 @@ class Courier:
             drop = {"name": body["name"]}
             if any(later["kind"] == "drop" and later["body"] == drop for later in self._unsent):
                 return
-            path = artifact_file(self.folder, body["name"])
-            client.log_artifact(run_id, str(path), str(Path(body["name"]).parent).strip(".") or None)
+            self._log_artifact(body["name"])
         elif record["kind"] == "drop":
             self._drop(body["name"])
         elif record["kind"] == "dataset":
@@ -435,6 +436,50 @@ class Courier:
             self._once("only", self._only_run)
             status = "KILLED" if body["status"] == "PRUNED" else body["status"]  # MLflow knows no PRUNED
             client.set_terminated(run_id, status, end_time=record["t"])
+
+    def _log_artifact(self, name: str) -> None:
+        """Copy an artifact to the tracker; done only when the store cannot lose it.
+
+        MLflow copies into a local store without fsync: after a power cut, files that were noted as sent were
+        empty. A server has the file once it answers.
+        """
+        path = artifact_file(self.folder, name)
+        self._client.log_artifact(self.note.run_id, str(path), str(Path(name).parent).strip(".") or None)
+        if store := local_folder(self._client.get_run(self.note.run_id).info.artifact_uri):
+            copy = store / name
+            above = [folder for folder in copy.parents if folder.is_relative_to(store.parent.parent)]
+            for written in (copy, *above):
+                sync(written)
+
+    def verify(self) -> list[str]:
+        """Compare every artifact in the tracker with the run's folder, and send again what differs there.
+
+        Returns the names of what was sent again. Raises what `carry` raises.
+        """
+        with locked(self.folder / "sync.lock", LOCK_WAIT_S):
+            self._read()
+            if not self._records:
+                return []
+            self._connect()
+            sent_again = []
+            for name, known in Journal(self.folder).artifacts.items():
+                here = artifact_file(self.folder, name)
+                if here.is_file() and self._hash_there(name) != known["sha256"]:
+                    self._log_artifact(name)
+                    sent_again.append(name)
+            return sent_again
+
+    def _hash_there(self, name: str) -> str | None:
+        """The SHA-256 of the tracker's copy of an artifact; None where there is none."""
+        with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
+            try:
+                copy = self._client.download_artifacts(self.note.run_id, name, folder)
+                with Path(copy).open("rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
+            except Exception as error:
+                if isinstance(error, OSError) or error_code(error) in _MISSING:
+                    return None
+                raise
 
     def _untag(self, key: str) -> None:
         try:

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from pneumo import UserError
+from pneumo.files import local_folder
 from pneumo.names import (
     BEST_FACTS,
     BEST_WEIGHTS,
@@ -177,15 +177,6 @@ class Reader:
             raise UserError(
                 f"tracking.uri={redact(self.uri)} does not answer: {describe(error, self.uri)}"
             ) from None
-
-
-def local_folder(uri: str) -> Path | None:
-    """The folder of a run's artifacts, if it is on this machine."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
-        return None
-    folder = Path(unquote(parts.path))
-    return folder if folder.is_dir() else None
 
 
 def tracked(run: Any) -> TrackedRun:

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import yaml
 
 from pneumo import UserError, __version__
-from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, locked
+from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, local_folder, locked
 from pneumo.names import BEST_WEIGHTS, TRAINING_REFERENCE
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import error_code
-from pneumo.tracking.reading import FILES, Reader, TrackedRun, local_folder, tracked
+from pneumo.tracking.reading import FILES, Reader, TrackedRun, tracked
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run id, or a folder"
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")

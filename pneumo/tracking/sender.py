@@ -100,6 +100,14 @@ class NullSender:
         return 0
 
 
+def verify(folder: Path, uri: str) -> list[str]:
+    """Compare the tracker's files with those in `folder`, and send again what differs; the names of these."""
+    try:
+        return Courier(folder, uri).verify()
+    except (NotSent, Busy) as error:
+        raise UserError(describe(error, uri)) from None
+
+
 def sync(folder: Path, settings: TrackingSettings, uri: str) -> SyncResult:
     """Send now what is left of the run in `folder`; harmless at any time, twice, and by two at once."""
     courier = Courier(folder, uri)

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -18,7 +19,7 @@ from support.journals import artifact, begun, rows, runs, whole
 
 from pneumo.tracking.journal import artifact_file
 from pneumo.tracking.mlflow_client import _refusal, note_path, read_note
-from pneumo.tracking.sender import sync
+from pneumo.tracking.sender import sync, verify
 from pneumo.tracking.settings import TrackingSettings
 
 SETTINGS = TrackingSettings(flush_s=20)
@@ -207,3 +208,37 @@ def test_four_processes_at_once_on_a_new_database(tmp_path: Path) -> None:
     assert seen[0] == seen[1] and len(runs(f"sqlite:///{database}")) == 3
     for name, _, _, run_id in seen:
         assert rows(database, run_id) == sorted(journals[name].metric_rows())
+
+
+def test_a_copy_in_a_local_store_is_on_the_disk_before_it_counts_as_sent(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, synced, fsync = whole(tmp_path / "run"), list[str](), os.fsync
+
+    def noting(handle: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    run_id = sync(journal.folder, SETTINGS, uri).run_id
+    store = tmp_path / "mlartifacts" / "pneumo" / str(run_id) / "artifacts"
+    for path in (
+        store / "config.yaml",
+        store / "figures" / "roc test.png",
+        store / "figures",
+        store,
+        store.parent,
+    ):
+        assert str(path) in synced, path
+
+
+def test_what_a_power_cut_emptied_in_the_tracker_is_sent_again(tmp_path: Path, uri: str) -> None:
+    journal = whole(tmp_path / "run")
+    run_id = sync(journal.folder, SETTINGS, uri).run_id
+    store = tmp_path / "mlartifacts" / "pneumo" / str(run_id) / "artifacts"
+    assert verify(journal.folder, uri) == []
+    (store / "config.yaml").write_bytes(b"")
+    (store / "figures" / "roc test.png").unlink()
+    assert sorted(verify(journal.folder, uri)) == ["config.yaml", "figures/roc test.png"]
+    assert (store / "config.yaml").read_bytes() == artifact_file(journal.folder, "config.yaml").read_bytes()
+    assert verify(journal.folder, uri) == []

@@ -1,5 +1,6 @@
 """The journal and the sender of one run."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,22 @@ def test_a_run_that_is_set_aside_leaves_an_empty_record(tmp_path: Path) -> None:
     log.start("run", "pneumo", {})
     log.close()
     assert Journal(tmp_path / "run").journal_id != Journal(tmp_path / "run-before").journal_id
+
+
+def test_what_a_killed_write_left_is_removed_and_not_recorded(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run", OFF)
+    log.start("run", "pneumo", {})
+    log.journal.hold()
+    log.keep_text("checkpoints/best.json", "{}")
+    leftover = log.artifacts / "checkpoints" / ".best.safetensors.0123abcd.tmp"
+    leftover.write_bytes(b"half")
+    log.record_artifacts()
+    assert list(log.journal.artifacts) == ["checkpoints/best.json"] and not leftover.exists()
+
+
+def test_a_json_list_grows_by_an_entry_each_time(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run", OFF)
+    log.start("run", "pneumo", {})
+    log.append_json("starts.json", {"host": "one"})
+    log.append_json("starts.json", {"host": "two"})
+    assert json.loads((log.artifacts / "starts.json").read_text()) == [{"host": "one"}, {"host": "two"}]
