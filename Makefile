@@ -24,17 +24,14 @@ demo: install ## three architectures on the embedded synthetic set, tracked in M
 	$(BIN)/python -m pneumo.train --multirun model=resnet18,resnet50,densenet121 data=phantom \
 	  data.image_size=64 augment=light trainer.epochs=4 trainer.batch_size=32 trainer.ema_decay=0.98 \
 	  tracking.experiment=demo
-	$(BIN)/python -m pneumo.compare experiment=demo
+	$(BIN)/python -m pneumo.compare tracking.experiment=demo
 	@echo
 	@echo "The comparison's page is reports/demo/index.html; the runs are in MLflow's experiment 'demo':  make ui"
 
-ui: install ## MLflow's pages on http://127.0.0.1:5000
-	@echo "Open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)"
-	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-	  $(BIN)/python -m mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
-	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+ui: install ## MLflow's pages on 127.0.0.1 (pneumo ui)
+	$(BIN)/python -m pneumo.ui
 
-test: install ## unit and end-to-end tests
+test: install ## unit and end-to-end tests (PNEUMO_TEST_BF16=on|off: as on a CPU with or without bf16 units)
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not services and not cuda" -n 2 --dist loadfile --no-loadscope-reorder  # so the long files begin early
 
 test-services: install ## tests against real servers on 127.0.0.1

@@ -1,7 +1,7 @@
-"""Question: how long does comparing 50 runs take? Target: under 20 s, the program's start included.
+"""Question: how long does comparing 50 runs take? Target: less than 20 s, including the program's start.
 
-Command: python benchmarks/compare.py [runs]. Makes runs of the public test set's size in a SQLite store (a
-minute), then times python -m pneumo.compare on them.
+Command: python benchmarks/compare.py [runs]. It makes runs with as many test images as the public set in a
+SQLite store (one minute), then times python -m pneumo.compare on them.
 """
 
 import json
@@ -33,8 +33,8 @@ def main() -> None:
         subprocess.run(line, check=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
         wall, after = time.monotonic() - began, os.times()
         cpu = after.children_user - before.children_user + after.children_system - before.children_system
-        found = json.loads((Path(folder) / "page" / "comparison.json").read_text())
-        assert len(found["configurations"]) == runs
+        comparison = json.loads((Path(folder) / "page" / "comparison.json").read_text())
+        assert len(comparison["configurations"]) == runs
     print(f"\n{runs} runs compared in {wall:.1f} s ({cpu:.1f} s of processor time); target {TARGET_S:.0f} s")
     measure.record(
         f"compare/{runs} runs", TARGET_S / wall, 1.0, seconds=round(wall, 2), processor_s=round(cpu, 2)

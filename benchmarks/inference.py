@@ -17,13 +17,15 @@ import numpy as np
 import seed_baseline
 import torch
 
+from pneumo.inference import model_folder
+from pneumo.inference.predictor import Predictor
+
 sys.path.insert(0, str(measure.PROJECT / "tests"))
+from support.commands import environment
 
 
 def train(folder: Path) -> Path:
     """The output folder of a run of one step."""
-    from support.commands import environment
-
     overrides = (
         "data=phantom data.phantom.train_patients=40 data.phantom.test_patients=16 data.image_size=224 "
         "trainer.epochs=1 trainer.limit_batches=1 trainer.batch_size=8 trainer.device=cpu "
@@ -39,13 +41,10 @@ def main() -> None:
     parser = measure.options(__doc__)
     parser.add_argument("--images", type=int, default=500)
     args = parser.parse_args()
-    from pneumo.inference import bundle
-    from pneumo.inference.predictor import Predictor
-
     with tempfile.TemporaryDirectory(prefix="pneumo-bench-") as name:
         folder = Path(name)
         files = measure.originals(folder / "originals", args.images)
-        made = bundle.read(train(folder))
+        made = model_folder.read(train(folder))
         predictor = Predictor(made)
         network = made.network("cpu").eval()
 
@@ -56,7 +55,7 @@ def main() -> None:
 
         def ours() -> list[float | None]:
             paths = [str(file) for file in files]
-            return [row.probability for batch in predictor.predict(paths) for row, _ in batch]
+            return [prediction.probability for batch in predictor.predict(paths) for prediction, _ in batch]
 
         expected, found = np.array(plain()), np.array(ours(), dtype=float)
         assert np.allclose(made.calibrated(expected), found, atol=1e-3), "other probabilities"

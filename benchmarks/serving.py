@@ -20,8 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
+
+from pneumo.inference import model_folder, pyfunc
+from pneumo.inference.predictor import Predictor
+from pneumo.tracking.registry import resolve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from support.model_runs import make
+from support.servers import Serving, champion
 
 
 def main() -> None:
@@ -36,23 +43,14 @@ def main() -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> None:
-    import torch
-    from support.model_runs import make
-    from support.servers import Serving, champion
-
-    from pneumo.inference import bundle
-    from pneumo.inference import pyfunc as served
-    from pneumo.inference.predictor import Predictor
-    from pneumo.tracking.registry import resolve
-
     uri = champion(folder, options.model or make(folder / "artifacts", "resnet18"))
     text = (
         base64.b64encode(options.image.read_bytes()).decode()
         if options.image
-        else served.description().example[served.COLUMN]
+        else pyfunc.serving_spec().example[pyfunc.COLUMN]
     )
     own = own_time(
-        Predictor(bundle.read(resolve("models:/pneumo@champion", uri, folder).folder)), text, folder
+        Predictor(model_folder.read(resolve("models:/pneumo@champion", uri, folder).folder)), text, folder
     )
     threads = torch.get_num_threads()
     print(f"the model's own time for one image: p50 {1000 * np.median(own):.1f} ms, {threads} threads")
@@ -65,32 +63,32 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         server.kill()
 
 
-def own_time(predictor: "object", text: str, folder: Path, times: int = 50) -> list[float]:
+def own_time(predictor: Predictor, text: str, folder: Path, times: int = 50) -> list[float]:
     """Seconds from the bytes of one image to its row, in this process."""
     file = folder / "image"
     spent = []
     for _ in range(times + 5):
         started = time.perf_counter()
         file.write_bytes(base64.b64decode(text))
-        predictor.rows([""], [predictor.prepare(file)])  # type: ignore[attr-defined]
+        predictor.predictions([""], [predictor.prepare(file)])
         spent.append(time.perf_counter() - started)
     return spent[5:]
 
 
-def load(server: "object", text: str, options: argparse.Namespace, own_s: float) -> None:
+def load(server: Serving, text: str, options: argparse.Namespace, own_s: float) -> None:
     body = json.dumps({"dataframe_split": {"columns": ["image"], "data": [[text]]}}).encode()
     spent: list[float] = []
     wrong: list[int] = []
     lock = threading.Lock()
     left = iter(range(options.requests))
     memory: list[tuple[int, float]] = []
-    root = psutil.Process(server.process.pid)  # type: ignore[attr-defined]
+    root = psutil.Process(server.process.pid if server.process else 0)
 
     def resident_mb() -> float:
         return sum(process.memory_info().rss for process in [root, *root.children(recursive=True)]) / 2**20
 
     def send() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)  # type: ignore[attr-defined]
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
         while True:
             with lock:
                 number = next(left, None)
@@ -108,7 +106,7 @@ def load(server: "object", text: str, options: argparse.Namespace, own_s: float)
                     memory.append((number, resident_mb()))
 
     for _ in range(10):
-        server.post(body)  # type: ignore[attr-defined]
+        server.post(body)
     started = time.perf_counter()
     threads = [threading.Thread(target=send) for _ in range(options.threads)]
     for thread in threads:

@@ -1,8 +1,10 @@
-"""Question: do 95 % intervals cover 95 %, and do the paired tests reject 5 % where nothing differs?
+"""Question: do 95 % intervals cover 95 %, and do the paired tests reject 5 % if nothing differs?
 
-Sets like the public test set are drawn from a known population: patients with one or more images, whose
-scores share a patient's effect, and two models of equal quality that make partly the same mistakes.
+Sets like the public test set are drawn from a known population. Patients have one or more images, and the
+scores of a patient's images share that patient's effect. Two models of equal quality make some of the same
+mistakes.
 Command: python benchmarks/statistics_simulation.py [sets]. About 6 minutes of processor time for 2,000 sets.
+Expected: coverage of .93 to .97 and rejections of .03 to .07 for every score.
 """
 
 import sys
@@ -13,16 +15,17 @@ import numpy as np
 
 from pneumo.evaluation import statistics
 
-# Separation of the classes and variances of: patient (both models), patient (one model), image (both), image
-# (one model). Chosen for accuracy .93 and AUROC .98, as good classifiers have on the public test set.
+# Separation of the classes, and variances of: patient (both models), patient (one model), image (both), image
+# (one model). They give accuracy .93 and AUROC .98, as good classifiers have on the public test set.
 SEPARATION = 3.0
 PATIENT, PATIENT_OWN, IMAGE, IMAGE_OWN = 0.35, 0.25, 0.2, 0.2
 
 
 def draw(rng: np.random.Generator, patients: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Labels [N], probabilities [2, N] and patients [N] of a new set: `patients` normal and ill ones."""
+    """Labels [N], probabilities [2, N] and patients [N] of a new set of `patients` normal and ill ones."""
     labels_of = np.repeat((0, 1), patients)
-    sizes = 1 + rng.poisson(np.where(labels_of == 1, 0.55, 0.2))  # some patients have five images, most one
+    # Most patients have one image, some have five.
+    sizes = 1 + rng.poisson(np.where(labels_of == 1, 0.55, 0.2))
     of = np.repeat(np.arange(len(labels_of)), sizes)
     labels = labels_of[of]
     n, p = len(of), len(labels_of)
@@ -47,7 +50,7 @@ def simulate(
     by_images = {"auroc": 0, "accuracy": 0}
     for index in range(sets):
         labels, chances, people = draw(rng, patients)
-        ones = np.ones((len(labels), 1), dtype=np.uint16)  # the set itself, behind its draws
+        ones = np.ones((len(labels), 1), dtype=np.uint16)  # the set itself, after its draws
         weights = np.concatenate([statistics.resample(labels, people, draws, seed=index), ones], axis=1)
         first, second = (statistics.resampled_scores(labels, model, weights) for model in chances)
         for name in names:

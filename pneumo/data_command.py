@@ -1,36 +1,35 @@
-"""python -m pneumo.data fetch|check|cache: get the images, report on them, prepare them ahead of training."""
+"""`pneumo data fetch|check|cache`: get the images, check them, prepare them before training."""
 
 import os
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pneumo import UserError, config
 from pneumo.config import Config
 from pneumo.data import cache, manifest
+from pneumo.text import first_line
 
 KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia"
-USAGE = """usage: python -m pneumo.data fetch|check|cache [data=chest_xray|csv|phantom] [data.root=DIR] ...
-
-fetch  download the images from Kaggle (1.2 GB) into data.root, then check them
-check  report on splits, classes, patients, copies and unreadable files; exit 1 if it cannot be trained on
-cache  prepare the images now, so that no run has to"""
 
 
 def main() -> None:
-    sys.exit(config.run_action(ACTIONS, USAGE))
+    """Run the sub-command; the exit code is 0 done, 1 failed, 2 wrong usage."""
+    sys.exit(config.run_action("data", ACTIONS))
 
 
 def fetch(run: Config) -> int:
-    """Download the Kaggle set into data.root unless it lies there, and check it."""
+    """Download the Kaggle set into data.root unless it is there, and check it."""
     settings = run.data
     if settings.name != "chest_xray":
         raise UserError(f"fetch gets data=chest_xray, not data={settings.name}.")
     root = Path(settings.root or "data/chest_xray").expanduser()
     try:
         found = manifest.find_root(settings)
-        print(f"the images lie in {found} already")
+        print(f"the images are in {found} already")
     except UserError:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise UserError(
@@ -49,21 +48,21 @@ def download(root: Path) -> None:
             "fetching needs kagglehub: pip install 'pneumo[fetch]'. Or download "
             f"kaggle.com/datasets/{KAGGLE_HANDLE} by hand and unpack it into {root}."
         ) from None
-    # kagglehub goes on with a broken download only in its own cache (its output_dir must be empty), so that
-    # cache lies beside the root: on the same disk, where moving 1.2 GB is one rename.
+    # kagglehub continues a broken download only in its own cache (its output_dir must be empty). So the
+    # cache is beside the root: on the same disk, where moving 1.2 GB is one rename.
     partial = root.absolute().with_name(f".{root.name}.part")
     os.environ["KAGGLEHUB_CACHE"] = str(partial)
     try:
         partial.mkdir(parents=True, exist_ok=True)
         found = Path(kagglehub.dataset_download(KAGGLE_HANDLE))
     except Exception as error:  # network, account, quota: kagglehub has no common class for them
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"the download of {KAGGLE_HANDLE} failed ({reason}). What arrived is kept in {partial}, and the "
-            f"same command goes on from there; or download it by hand and unpack it into {root}."
+            f"same command continues from there; or download it by hand and unpack it into {root}."
         ) from None
     if not found.is_relative_to(partial):  # on Kaggle and Colab the set is mounted, not downloaded
-        raise UserError(f"the images lie in {found} on this machine: give data.root={found}.")
+        raise UserError(f"the images are in {found} on this machine: give data.root={found}.")
     try:
         if root.is_dir():
             root.rmdir()
@@ -74,7 +73,7 @@ def download(root: Path) -> None:
 
 
 def check(run: Config) -> int:
-    """Print everything that is known of the data set; 1 if it has a problem."""
+    """Print everything that is known about the data set; 1 if it has a problem."""
     settings = run.data
     table = manifest.describe(settings)
     data = cache.inspect(table, replace(settings, on_bad_image="skip"))
@@ -107,11 +106,15 @@ def build(run: Config) -> int:
     """Prepare the images now."""
     settings = run.data
     data = cache.prepare(manifest.build(settings), settings)
-    print(f"{len(data.rows)} images of {settings.image_size} px lie ready in {settings.cache_dir}")
+    print(f"{len(data.rows)} images of {settings.image_size} px are ready in {settings.cache_dir}")
     return 0
 
 
-ACTIONS = {"fetch": fetch, "check": check, "cache": build}
+ACTIONS: Mapping[str, tuple[Callable[[Any], int], type]] = {
+    "fetch": (fetch, Config),
+    "check": (check, Config),
+    "cache": (build, Config),
+}
 
 if __name__ == "__main__":
     main()

@@ -74,10 +74,13 @@ def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)  # not by closing alone: a forked worker may hold a copy
 
 
-def read_at_most(path: Path, limit: int) -> bytes:
-    """The content of `path`; ValueError if it has more than `limit` bytes."""
-    with path.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"{path} has more than {limit:,} bytes")
-    return content
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes; UserError for anything else."""
+    try:
+        if not path.is_file():  # reading a pipe would block for ever
+            raise UserError(f"{path} is missing or is not a file.")
+        if (size := path.stat().st_size) > limit:
+            raise UserError(f"{path} has {size:,} bytes, more than the limit of {limit:,}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None

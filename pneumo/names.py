@@ -14,6 +14,11 @@ REPORTS = "reports"
 PREDICTIONS = "predictions"
 COMPARISON = "comparison"  # the folder of a comparison, on the parent run of a sweep
 
+# ---- files of a model folder
+MODEL_WEIGHTS = "model.safetensors"
+MODEL_FACTS = "model.json"
+MODEL_CARD = "model_card.md"
+
 # ---- tags of a run
 FINGERPRINT_TAG = "pneumo.fingerprint"
 PROTOCOL_TAG = "pneumo.protocol"
@@ -46,6 +51,9 @@ PROTOCOLS = {
     TEST_SELECTED: "the epoch was chosen on the test set itself, so the test figure is optimistic: "
     "expect less on new images",
 }
+
+# ---- the scores by which a comparison can rank
+RANKED_BY = ("accuracy", "balanced_accuracy", "f1", "mcc", "auroc", "auprc")
 
 # ---- where a probability becomes a decision; each rule but the first is computed on validation
 THRESHOLD_RULES = ("half", "sensitivity_95", "youden")

@@ -1,23 +1,15 @@
-"""python -m pneumo.predict model=URI input=FILE_OR_DIR [output=FILE]: what a model says of X-rays."""
+"""`pneumo predict model=URI input=FILE_OR_DIR [output=FILE]`: apply a trained model to X-rays."""
 
-import csv
-import json
-import math
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import Any
 
-from pneumo import UserError, config, one_of
+from pneumo import UserError, config
 from pneumo.tracking.settings import TrackingSettings
+from pneumo.training.settings import check_device
 
-if TYPE_CHECKING:
-    from pneumo.inference.predictor import Inputs, Predictor, Prepared, Row
-
-COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
 SUFFIXES = (".csv", ".json")
-MAX_NAME = 200  # characters of an image's name in that of its overlay
 
 
 @dataclass(kw_only=True)
@@ -25,7 +17,7 @@ class PredictConfig:
     """One prediction, whole and checked."""
 
     model: str | None = None
-    input: str | None = None
+    input: Any = None  # a path, or a list of them
     output: str = "predictions.csv"
     threshold: float | None = None
     explain: bool = False
@@ -45,20 +37,27 @@ class PredictConfig:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"threshold={self.threshold} is a probability: give 0 to 1.")
         if not 1 <= self.batch_size <= 4096:
-            raise UserError(f"batch_size={self.batch_size} must lie between 1 and 4096; 64 is usual.")
+            raise UserError(f"batch_size={self.batch_size} must be between 1 and 4096; 64 is usual.")
         if not 0 <= self.port <= 65535:
-            raise UserError(f"port={self.port} must lie between 0 (any free one) and 65535.")
+            raise UserError(f"port={self.port} must be between 0 (any free one) and 65535.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"num_workers={self.num_workers} must be at least 1, or null for all cores.")
-        one_of("device", self.device.partition(":")[0], ("auto", "cpu", "cuda"))
+        check_device("device", self.device)
         if self.ui:
             return
-        if not self.input:
+        if not self.inputs:
             raise UserError("input=: which images? Give an X-ray (JPEG, PNG, DICOM) or a folder of them.")
-        if not Path(self.input).expanduser().exists():
-            raise UserError(f"input={self.input} does not exist: give a file or a folder that does.")
+        for path in self.inputs:
+            if not Path(path).expanduser().exists():
+                raise UserError(f"input={path} does not exist: give a file or a folder that does.")
         if Path(self.output).suffix.lower() not in SUFFIXES:
             raise UserError(f"output={self.output} must end with {' or '.join(SUFFIXES)}.")
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files and folders to predict."""
+        given = self.input if isinstance(self.input, list) else [self.input]
+        return [str(path) for path in given if path is not None and str(path)]
 
 
 def main() -> None:
@@ -68,156 +67,41 @@ def main() -> None:
 
 def predict(settings: PredictConfig) -> int:
     """Write a row for every file as soon as it is known; 1 if some file could not be read."""
-    if settings.ui:
-        from pneumo.inference import web_page as page
+    # They import torch, which takes seconds: --help does without.
+    from pneumo.inference import inputs, output, predictor, web_page
 
-        return page.serve(load(settings), settings.port)
-    from pneumo.inference.predictor import NO_DEVICE, inputs
-
-    assert settings.input is not None
-    found = inputs(settings.input)
+    given = [] if settings.ui else settings.inputs
+    found = inputs.find_all(given)
     if found.left_out:
         print(f"note: {len(found.left_out)} other files are left out: {', '.join(found.left_out[:3])}")
-    predictor = load(settings)
-    output = Path(settings.output).expanduser()
-    counts: dict[str, int] = {}
-    try:
-        with Rows(output) as rows:
-            _write_all(settings, predictor, found, rows, counts)
-    finally:  # also after Ctrl-C: what is written stays
-        done = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-        print(f"{done}; {output}\n{NO_DEVICE}")
-    return 1 if counts.get("could not be read") else 0
-
-
-def load(settings: PredictConfig) -> "Predictor":
-    """The model that `settings` name, and notes on what it is."""
-    from pneumo.inference import bundle
-    from pneumo.inference import ood as familiarity
-    from pneumo.inference.predictor import Predictor
-    from pneumo.tracking.registry import resolve
-
-    assert settings.model is not None
-    cache_dir = Path(settings.cache_dir or ".cache")
-    resolved = resolve(settings.model, settings.tracking.uri or "", cache_dir)
-    found = bundle.read(resolved.folder, version=resolved.version)
-    if found.familiarity is None:
-        try:
-            found.familiarity = familiarity.fit_again(
-                found.weights.parent.parent / "config.yaml", found.data_digest, str(cache_dir)
-            )
-            print("note: the model keeps no picture of its training images; made again from the data set.")
-        except UserError as error:
-            print(f"note: the model keeps no picture of its training images: {error}")
-    predictor = Predictor(
-        found,
-        device=_device(settings.device),
+    model, notes = predictor.load(
+        str(settings.model),
+        settings.tracking.uri or "",
+        Path(settings.cache_dir or ".cache"),
+        device=settings.device,
         threshold=settings.threshold,
         num_workers=settings.num_workers,
     )
-    for note in predictor.notes():
+    for note in notes:
         print(f"note: {note}")
-    return predictor
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"device={name}, but there is no CUDA device here: give device=cpu or auto.")
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _write_all(
-    settings: PredictConfig, predictor: "Predictor", found: "Inputs", rows: "Rows", counts: dict[str, int]
-) -> None:
-    from tqdm import tqdm
-
-    def put(row: "Row") -> None:
-        rows.write(row)
-        what = "could not be read" if row.error else row.decision
-        counts[what] = counts.get(what, 0) + 1
-        if row.warnings:
-            counts["with warnings"] = counts.get("with warnings", 0) + 1
-
-    for path in found.outside:
-        put(predictor.refused(path, "a link that leads out of the folder"))
-    batches = predictor.predict(found.files, batch_size=settings.batch_size)
-    overlays = rows.path.with_name(f"{rows.path.stem}_overlays")
-    root = Path(str(settings.input)).expanduser()
-    with tqdm(total=len(found.files), desc="Predict", disable=None, leave=False) as bar:
-        for batch in batches:
-            if settings.explain:
-                _explain(overlays, root, predictor, batch)
-            for row, _ in batch:
-                put(row)
-            rows.flush()
-            bar.update(len(batch))
-
-
-def _explain(
-    folder: Path, root: Path, predictor: "Predictor", batch: Sequence[tuple["Row", "Prepared | None"]]
-) -> None:
-    """Write an overlay for each image of a batch below `folder`, under the image's own name."""
-    import numpy as np
-
-    from pneumo.inference import explain
-
-    good = [(row, image) for row, image in batch if image is not None]
-    if not good:
-        return
-    maps = explain.overlay(predictor.bundle, np.stack([image.square for _, image in good]), predictor.network)
-    for (row, image), heat in zip(good, maps, strict=True):
-        path = Path(row.path)
-        name = path.relative_to(root) if path != root else Path(path.name)
-        file = folder / name.with_name(name.name[:MAX_NAME] + ".png")  # beside x.jpeg may lie an x.png
-        explain.write(file, image.square, heat)
-        row.overlay = str(file)
-
-
-class Rows:
-    """The output file: each row is written when it is known, whatever ends the command leaves it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.count = path, 0
-        self.as_json = path.suffix.lower() == ".json"
-
-    def __enter__(self) -> "Rows":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # A file's name may be no text: its bytes are kept.
-            self.file: IO[str] = self.path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        except OSError as error:
-            raise UserError(f"output={self.path} cannot be written: {error.strerror}.") from None
-        self.csv = csv.writer(self.file, lineterminator="\n")
-        if self.as_json:
-            self.file.write("[")
-        else:
-            self.csv.writerow(COLUMNS)
-        return self
-
-    def write(self, row: "Row") -> None:
-        shown = {key: value for key, value in asdict(row).items() if key in COLUMNS}
-        for key in ("probability", "threshold"):
-            if (value := shown[key]) is not None:
-                shown[key] = round(value, 6) if math.isfinite(value) else None
-        if self.as_json:
-            self.file.write(",\n" if self.count else "\n")
-            self.file.write(json.dumps(shown))
-        else:
-            shown["warnings"] = "; ".join(row.warnings)
-            self.csv.writerow("" if shown[key] is None else shown[key] for key in COLUMNS)
-        self.count += 1
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self.as_json:
-            self.file.write("\n]\n")
-        self.file.close()
+    if settings.ui:
+        return web_page.serve(model, settings.port)
+    path = Path(settings.output).expanduser()
+    counts: dict[str, int] = {}
+    try:
+        with output.PredictionFile(path) as file:
+            output.write_all(
+                model,
+                found,
+                file,
+                counts,
+                batch_size=settings.batch_size,
+                explain_below=inputs.common_root(given) if settings.explain else None,
+            )
+    finally:  # also after Ctrl-C: what is written stays
+        done = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        print(f"{done}; {path}\n{predictor.DISCLAIMER}")
+    return 1 if counts.get(output.UNREADABLE) else 0
 
 
 if __name__ == "__main__":

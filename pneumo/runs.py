@@ -1,103 +1,128 @@
-"""python -m pneumo.runs status|sync|reproduce|register|export: what to do with runs once made."""
+"""`pneumo runs status|sync|reproduce|register|export`: look at the runs that were made, and use them."""
 
-import functools
-import json
-import shlex
-import subprocess
+import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from pneumo import UserError, config, fingerprint
-from pneumo.config import Config
-from pneumo.names import MEASURED
+from pneumo import UserError, config
+from pneumo.commands import RUN_FORMS
+from pneumo.run_lookup import find_run, run_folders, run_id_of
 from pneumo.sweep import jobs
-from pneumo.tracking.journal import DONE, Journal
-
-USAGE = """usage: python -m pneumo.runs status|sync|reproduce|register|export [tracking.uri=URI] ...
-
-status [sweep=ID] [watch=SECONDS]
-        a line for every run under output_dir, or every job of a sweep: its state, epoch, score and time left;
-        watch=5 prints it anew every five seconds until nothing runs
-sync    send everything that the tracking server lacks; may be run any time, twice, or by two at once
-reproduce RUN_ID [run=true]
-        the exact command of a run (its MLflow id or fingerprint, or how one begins); run=true trains it again
-        in output_dir/reproduced and compares every figure, ending with 1 on a difference
-register RUN_ID alias=champion [name=pneumo] [force=true]
-        registers the model of a run in MLflow and gives it the alias, unless worse than the one that has it
-export MODEL output=FILE.onnx
-        writes a model (models:/NAME@ALIAS, a run id or a folder) as ONNX"""
-# Not keys of the configuration.
-OWN = {
-    "status": ("sweep", "watch"),
-    "reproduce": ("run",),
-    "register": ("alias", "name"),
-    "export": ("output",),
-}
-NAMED = ("reproduce", "register", "export")  # take what they work on as their first word
-
+from pneumo.text import table
+from pneumo.tracking.journal import DONE, Journal, redact
+from pneumo.tracking.settings import TrackingSettings
 
 NOT_KNOWN = {"state": "", "epoch": "-", "score": "-", "time left": "-", "reason": ""}
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_OUTPUTS = "${pneumo.project:outputs}"
+
+
+@dataclass(kw_only=True)
+class StatusConfig:
+    """What `runs status` shows."""
+
+    which: str | None = None
+    sweep_id: str | None = None
+    watch: float | None = None  # seconds
+    output_dir: str = _OUTPUTS
+
+    def __post_init__(self) -> None:
+        if self.watch is not None and self.watch < 0:
+            raise UserError(f"watch={self.watch} must not be negative: give seconds, for example watch=5.")
+        if self.which and self.sweep_id:
+            raise UserError("a run and sweep_id= exclude each other: give one of them.")
+
+
+@dataclass(kw_only=True)
+class SyncConfig:
+    """What `runs sync` sends, and where."""
+
+    which: str | None = None
+    output_dir: str = _OUTPUTS
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+@dataclass(kw_only=True)
+class ReproduceConfig:
+    """Which run `runs reproduce` explains or repeats."""
+
+    which: str | None = None
+    run: bool = False
+    output_dir: str = _OUTPUTS
+
+    def __post_init__(self) -> None:
+        _require_run("reproduce", self.which)
+
+
+@dataclass(kw_only=True)
+class RegisterConfig:
+    """Which run `runs register` makes a model of, and what it is called."""
+
+    which: str | None = None
+    alias: str | None = None
+    name: str = "pneumo"
+    force: bool = False
+    output_dir: str = _OUTPUTS
+    cache_dir: str | None = None
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        _require_run("register", self.which)
+        if not self.alias:
+            raise UserError("alias=: register the run as what? Give alias=champion, for example.")
+
+
+@dataclass(kw_only=True)
+class ExportConfig:
+    """Which model `runs export` writes, and where."""
+
+    which: str | None = None
+    output: str | None = None
+    output_dir: str = _OUTPUTS
+    cache_dir: str | None = None
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        _require_run("export", self.which)
+        if not self.output:
+            raise UserError("output=: write the model where? Give output=model.onnx, for example.")
+
+
+def _require_run(action: str, which: str | None) -> None:
+    if not which:
+        raise UserError(f"{action} which run? Give {RUN_FORMS}: pneumo runs {action} RUN ...")
 
 
 def main() -> None:
-    action = sys.argv[1] if len(sys.argv) > 1 else ""
-    own: dict[str, str] = {}
-    rest = []
-    for argument in sys.argv[2:]:
-        key, equals, value = argument.partition("=")
-        if equals and key in OWN.get(action, ()):
-            own[key] = value
-        elif action in NAMED and not equals and not argument.startswith("-"):
-            own["what"] = argument
-        else:
-            rest.append(argument)
-    sys.argv[2:] = rest
-    actions = {
-        "status": status,
-        "sync": sync,
-        "reproduce": reproduce,
-        "register": register,
-        "export": export,
-    }
-    sys.exit(config.run_action({name: functools.partial(act, own) for name, act in actions.items()}, USAGE))
-
-
-def folders(settings: Config, kind: str = "*") -> list[Path]:
-    """The folder of every run (or, for sweeps/*, every sweep), the oldest first."""
-    root = Path(settings.output_dir).expanduser()
-    if not root.is_dir():
-        raise UserError(f"output_dir={root} is not a folder: no run has been made there.")
-    found = [file.parent for file in root.glob(f"{kind}/journal.jsonl")]
-    return sorted(found, key=lambda folder: (folder / "journal.jsonl").stat().st_mtime)
+    """Run the sub-command; the exit code is 0 done, 1 failed, 2 wrong usage."""
+    sys.exit(config.run_action("runs", ACTIONS))
 
 
 # ---- status
 
 
-def status(own: Mapping[str, str], settings: Config) -> int:
+def status(settings: StatusConfig) -> int:
     """Print a table of the runs, or of the jobs of one sweep."""
-    try:
-        watch_s = float(own.get("watch", 0))
-    except ValueError:
-        raise UserError(f"watch={own['watch']} is no number of seconds: give watch=5, for example.") from None
     while True:
-        running = _sweep_status(settings, own["sweep"]) if "sweep" in own else _status(settings)
-        if not watch_s or not running:
+        running = _sweep_status(settings, settings.sweep_id) if settings.sweep_id else _run_status(settings)
+        if not settings.watch or not running:
             return 0
-        time.sleep(watch_s)
+        time.sleep(settings.watch)
         print()
 
 
-def _status(settings: Config) -> int:
-    from pneumo.text import table as terminal_table
-
+def _run_status(settings: StatusConfig) -> int:
+    """Print the runs; the number of those that are running."""
+    if settings.which:
+        folders = [find_run(settings.output_dir, settings.which)]
+    else:
+        folders = run_folders(settings.output_dir)
     rows = []
-    for folder in folders(settings):
+    for folder in folders:
         try:
             journal = Journal(folder)
         except UserError as error:
@@ -105,38 +130,37 @@ def _status(settings: Config) -> int:
             config.complain(error)
             continue
         model = journal.params_logged.get("model.name", "-")
-        rows.append({"run": folder.name, "model": model, **_standing(journal)})
-    print(terminal_table(rows))
-    for folder in folders(settings, "sweeps/*"):
-        print(f"sweep {folder.name}: {Journal(folder).status} (status sweep={folder.name} shows its jobs)")
+        rows.append({"run": folder.name, "model": model, **_progress(journal)})
+    print(table(rows))
+    for folder in [] if settings.which else run_folders(settings.output_dir, "sweeps/*"):
+        print(f"sweep {folder.name}: {Journal(folder).status} (status sweep_id={folder.name} shows its jobs)")
     return sum(row["state"] == "RUNNING" for row in rows)
 
 
-def _sweep_status(settings: Config, name: str) -> int:
-    from pneumo.text import table as terminal_table
-
-    known = {folder.name: folder for folder in folders(settings, "sweeps/*")}
-    if name not in known:
-        raise UserError(f"sweep={name} is not known; there are {', '.join(known) or 'none'}.")
-    rows = jobs.table(known[name])
+def _sweep_status(settings: StatusConfig, sweep_id: str) -> int:
+    """Print the jobs of a sweep; the number of those that are running."""
+    known = {folder.name: folder for folder in run_folders(settings.output_dir, "sweeps/*")}
+    if sweep_id not in known:
+        raise UserError(f"sweep_id={sweep_id} is not known; there are {', '.join(known) or 'none'}.")
+    rows = jobs.table(known[sweep_id])
     shown = []
     for row, job in zip(rows, jobs.names(rows), strict=True):
         line: dict[str, Any] = {"run": job, "fingerprint": row["fingerprint"] or "-"}
         if row["fingerprint"] and row["state"] != "FAILED":  # its journal could be what is damaged
-            line |= _standing(Journal(known[name].parents[1] / row["fingerprint"]))
+            line |= _progress(Journal(known[sweep_id].parents[1] / row["fingerprint"]))
         else:
             line |= {**NOT_KNOWN, "state": row["state"], "reason": (row["reason"] or "")[:80]}
         shown.append(line)
-    print(terminal_table(shown))
+    print(table(shown))
     done_s = [row["duration_s"] for row in rows if row["state"] in DONE]
     undone = sum(row["state"] not in DONE for row in rows)
     guess = f", about {_clock(undone * sum(done_s) / len(done_s))} one by one" if done_s and undone else ""
-    print(f"sweep {name}: {len(done_s)} of {len(rows)} jobs done{guess}")
+    print(f"sweep {sweep_id}: {len(done_s)} of {len(rows)} jobs done{guess}")
     return sum(row["state"] == "RUNNING" for row in rows)
 
 
-def _standing(journal: Journal) -> dict[str, Any]:
-    """State, epochs done and planned, score, time left of a run in training, and the reason of its end."""
+def _progress(journal: Journal) -> dict[str, Any]:
+    """State, epochs done and planned, score, the time left if it trains, and the reason of its end."""
     state, score = jobs.state_of(journal), jobs.score_of(journal)
     epochs = journal.history("time/epoch_s")
     planned = journal.params_logged.get("trainer.epochs", "?")
@@ -160,177 +184,85 @@ def _clock(seconds: float) -> str:
 # ---- sync
 
 
-def sync(own: Mapping[str, str], settings: Config) -> int:
-    """Send what is left of every sweep and run; 1 if something could not be sent."""
+def sync(settings: SyncConfig) -> int:
+    """Send what is left of one run, or of every sweep and run; 1 if something could not be sent."""
     from pneumo.tracking import sender
-    from pneumo.tracking.journal import redact
 
     uri = settings.tracking.uri or ""
+    if settings.which:
+        folders = [find_run(settings.output_dir, settings.which)]
+    else:
+        folders = run_folders(settings.output_dir, "sweeps/*") + run_folders(settings.output_dir)
     failed = 0
-    for folder in folders(settings, "sweeps/*") + folders(settings):
+    for folder in folders:
         result = sender.sync(folder, settings.tracking, uri)
         refused = f", {result.refused} refused (see {folder}/refused.jsonl)" if result.refused else ""
         print(f"{folder.name}: {result.sent} records sent, {result.left} left{refused}")
         if result.error:
             config.complain(f"{folder.name}: {result.error}", 1)
         failed += bool(result.left or result.error)
-    print(f"{redact(uri)}: " + (f"{failed} runs are not whole there yet" if failed else "has everything"))
+    print(f"{redact(uri)}: " + (f"{failed} runs are not complete there yet" if failed else "has everything"))
     return 1 if failed else 0
 
 
 # ---- reproduce
 
 
-def reproduce(own: Mapping[str, str], settings: Config) -> int:
+def reproduce(settings: ReproduceConfig) -> int:
     """Print a run's command; with run=true carry it out elsewhere and compare. 1 if a figure differs."""
-    if "what" not in own:
-        raise UserError(f"reproduce which run? Give its MLflow id or its fingerprint.\n{USAGE}")
-    if own.get("run", "false") not in ("true", "false"):
-        raise UserError(f"run={own['run']} is not true or false.")
-    folder = _find(settings, own["what"])
-    journal = Journal(folder)
-    overrides = _overrides(folder, journal)
-    commit = journal.tags_logged.get("mlflow.source.git.commit")
-    if commit:
-        dirty = journal.tags_logged.get("pneumo.git_dirty") == "true"
-        print(f"# made with commit {commit}{', and changes that were not committed' if dirty else ''}")
-    print(" ".join(["python -m pneumo.train", *(shlex.quote(override) for override in overrides)]))
-    if own.get("run") != "true":
-        return 0
-    if journal.status != "FINISHED":
-        raise UserError(f"{folder.name} is {jobs.state_of(journal)}: only a finished run can be compared.")
-    aside = Path(settings.output_dir).expanduser() / "reproduced"
-    # Its figures are compared here; in the tracker it would stand as one more run of the experiment.
-    extra = [f"output_dir={aside}", "force=true", "tracking.enabled=false"]
-    done = subprocess.run([sys.executable, "-m", "pneumo.train", *overrides, *extra])
-    if done.returncode:
-        return done.returncode
-    return _compare(journal, Journal(aside / journal.tags_logged["pneumo.fingerprint"]))
+    from pneumo import reproduce
 
-
-def _find(settings: Config, name: str) -> Path:
-    found = []
-    for folder in folders(settings):
-        names = [
-            folder.name,
-            *(jobs.read_json(note).get("run_id") for note in folder.glob("sent-*.json")),
-        ]
-        if name in names:
-            return folder
-        if any(known and known.startswith(name) for known in names):
-            found.append(folder)
-    if len(found) == 1:
-        return found[0]
-    what = (
-        ", ".join(folder.name for folder in found) if found else f"none; {settings.output_dir} holds others"
-    )
-    raise UserError(f"{name}: {what}. Give the MLflow id or the fingerprint of one run.")
-
-
-def _overrides(folder: Path, journal: Journal) -> list[str]:
-    """The shortest command line that composes to the same fingerprint; UserError where none does."""
-    file = folder / "artifacts" / "config.yaml"
-    if not file.exists():
-        raise UserError(f"{file} is missing: the run ended before it was written.")
-    saved: Any = OmegaConf.to_container(OmegaConf.load(file))
-    groups = [f"{group}={part['name']}" for group, part in saved.items() if _is_option(group, part)]
-    base = config.compose(groups).as_dict()
-    needed = ("root", "on_bad_image", "phantom")  # they lead to the same data
-    overrides = groups
-    for group, value in saved.items():
-        if group in fingerprint.IRRELEVANT[""]:
-            continue
-        if not isinstance(value, dict):
-            if value != base[group]:
-                overrides.append(f"{group}={_written(value)}")
-            continue
-        skipped = fingerprint.IRRELEVANT.get(group, ())
-        for key, entry in value.items():
-            if entry == base[group].get(key) or (key in skipped and not (group == "data" and key in needed)):
-                continue
-            parts = entry.items() if isinstance(entry, dict) else [("", entry)]
-            for inner, own in parts:
-                if not inner or own != base[group][key][inner]:
-                    overrides.append(f"{group}.{key}{'.' + inner if inner else ''}={_written(own)}")
-    made = config.compose(overrides).as_dict()
-    wanted = journal.tags_logged["pneumo.fingerprint"]
-    if fingerprint.fingerprint(made, journal.tags_logged["pneumo.data_digest"]) != wanted:
-        raise UserError(f"{wanted} was made by another version: this one knows no command that gives it.")
-    return overrides
-
-
-def _is_option(group: str, part: Any) -> bool:
-    return (
-        isinstance(part, dict) and (config.shipped_dir("conf") / group / f"{part.get('name')}.yaml").exists()
-    )
-
-
-def _written(value: Any) -> str:
-    """A value as an override writes it."""
-    if value is None or isinstance(value, bool | int | float):
-        return json.dumps(value)
-    return json.dumps(str(value), ensure_ascii=False) if not str(value).isalnum() else str(value)
-
-
-def _compare(then: Journal, now: Journal) -> int:
-    from pneumo.text import table as terminal_table
-
-    first, second = (
-        {(key, step): value for key, value, _, step in journal.metric_rows() if not key.startswith(MEASURED)}
-        for journal in (then, now)
-    )
-    rows = [
-        # In full: four decimals could look the same.
-        {
-            "metric": key,
-            "epoch": step,
-            "then": str(first.get((key, step))),
-            "now": str(second.get((key, step))),
-        }
-        for key, step in sorted({*first, *second})
-        if first.get((key, step)) != second.get((key, step))
-    ]
-    if rows:
-        print("\n" + terminal_table(rows))
-    print(f"{len(first) - len(rows)} of {len(first)} figures are equal to the last bit")
-    return 1 if rows else 0
+    assert settings.which is not None
+    folder = find_run(settings.output_dir, settings.which)
+    return reproduce.reproduce(folder, settings.output_dir, run=settings.run)
 
 
 # ---- register, export
 
 
-def register(own: Mapping[str, str], settings: Config) -> int:
-    """Register a run's model under name and alias; 1 where something speaks against it."""
+def register(settings: RegisterConfig) -> int:
+    """Register a run's model under name and alias; UserError for a run that should not be."""
     from pneumo.inference import registration
     from pneumo.tracking.registry import Registry
 
-    if not own.get("what") or not own.get("alias"):
-        raise UserError(
-            f"register which run as what? Give its MLflow id and alias=champion, for example.\n{USAGE}"
+    assert settings.which is not None and settings.alias is not None
+    uri = settings.tracking.uri or ""
+    run_id = settings.which.removeprefix("runs:/")
+    if not _RUN_ID.fullmatch(run_id):
+        run_id = run_id_of(settings.output_dir, run_id, uri)
+    registry = Registry(uri, Path(settings.cache_dir or ".cache"))
+    print(
+        registration.register(
+            registry, run_id, name=settings.name, alias=settings.alias, force=settings.force
         )
-    registry = Registry(settings.tracking.uri or "", _cache(settings))
-    name = own.get("name", "pneumo")
-    said = registration.register(registry, own["what"], name=name, alias=own["alias"], force=settings.force)
-    print(said)
-    print(f"use it: python -m pneumo.predict model=models:/{name}@{own['alias']} input=DIR")
+    )
+    print(f"use it: python -m pneumo.predict model=models:/{settings.name}@{settings.alias} input=DIR")
     return 0
 
 
-def export(own: Mapping[str, str], settings: Config) -> int:
+def export(settings: ExportConfig) -> int:
     """Write a model as ONNX."""
-    from pneumo.inference import bundle, export
+    from pneumo.inference import export, model_folder
     from pneumo.tracking.registry import resolve
 
-    if not own.get("what") or not own.get("output"):
-        raise UserError(f"export which model where? Give a model and output=FILE.onnx.\n{USAGE}")
-    found = resolve(own["what"], settings.tracking.uri or "", _cache(settings))
-    print(export.onnx(bundle.read(found.folder, found.version), Path(own["output"]).expanduser()))
+    assert settings.which is not None and settings.output is not None
+    model = settings.which
+    folder = Path(model).expanduser()
+    by_name = not model.startswith(("models:/", "runs:/")) and not _RUN_ID.fullmatch(model)
+    if by_name and (not folder.is_dir() or (folder / "journal.jsonl").is_file()):
+        model = str(find_run(settings.output_dir, model) / "artifacts")
+    found = resolve(model, settings.tracking.uri or "", Path(settings.cache_dir or ".cache"))
+    print(export.onnx(model_folder.read(found.folder, found.version), Path(settings.output).expanduser()))
     return 0
 
 
-def _cache(settings: Config) -> Path:
-    return Path(settings.data.cache_dir or ".cache")
-
+ACTIONS: Mapping[str, tuple[Callable[[Any], int], type]] = {
+    "status": (status, StatusConfig),
+    "sync": (sync, SyncConfig),
+    "reproduce": (reproduce, ReproduceConfig),
+    "register": (register, RegisterConfig),
+    "export": (export, ExportConfig),
+}
 
 if __name__ == "__main__":
     main()

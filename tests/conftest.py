@@ -1,6 +1,8 @@
 """What the tests share: the real images where there are any, tiny generated sets, the commands in-process."""
 
 import os
+import platform
+import runpy
 import shutil
 import sys
 import tempfile
@@ -9,15 +11,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.commands import HOOKS, Ending, import_path
 from support.commands import PROJECT as ROOT
-from support.commands import Ending
 from support.images import make_kaggle
 
 from pneumo.data.settings import DataSettings
 
 if TYPE_CHECKING:
+    from support.model_tracker import ModelTracker
     from support.servers import Postgres
     from support.training import Tiny
+
+# `PNEUMO_TEST_BF16=on make test` runs all tests as on a processor with bf16 units, `off` as on one without.
+if forced := os.environ.get("PNEUMO_TEST_BF16"):
+    if forced not in ("on", "off"):
+        raise pytest.UsageError(f"PNEUMO_TEST_BF16={forced} is not known; the options are on, off")
+    runpy.run_path(str(HOOKS / "sitecustomize.py"))  # this process has started already
+    os.environ["PYTHONPATH"] = import_path(HOOKS)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    from pneumo.models.precision import cpu_has_bf16
+
+    units = "with" if cpu_has_bf16() else "without"
+    why = f", PNEUMO_TEST_BF16={forced}" if forced else ""
+    terminalreporter.write_line(f"Python {platform.python_version()}, a CPU {units} bf16 units{why}")
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +82,25 @@ def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("phantom"))
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracker's database without runs: MLflow takes seconds to create its tables."""
+    from pneumo.tracking.mlflow_client import open_client
+
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    open_client(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, made_models: dict[str, Path], empty_database: Path) -> "ModelTracker":
+    """A SQLite tracker whose runs hold the artifacts of a ResNet-18."""
+    from support.model_tracker import ModelTracker
+
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return ModelTracker(tmp_path, made_models["resnet18"])
+
+
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
     return make_kaggle(tmp_path / "chest_xray")
@@ -86,19 +123,10 @@ def settings(tmp_path: Path) -> Callable[..., DataSettings]:
     return make
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def store(tmp_path: Path, empty_store: Path) -> Path:
+def store(tmp_path: Path, empty_database: Path) -> Path:
     """MLflow's migrations take seconds: once is enough."""
-    return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
+    return Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
 
 
 @pytest.fixture
@@ -132,17 +160,20 @@ def command(
     def run(module: str, *arguments: str) -> Ending:
         from hydra.core.global_hydra import GlobalHydra
 
-        from pneumo import data_command, predict, runs, train
+        from pneumo import compare, data_command, predict, runs, train, ui
 
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
         line = [*arguments]
-        if "=" in "".join(arguments) and module != "predict":
+        if "=" in "".join(arguments) and module not in ("predict", "compare", "ui"):
             line.append(f"output_dir={tmp_path}/outputs")
         monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *line])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            {"train": train, "data": data_command, "runs": runs, "predict": predict}[module].main()
+            {
+                "train": train, "data": data_command, "runs": runs,
+                "predict": predict, "compare": compare, "ui": ui,
+            }[module].main()  # fmt: skip
         out, err = capfd.readouterr()
         return Ending(int(end.value.code or 0), out, err)
 

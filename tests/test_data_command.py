@@ -1,4 +1,4 @@
-"""python -m pneumo.data: what it prints, what it downloads and how it ends."""
+"""`pneumo data`: what it prints, what it downloads and how it ends."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ import pytest
 from support.commands import Ending
 from support.images import make_kaggle, picture, save
 
-from pneumo.data.__main__ import KAGGLE_HANDLE
+from pneumo.data_command import KAGGLE_HANDLE
 
 Door = Callable[..., Ending]
 SMALL = ("data.image_size=32", "data.num_workers=1")
@@ -65,7 +65,7 @@ def test_check_of_a_table_without_patients_warns(tmp_path: Path, door: Door) -> 
 
 def test_cache_prepares_ahead(kaggle: Path, door: Door, tmp_path: Path) -> None:
     ending = door("data", "cache", f"data.root={kaggle}", *SMALL)
-    assert ending.code == 0 and f"60 images of 32 px lie ready in {tmp_path}/cache" in ending.out
+    assert ending.code == 0 and f"60 images of 32 px are ready in {tmp_path}/cache" in ending.out
     (kaggle / "train" / "NORMAL" / "IM-0001-0001.jpeg").write_bytes(b"")
     ending = door("data", "cache", f"data.root={kaggle}", *SMALL)
     assert ending.code == 1 and "the file is empty" in ending.err and "Traceback" not in ending.err
@@ -80,12 +80,15 @@ def test_phantom_is_checked_like_any_set(door: Door) -> None:
 @pytest.mark.parametrize("arguments", [(), ("chek",), ("data=phantom",)])
 def test_an_unknown_action_shows_the_usage(door: Door, arguments: tuple[str, ...]) -> None:
     ending = door("data", *arguments)
-    assert ending.code == 2 and "usage: python -m pneumo.data fetch|check|cache" in ending.err
+    assert ending.code == 2 and "sage: pneumo data fetch|check|cache" in ending.err and not ending.out
 
 
 def test_help(door: Door) -> None:
     ending = door("data", "--help")
     assert ending.code == 0 and "fetch" in ending.out and not ending.err
+    of_check = door("data", "check", "-h")
+    assert of_check.code == 0 and "data=chest_xray|csv|phantom" in of_check.out
+    assert "\nmodel=" not in of_check.out and of_check.out.count("  pneumo data check") == 3
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,7 @@ def test_help(door: Door) -> None:
     [
         (("check", "data.root=nowhere"), 1, ["nowhere", "pneumo.data fetch", "data=phantom"]),
         (("check", "data.rot=nowhere"), 2, ["data.rot", "data.root"]),
+        (("chekc",), 2, ["'chekc' is not a sub-command", "Did you mean check?"]),
         (("check", "data=cvs"), 2, ["data=cvs", "chest_xray, csv, phantom", "Did you mean csv?"]),
         (("fetch", "data=phantom"), 1, ["data=phantom"]),
     ],

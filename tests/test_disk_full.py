@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from support.commands import PROJECT as ROOT
-from support.commands import small_run
+from support.commands import Hold, import_path, small_run
 
 from pneumo.tracking.journal import Journal
 
@@ -57,13 +57,14 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "-l", str(made.folder)], check=True)
 
 
-def start(disk: Disk) -> subprocess.Popen[str]:
+def start(disk: Disk, hold: Hold | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pneumo.train", *SMALL, f"output_dir={disk.folder}"]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": import_path(ROOT),
         "PNEUMO_CACHE": str(disk.folder.parent / "cache"),
         "OMP_NUM_THREADS": "1",
+        **(hold.environment if hold else {}),
     }
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -90,12 +91,14 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(disk: Disk, tmp_path: P
     (tmp_path / "state").mkdir()
     (run / "state").symlink_to(tmp_path / "state")
     disk.leave_free(16 * PAGE)
-    running = start(disk)
+    hold = Hold(tmp_path / "hold", 1)
+    running = start(disk, hold)
     deadline = time.monotonic() + 300
-    while not list((tmp_path / "state").glob("step-*.pt")) and time.monotonic() < deadline:
+    while not Journal(run).history("val/loss") and time.monotonic() < deadline:
         assert running.poll() is None, running.communicate()
-        time.sleep(0.005)
+        time.sleep(0.05)
     disk.leave_free(0)  # lines still fit into the file's last page
+    hold.release()
     fails(running, "journal.jsonl")
     journal = Journal(run)
     seen = len(journal.history("val/loss"))

@@ -42,6 +42,7 @@ PARAMS = (
     "trainer.label_smoothing trainer.ema_decay data.name data.image_size data.val_protocol seed"
 ).split()
 SMALL = small_run()
+FLOAT32 = "trainer.precision=float32"  # where figures are computed again and compared
 MODELS, SAMPLERS, AUGMENTS = (
     ("resnet18", "resnet50", "densenet121"),
     ("shuffle", "imbalanced", "weighted"),
@@ -89,7 +90,7 @@ def every_combination(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"augment={','.join(AUGMENTS)}",
         "keep_best=null",  # the weights of all are looked at
     )
-    done = pneumo(folder, "--multirun", *axes, *SMALL)
+    done = pneumo(folder, "--multirun", *axes, FLOAT32, *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test AUROC" in done.stdout  # the table of the sweep
     return folder
@@ -167,7 +168,7 @@ def test_checkpoint_alone_rebuilds_the_model_and_its_test_figures(every_combinat
 
 def test_the_same_command_again_is_skipped(every_combination: Path) -> None:
     before = {run.info.run_id for run in runs(every_combination)}
-    done = pneumo(every_combination, "model=resnet18", "sampler=shuffle", "augment=none", *SMALL)
+    done = pneumo(every_combination, "model=resnet18", "sampler=shuffle", "augment=none", FLOAT32, *SMALL)
     assert done.returncode == 0, done.stderr
     assert "done already" in done.stdout
     assert {run.info.run_id for run in runs(every_combination)} == before
@@ -186,6 +187,20 @@ def test_seed_report_sees_the_test_set_every_epoch_and_says_so(tmp_path: Path) -
     assert (
         "optimistic" in read_artifact(tmp_path, run.info.run_id, "reports/classification_test.txt").decode()
     )
+
+
+@pytest.mark.parametrize("asked", ["bf16", "auto"])
+def test_a_run_in_bf16_or_in_what_the_processor_has(tmp_path: Path, asked: str) -> None:
+    from pneumo.models.precision import cpu_has_bf16
+
+    done = pneumo(tmp_path, f"trainer.precision={asked}", "trainer.device=cpu", *SMALL)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path)
+    used = "bf16" if asked == "bf16" or cpu_has_bf16() else "float32"
+    assert run.data.params["precision"] == used and f", cpu, {used}; ready" in done.stdout
+    facts = json.loads(read_artifact(tmp_path, run.info.run_id, "checkpoints/best.json"))
+    assert facts["precision"] == used
+    assert all(np.isfinite(run.data.metrics[name]) for name in (*EPOCH_METRICS, *FINAL_METRICS))
 
 
 def test_a_failing_job_does_not_stop_the_sweep(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pneumo.files import Busy, locked, read_at_most, write_atomically
+from pneumo import UserError
+from pneumo.files import Busy, locked, read_bounded, write_atomically
 
 HOLDER = """
 import sys, time
 from pathlib import Path
+from pneumo import UserError
 from pneumo.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -45,6 +47,8 @@ def test_writing_replaces_the_whole_file(tmp_path: Path) -> None:
 def test_reading_stops_at_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
-    assert read_at_most(path, 5) == b"12345"
-    with pytest.raises(ValueError, match="more than 4 bytes"):
-        read_at_most(path, 4)
+    assert read_bounded(path, 5) == b"12345"
+    with pytest.raises(UserError, match="5 bytes, more than the limit of 4"):
+        read_bounded(path, 4)
+    with pytest.raises(UserError, match="missing or is not a file"):
+        read_bounded(tmp_path / "missing", 4)

@@ -1,4 +1,4 @@
-"""Whatever is mistyped or handed in: one clear message, the right exit code, nothing half-made."""
+"""Any typo or odd file gets one clear message and the right exit code, and leaves nothing half-made."""
 
 import subprocess
 import sys
@@ -66,6 +66,10 @@ TYPOS = [
     (("hydra.launcher._target_=os.system",), ("no class or function",)),
     (("+hydra.callbacks.x={_target_: os.system, command: 'touch made'}",), ("no class or function",)),
     (("sweep=a,b",), ("sweep=a,b", "one sweep at a time")),
+    (("trainer.device=gpu",), ("trainer.device=gpu", "auto, cpu, cuda")),
+    (("trainer.device=cpu:x",), ("trainer.device=cpu:x", "auto, cpu, cuda")),
+    (("trainer.compile=maybe",), ("trainer.compile=maybe", "auto, true, false")),
+    (("--mulitrun", "seed=1,2"), ("--mulitrun is not a flag", "Did you mean --multirun?")),
 ]
 
 
@@ -92,7 +96,7 @@ def test_a_missing_environment_variable_is_named(door: Door) -> None:
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ValueError in a job that is no UserError must not be dressed as wrong usage."""
+    """A ValueError in a job that is not a UserError must not look like wrong usage."""
     from pneumo import train
 
     def broken(*_: object) -> None:

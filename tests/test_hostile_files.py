@@ -1,4 +1,4 @@
-"""Files that are not what their name says: refused in words, nothing run, less than 2 GB of memory."""
+"""Hostile files: refused with a reason, no code of theirs runs, less than 2 GB of memory is used."""
 
 import hashlib
 import io
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 from support.commands import PROJECT as ROOT
+from support.commands import import_path
 from support.images import png
 
 MEMORY_MB = 2000
 
-# Each reader on each hostile file of the folder, in one process of its own; what it said, then its memory.
+# Tries each reader on its hostile files, in a separate process; prints what it answered, then its memory.
 READ = """
 import json, sys, time, warnings
 from pathlib import Path
@@ -42,7 +43,7 @@ readers = {
     "table": lambda path: manifest.build(DataSettings(name="csv", root=str(path))),
     "image": read,
 }
-said = {}
+answers = {}
 for path in sorted(Path(sys.argv[1]).iterdir()):
     started = time.process_time()
     try:
@@ -50,15 +51,15 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         words = "accepted"
     except UserError as error:
         words = str(error)
-    said[path.name] = (words, time.process_time() - started)
+    answers[path.name] = (words, time.process_time() - started)
 # Not ru_maxrss: that of the process which started this one would count.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps([said, int(peak.split()[1]) // 1024]))
+print(json.dumps([answers, int(peak.split()[1]) // 1024]))
 """
 
 
 class Payload:
-    """Unpickled without care, this would make a file."""
+    """Unpickled without care, this would create a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -74,7 +75,7 @@ def saved(state: object) -> bytes:
 
 
 def zipped(pickled: bytes, storage: bytes = b"", how: int = zipfile.ZIP_STORED) -> bytes:
-    """torch.save's form with a pickle and a storage of our own."""
+    """A file as torch.save writes it, with the given pickle and storage."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", how) as archive:
         archive.writestr("archive/data.pkl", pickled)
@@ -85,7 +86,7 @@ def zipped(pickled: bytes, storage: bytes = b"", how: int = zipfile.ZIP_STORED) 
 
 
 def pickles(mark: Path) -> dict[str, tuple[bytes, str]]:
-    """Name -> (content, what must be said of it), for every reader of torch's format."""
+    """Name -> (content, expected message), for every reader of torch's format."""
     ask = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x5e\xd0\xb2\x00\x85R."  # bytearray(3,000,000,000)
     byte = pickle.dumps(3 * 10**8, 2)[2:-1]
     storage = b"((X\x07\x00\x00\x00storagectorch\nByteStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + byte
@@ -105,7 +106,7 @@ def pickles(mark: Path) -> dict[str, tuple[bytes, str]]:
 
 
 def bombs() -> dict[str, tuple[bytes, str]]:
-    """Images: too many pixels, too many scans, and the largest that are read."""
+    """Images with too many pixels or too many scans, and the largest that are accepted."""
     buffer = io.BytesIO()
     Image.new("L", (7000, 7000), 90).save(buffer, "JPEG", progressive=True)
     jpeg = buffer.getvalue()
@@ -133,7 +134,7 @@ def bombs() -> dict[str, tuple[bytes, str]]:
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """CSV sets below `folder`, and what must be said of each."""
+    """Write CSV sets below `folder`. Returns the expected message of each."""
     line = b"a.png,0\n"
     contents = {
         "rows": (b"path,label\n" + line * 10_000_000, "more rows than the limit of 1,000,000"),
@@ -179,25 +180,25 @@ def test_nothing_hostile_is_run_or_fills_the_memory(tmp_path: Path) -> None:
         (folder / f"image-{name}").write_bytes(content)
         wanted[f"image-{name}"] = words
     command = [sys.executable, "-c", READ, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": import_path(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    said, peak_mb = json.loads(done.stdout)
-    assert said.keys() == wanted.keys()
+    answers, peak_mb = json.loads(done.stdout)
+    assert answers.keys() == wanted.keys()
     wrong = {
         name: words[:500]
-        for name, (words, _) in said.items()
+        for name, (words, _) in answers.items()
         if not any(part in words for part in wanted[name].split("|")) or len(words) > 10_000
     }
     assert not wrong
-    seconds = {name: round(taken, 1) for name, (_, taken) in said.items() if taken > 0.5}
+    seconds = {name: round(taken, 1) for name, (_, taken) in answers.items() if taken > 0.5}
     assert max(seconds.values(), default=0) < 20, seconds
     assert peak_mb < MEMORY_MB
     assert not mark.exists()
 
 
 def test_a_hostile_table_ends_the_command_in_words(tmp_path: Path) -> None:
-    """As a user sees it: ten million rows through the door, with the memory of the whole command."""
+    """As a user sees it: a table of ten million rows, and the memory of the whole command."""
     (tmp_path / "set").mkdir()
     for split in ("train", "test"):
         (tmp_path / "set" / f"{split}.csv").write_bytes(b"path,label\n" + b"a.png,0\n" * 10_000_000)
@@ -205,9 +206,9 @@ def test_a_hostile_table_ends_the_command_in_words(tmp_path: Path) -> None:
         "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024); sys.exit(code)"
     )
-    told = ["data=csv", f"data.root={tmp_path}/set", f"output_dir={tmp_path}/outputs"]
-    command = [sys.executable, "-c", watched, sys.executable, "-m", "pneumo.train", *told]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PNEUMO_CACHE": str(tmp_path / "cache")}
+    arguments = ["data=csv", f"data.root={tmp_path}/set", f"output_dir={tmp_path}/outputs"]
+    command = [sys.executable, "-c", watched, sys.executable, "-m", "pneumo.train", *arguments]
+    environment = {**os.environ, "PYTHONPATH": import_path(ROOT), "PNEUMO_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 1 and "more rows than the limit of 1,000,000" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and int(done.stdout.split()[-1]) < MEMORY_MB

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kill_and_resume import Side, arguments, run_overrides
+from support.commands import Hold
 
 from pneumo.names import MEASURED
 
@@ -155,12 +156,16 @@ def main() -> int:
     whole_s, order = time.monotonic() - began, list(whole.trained())
     print(f"undisturbed: {len(order)} jobs of {options.epochs} epochs in {whole_s:.1f} s\n")
 
-    killed = Terminal(work / "killed", command)
+    # Until all kills have struck, the last job waits before its last epoch, however fast the machine is.
+    hold = Hold(work / "hold", options.epochs - 1, order[-1])
+    killed = Terminal(work / "killed", command, hold=hold)
     obstacles = sabotage(killed.folder, order) if options.failures else []
     print("kill  after start  finished runs  newest saved state of each begun run: epoch")
     kills = 0
     while True:
         saved, done = killed.saved(), finished(killed.folder)
+        if kills == options.kills:
+            hold.release()
         process, began = killed.start(), time.monotonic()
         if kills < options.kills:
             # Every fourth strikes the start; the others come so early that enough is left for all of them.

@@ -19,11 +19,11 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from support.commands import data_overrides, environment
+from support.commands import Hold, data_overrides, environment
 
 from pneumo.names import MEASURED
 
@@ -34,9 +34,11 @@ class Side:
 
     folder: Path
     overrides: list[str]
+    hold: Hold | None = field(default=None, kw_only=True)
 
     def start(self) -> subprocess.Popen[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True)
+        more = self.hold.environment if self.hold else {}
         with self.log.open("ab") as log:
             log.write(b"---- start\n")
             line = [
@@ -49,7 +51,7 @@ class Side:
             return subprocess.Popen(
                 line,
                 cwd=self.folder,
-                env=environment(self.folder, PYTHONUNBUFFERED="1"),
+                env=environment(self.folder, PYTHONUNBUFFERED="1", **more),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

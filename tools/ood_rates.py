@@ -1,7 +1,9 @@
-"""How often images are warned of, as a Markdown table: python tools/ood_rates.py ROOT [NATIVE].
+"""How often images of each kind get an out-of-distribution warning, as a Markdown table.
 
-ROOT is the public set in the Kaggle layout, NATIVE a folder of originals. The reference is fitted on training
-images and its limits on validation images, as a run does; the test images are only counted.
+    python tools/ood_rates.py ROOT [NATIVE]
+
+ROOT is the public set in the Kaggle layout, NATIVE a folder of originals. As in a run, the reference is
+fitted on the training images and its limits on the validation images. The test images are only counted.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from support import odd_files
 
 from pneumo.data import cache, images, manifest
 from pneumo.data.settings import DataSettings
-from pneumo.inference.ood import Familiarity, fit, fit_split
+from pneumo.inference.ood import OodDetector, fit, fit_split
 
 SIZE = 64
 FOLDS = 5
@@ -32,11 +34,12 @@ def square(picture: Image.Image) -> np.ndarray:
     return images.preprocess(np.asarray(picture.convert("L")), image_size=SIZE)
 
 
-def line(name: str, known: Callable[[], Iterable[list[str]]]) -> None:
-    said = [{CAUSES[word.split()[0].rstrip(":")] for word in words} for words in known()]
-    causes = Counter(cause for words in said for cause in words)
-    shares = " | ".join(f"{causes[cause] / len(said):.1%}" for cause in CAUSES.values())
-    print(f"| {name} | {len(said)} | {sum(map(bool, said)) / len(said):.1%} | {shares} |")
+def print_row(name: str, warn: Callable[[], Iterable[list[str]]]) -> None:
+    """A row of the table; `warn` gives the warnings of each image."""
+    found = [{CAUSES[warning.split()[0].rstrip(":")] for warning in warnings} for warnings in warn()]
+    counts = Counter(cause for causes in found for cause in causes)
+    shares = " | ".join(f"{counts[cause] / len(found):.1%}" for cause in CAUSES.values())
+    print(f"| {name} | {len(found)} | {sum(map(bool, found)) / len(found):.1%} | {shares} |")
 
 
 def main() -> None:
@@ -49,35 +52,37 @@ def main() -> None:
     )
     data = cache.prepare(manifest.build(settings), settings)
     splits = data.manifest.table["split"].to_numpy()
-    known = Familiarity(fit_split(data.images, data.rows, splits))
+    detector = OodDetector(fit_split(data.images, data.rows, splits))
     test = data.manifest.table.loc[splits == "test", "path"].tolist()
     opened = [Image.fromarray(images.read(data.manifest.root / path)) for path in test]
     print("| images | number | warned | " + " | ".join(CAUSES.values()) + " |")
     print("|---|" + "---:|" * (2 + len(CAUSES)))
     for split in ("val", "test"):
         rows = data.rows[splits == split]
-        line(f"X-rays, {split}", lambda rows=rows: [known.warnings(data.images[row]) for row in rows])  # type: ignore[misc]
+        print_row(f"X-rays, {split}", lambda rows=rows: [detector.warnings(data.images[row]) for row in rows])  # type: ignore[misc]
     rng = np.random.default_rng(0)
     for kind in POSED:
         turned = [odd_files.strange(kind, picture, rng) for picture in opened]
-        line(f"X-rays, test, {kind}", partial(warned, known, turned))
+        print_row(f"X-rays, test, {kind}", partial(warned, detector, turned))
     originals = sorted(Path(args.native).rglob("*.jpeg")) if args.native else []
     if originals:
-        line("originals, not squashed as this copy of the set", partial(warned_files, known, originals))
-        line("originals, a reference of originals (other patients)", partial(folded, originals))
-    line("phantom (synthetic)", partial(warned, known, odd_files.phantoms(150)))
+        print_row(
+            "originals, not squashed as this copy of the set", partial(warned_files, detector, originals)
+        )
+        print_row("originals, a reference of originals (other patients)", partial(folded, originals))
+    print_row("phantom (synthetic)", partial(warned, detector, odd_files.phantoms(150)))
     for kind in ("colour photo", "CT-like slice", "lateral-like view", "noise", "blank", "checkerboard"):
         drawn = [odd_files.strange(kind, opened[0], rng) for _ in range(50)]
-        line(f"{kind} (synthetic)", partial(warned, known, drawn))
+        print_row(f"{kind} (synthetic)", partial(warned, detector, drawn))
 
 
-def warned(known: Familiarity, pictures: list[Image.Image]) -> list[list[str]]:
-    return [known.warnings(square(picture), images._colour_share(picture)) for picture in pictures]
+def warned(detector: OodDetector, pictures: list[Image.Image]) -> list[list[str]]:
+    return [detector.warnings(square(picture), images._colour_share(picture)) for picture in pictures]
 
 
-def warned_files(known: Familiarity, files: list[Path]) -> list[list[str]]:
+def warned_files(detector: OodDetector, files: list[Path]) -> list[list[str]]:
     both = [images.read_with_colour(file) for file in files]
-    return [known.warnings(images.preprocess(grey, image_size=SIZE), colour) for grey, colour in both]
+    return [detector.warnings(images.preprocess(grey, image_size=SIZE), colour) for grey, colour in both]
 
 
 def folded(files: list[Path]) -> list[list[str]]:
@@ -86,14 +91,16 @@ def folded(files: list[Path]) -> list[list[str]]:
     place = {patient: number % FOLDS for number, patient in enumerate(patients)}
     folds = [place[(manifest.parse_name(file.name) or ("",))[0]] for file in files]
     squares = [images.preprocess(images.read(file), image_size=SIZE) for file in files]
-    said = []
+    warnings = []
     for fold in range(FOLDS):
         limits = (fold + 1) % FOLDS
         train = [image for image, where in zip(squares, folds, strict=True) if where not in (fold, limits)]
         val = [image for image, where in zip(squares, folds, strict=True) if where == limits]
-        known = Familiarity(fit(train, val))
-        said += [known.warnings(image) for image, where in zip(squares, folds, strict=True) if where == fold]
-    return said
+        detector = OodDetector(fit(train, val))
+        warnings += [
+            detector.warnings(image) for image, where in zip(squares, folds, strict=True) if where == fold
+        ]
+    return warnings
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Recomputes a comparison's numbers without this project: python tools/recompute.py COMPARISON.json ARTIFACTS
 
-ARTIFACTS is the folder below which MLflow keeps <run id>/artifacts/predictions/{test,val}.csv. Uses pandas,
-scipy, scikit-learn and statsmodels only; prints the number of values compared and the largest difference, and
-exits with 1 where one is above 1e-9. The bootstrap is repeated from its description in the JSON.
+ARTIFACTS is the folder below which MLflow keeps <run id>/artifacts/predictions/{test,val}.csv. The script
+uses only pandas, scipy, scikit-learn and statsmodels, and repeats the bootstrap from its description in the
+JSON. It prints the number of values compared and the largest difference, and exits with 1 if one is above
+1e-9.
 """
 
 import json
@@ -43,7 +44,7 @@ class Check:
 
 
 def draw_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
-    """How often each image counts in each draw, [N, draws], by the scheme that the page describes."""
+    """How often each image counts in each draw, [N, draws], as the page describes the scheme."""
     names = [
         patient if isinstance(patient, str) else f"\x00row {row:09d}"
         for row, patient in enumerate(table.patient)
@@ -87,7 +88,7 @@ def scores(y: np.ndarray, p: np.ndarray, w: np.ndarray | None = None, cut: float
 
 
 def count_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray, cut: float) -> dict[str, np.ndarray]:
-    """The scores of the four counts in every draw at once."""
+    """The scores from the four counts, in every draw at once."""
     called = p >= cut
     tp, fp = (y * called) @ w, ((1 - y) * called) @ w
     fn, tn = (y * ~called) @ w, ((1 - y) * ~called) @ w

@@ -1,48 +1,56 @@
 """What backs the results up on the comparison page: data, cost, mistakes, reports, settings, method."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-from pneumo.comparison.blocks import MOST_REPORTS, Facts, section, table, val_confusion
+from pneumo.comparison.blocks import Details, Picture, Section, Table
+from pneumo.comparison.content import Comparison, Confusion, all_rows
 from pneumo.comparison.reporting_items import items
-from pneumo.comparison.words import number, ranked, rows_of, scaled
+from pneumo.comparison.words import number, ranked, scaled
+from pneumo.names import CLASS_NAMES
+
+MOST_REPORTS = 12  # configurations whose matrices and reports are shown
+_SPLITS = {
+    "train": ("Training", "fits the weights"),
+    "val": ("Validation", "chooses epoch, thresholds, temperature"),
+    "test": ("Test", "scored"),
+}
 
 
-def data(result: Facts) -> dict[str, Any]:
-    splits, test = result["splits"], result["test"]
-    text = [f"Data set digest {result['about']['digest'][:16]}: every run compared here has the same."]
+def data(comparison: Comparison) -> Section:
+    splits = comparison["splits"]
+    digest = comparison["about"]["digest"][:16]
+    section = Section(
+        title="Data",
+        text=[f"Data set digest {digest}: the same for every run compared here."],
+        figures=["class_distribution"],
+    )
     if not splits:
-        text.append(
-            "The runs do not record the sizes of their training splits, and the images are not at hand."
+        section.text.append(
+            "The runs do not record the sizes of their training splits, and this machine lacks the images."
         )
-    subtypes = ", ".join(f"{n} {kind}" for kind, n in test["subtypes"].items())
-    flow = []
-    if splits:
-        total = sum(split["images"] for split in splits.values())
-        people = [split["patients"] for split in splits.values()]
-        known = f" of {sum(people):,} patients" if all(people) else ""
-        flow.append(("All usable images", f"{total:,} images{known}"))
-        roles = {
-            "train": "fits the weights",
-            "val": "chooses epoch, thresholds, temperature",
-            "test": "scored",
-        }
-        for name, split in splits.items():
-            count = f" of {split['patients']:,} patients" if split["patients"] else ""
-            kinds = f" ({subtypes})" if name == "test" and subtypes else ""
-            flow.append(
-                (
-                    {"train": "Training", "val": "Validation", "test": "Test"}[name],
-                    f"{split['images']:,} images{count}: {split['normal']:,} normal, "
-                    f"{split['pneumonia']:,} pneumonia{kinds}; {roles[name]}",
-                )
+        return section
+    subtypes = ", ".join(f"{count} {kind}" for kind, count in comparison["test"]["subtypes"].items())
+    people = [split["patients"] for split in splits.values()]
+    total = sum(split["images"] for split in splits.values())
+    known = f" of {sum(count or 0 for count in people):,} patients" if all(people) else ""
+    section.flow.append(("All usable images", f"{total:,} images{known}"))
+    for name, split in splits.items():
+        title, role = _SPLITS[name]
+        patients = f" of {split['patients']:,} patients" if split["patients"] else ""
+        kinds = f" ({subtypes})" if name == "test" and subtypes else ""
+        section.flow.append(
+            (
+                title,
+                f"{split['images']:,} images{patients}: {split['normal']:,} normal, "
+                f"{split['pneumonia']:,} pneumonia{kinds}; {role}",
             )
-    return section("Data", text, flow=flow, figures=("class_distribution",))
+        )
+    return section
 
 
-def cost(result: Facts) -> dict[str, Any] | None:
+def cost(comparison: Comparison) -> Section | None:
     rows = []
-    for row in rows_of(result):
+    for row in all_rows(comparison):
         cost = row.get("cost")
         if not cost:
             continue
@@ -63,49 +71,54 @@ def cost(result: Facts) -> dict[str, Any] | None:
     if not rows:
         return None
     columns = ["configuration", "image size", "parameters", "FLOPs", "model size", "latency"]
-    columns += ["training images/s", "time an epoch", "peak memory", "trained on"]
-    shown = table("What each costs", columns, rows)
-    text = [
-        "FLOPs of one image, a multiply-add counted as two. Latency: one image at a time on the CPU that "
-        "made this page, median, float32. Training figures are of the runs' last epochs, mean over the "
-        "seeds; a dash was not logged. Peak memory: tensors on a GPU; on a CPU the whole process."
-    ]
-    return section("Cost", text, tables=[shown])
+    columns += ["training images/s", "time per epoch", "peak memory", "trained on"]
+    text = (
+        "FLOPs are for one image; a multiply-add counts as two. Latency is the median time for one image, in "
+        "float32, on the CPU that made this page. Training figures come from the last epoch of each run, "
+        "averaged over the seeds; a dash means that nothing was logged. Peak memory counts tensors on a GPU, "
+        "and the whole process on a CPU."
+    )
+    table = Table(caption="What each configuration costs", columns=columns, rows=rows)
+    return Section(title="Cost", text=[text], tables=[table])
 
 
-def mistakes(result: Facts, pictures: Mapping[str, str]) -> dict[str, Any] | None:
-    found = result["mistakes"]
-    if not found:
+def mistakes(comparison: Comparison, pictures: Mapping[str, str]) -> Section | None:
+    if not comparison["mistakes"]:
         return None
-    classes = ("normal", "pneumonia")
+    classes = [name.lower() for name in CLASS_NAMES]
     shown = []
-    for entry in found:
-        truth, called = classes[entry["label"]], classes[1 - entry["label"]]
+    for mistake in comparison["mistakes"]:
+        truth, called = classes[mistake["label"]], classes[1 - mistake["label"]]
         caption = (
-            f"{entry['path']}: {truth}, called {called} with probability of pneumonia "
-            f"{entry['probability']:.4f}; wrong in {entry['wrong_in']} of {entry['of']} runs"
+            f"{mistake['path']}: {truth}, called {called} with a probability of pneumonia of "
+            f"{mistake['probability']:.4f}; wrong in {mistake['wrong_in']} of {mistake['of']} runs"
         )
         alt = f"Chest X-ray labelled {truth}, called {called}"
-        shown.append({"data": pictures.get(entry["path"], ""), "alt": alt, "caption": caption})
-    name = result["configurations"][0]["name"]
-    text = [f"Of {name}, its seeds averaged, at probability 0.5: the surest of what it got wrong."]
+        shown.append(Picture(data=pictures.get(mistake["path"], ""), alt=alt, caption=caption))
+    name = comparison["configurations"][0]["name"]
+    text = [
+        f"The test images that {name} gets wrong with the most confidence, at probability 0.5, its seeds "
+        "averaged."
+    ]
     if not pictures:
-        text.append("The images are not at hand; data.root=DIR names their folder.")
-    return section("The most confident mistakes", text, pictures=shown)
+        text.append("This machine lacks the images. Set data.root=DIR to the folder that contains them.")
+    return Section(title="The most confident mistakes", text=text, pictures=shown)
 
 
-def reports(result: Facts) -> dict[str, Any]:
+def reports(comparison: Comparison) -> Section:
     details = []
-    for row in rows_of(result)[:MOST_REPORTS]:
-        tables = []
-        for split, matrices in (("test", row["confusion"]), ("validation", val_confusion(row))):
-            for run, matrix in zip(row["runs"], matrices, strict=False):
-                tables.append(_classification(f"{split} images, seed {run['seed']}", matrix))
-        details.append({"summary": ranked(row), "pre": "", "tables": tables})
-    return section("Classification reports", details=details)
+    for row in all_rows(comparison)[:MOST_REPORTS]:
+        splits = {"test": row["confusion"], "validation": row["validation"]["confusion"]}
+        tables = [
+            _classification(f"{split} images, seed {run['seed']}", matrix)
+            for split, matrices in splits.items()
+            for run, matrix in zip(row["runs"], matrices, strict=False)
+        ]
+        details.append(Details(summary=ranked(row), tables=tables))
+    return Section(title="Classification reports", details=details)
 
 
-def _classification(name: str, matrix: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _classification(caption: str, matrix: Confusion) -> Table:
     (tn, fp), (fn, tp) = matrix
 
     def line(hit: int, false: int, missed: int) -> list[float]:
@@ -119,59 +132,74 @@ def _classification(name: str, matrix: Sequence[Sequence[int]]) -> dict[str, Any
     weighted = [(a * sizes[0] + b * sizes[1]) / total for a, b in zip(normal, ill, strict=True)]
     macro = [(a + b) / 2 for a, b in zip(normal, ill, strict=True)]
     rows = [
-        ["NORMAL", *map(number, normal), str(sizes[0])],
-        ["PNEUMONIA", *map(number, ill), str(sizes[1])],
+        [CLASS_NAMES[0], *map(number, normal), str(sizes[0])],
+        [CLASS_NAMES[1], *map(number, ill), str(sizes[1])],
         ["accuracy", "", "", number((tn + tp) / total), str(total)],
         ["macro average", *map(number, macro), str(total)],
         ["weighted average", *map(number, weighted), str(total)],
     ]
-    return table(name, ["class", "precision", "recall", "F1", "images"], rows)
+    return Table(caption=caption, columns=["class", "precision", "recall", "F1", "images"], rows=rows)
 
 
-def settings(result: Facts) -> dict[str, Any]:
-    found = result["differences"]
+def settings(comparison: Comparison) -> Section:
+    differences = comparison["differences"]
     tables = []
-    if found["keys"]:
-        values = found["values"]
-        rows = [[ranked(row), *map(str, values[row["id"]])] for row in rows_of(result)]
+    if differences["keys"]:
         tables.append(
-            table("What differs between the configurations", ["configuration", *found["keys"]], rows)
+            Table(
+                caption="What differs between the configurations",
+                columns=["configuration", *differences["keys"]],
+                rows=[
+                    [ranked(row), *map(str, differences["values"][row["id"]])] for row in all_rows(comparison)
+                ],
+            )
         )
-    if result["left_out"]:
-        rows = [[entry["run"], entry["reason"]] for entry in result["left_out"]]
-        tables.append(table("Left out", ["run", "reason"], rows, words=True))
-    runs = [
-        [run["name"], run["run_id"], str(run["seed"]), ranked(row), str(run.get("commit") or "-")[:12]]
-        for row in rows_of(result)
-        for run in row["runs"]
-    ]
-    shared = table("In common", ["setting", "value"], [[k, str(v)] for k, v in found["shared"].items()])
-    every = table("Runs", ["run", "MLflow id", "seed", "configuration", "commit"], runs)
+    if comparison["left_out"]:
+        rows = [[left["run"], left["reason"]] for left in comparison["left_out"]]
+        tables.append(Table(caption="Left out", columns=["run", "reason"], rows=rows, words=True))
+    shared = Table(
+        caption="In common",
+        columns=["setting", "value"],
+        rows=[[key, str(value)] for key, value in differences["shared"].items()],
+    )
+    runs = Table(
+        caption="Runs",
+        columns=["run", "MLflow id", "seed", "configuration", "commit"],
+        rows=[
+            [run["name"], run["run_id"], str(run["seed"]), ranked(row), str(run["commit"] or "-")[:12]]
+            for row in all_rows(comparison)
+            for run in row["runs"]
+        ],
+    )
     details = [
-        {"summary": "Settings that all have in common", "pre": "", "tables": [shared]},
-        {"summary": "The runs", "pre": "", "tables": [every]},
+        Details(summary="Settings that all configurations share", tables=[shared]),
+        Details(summary="The runs", tables=[runs]),
     ]
-    return section("Settings", tables=tables, details=details)
+    return Section(title="Settings", tables=tables, details=details)
 
 
-def reporting(result: Facts) -> dict[str, Any]:
-    listed = items(result)
+def reporting(comparison: Comparison) -> Section:
+    listed = items(comparison)
     rows = [[item.subject, item.guidelines, item.filled or "OPEN: for people to answer"] for item in listed]
     done = sum(item.filled is not None for item in listed)
-    text = [
-        f"What CLAIM 2024, TRIPOD+AI and STARD-AI ask, by subject: {done} of {len(listed)} have an answer on "
-        "this page, the others are open. No list stands in for the guidelines themselves."
-    ]
-    shown = table("Reporting items", ["subject", "asked by", "answered"], rows, words=True)
-    shown["marked"] = {index for index, item in enumerate(listed) if item.filled is None}
-    return section("Reporting items", text, tables=[shown])
+    text = (
+        f"What CLAIM 2024, TRIPOD+AI and STARD-AI ask for, by subject. This page answers {done} of "
+        f"{len(listed)} subjects; the others are open. This list does not replace the guidelines themselves."
+    )
+    table = Table(
+        caption="Reporting items",
+        columns=["subject", "asked by", "answered"],
+        rows=rows,
+        words=True,
+        marked={index for index, item in enumerate(listed) if item.filled is None},
+    )
+    return Section(title="Reporting items", text=[text], tables=[table])
 
 
-def method(result: Facts) -> dict[str, Any]:
-    boot = result["bootstrap"]
-    text = [
-        f"{boot['draws']:,} draws, seed {boot['seed']}. Made with {result['about']['command']}.",
-    ]
-    return section(
-        "How it was made", text, details=[{"summary": "The bootstrap", "pre": boot["scheme"], "tables": []}]
+def method(comparison: Comparison) -> Section:
+    bootstrap, command = comparison["bootstrap"], comparison["about"]["command"]
+    return Section(
+        title="How it was made",
+        text=[f"{bootstrap['draws']:,} draws, seed {bootstrap['seed']}. Made with {command}."],
+        details=[Details(summary="The bootstrap", text=bootstrap["scheme"])],
     )

@@ -1,31 +1,96 @@
-"""What a section of the comparison page is made of."""
+"""What the comparison page is made of: sections with text, tables, matrices, pictures and figures."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-Facts = Mapping[str, Any]
-MOST_REPORTS = 12  # configurations whose matrices and reports are shown
+from dataclasses import dataclass, field
 
 
-def section(title: str, text: Sequence[str] = (), **blocks: Any) -> dict[str, Any]:
-    blocks = {"verdicts": [], "bullets": [], "flow": [], "tables": [], "figures": []} | blocks
-    blocks = {"matrices": [], "pictures": [], "details": []} | blocks
-    mark = title.lower().replace(" ", "-")
-    return {**blocks, "id": mark, "title": title, "text": list(text)}
+@dataclass(kw_only=True)
+class Table:
+    """A table; its cells are texts."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    words: bool = False  # sentences instead of numbers: left-aligned and wrapped
+    marked: set[int] = field(default_factory=set)  # rows shown on another ground
 
 
-def table(
-    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False
-) -> dict[str, Any]:
-    return {
-        "caption": caption,
-        "columns": list(columns),
-        "rows": [list(row) for row in rows],
-        "words": words,
-        "marked": set(),
-        "notes": [],
-    }
+@dataclass(kw_only=True)
+class Cell:
+    """A cell of a confusion matrix; `shade` is the opacity of its colour."""
+
+    count: int
+    share: str
+    shade: str
 
 
-def val_confusion(row: Facts) -> Sequence[Any]:
-    return row["validation"]["confusion"]
+@dataclass(kw_only=True)
+class MatrixLine:
+    """The images of one true class."""
+
+    name: str
+    cells: list[Cell]
+
+
+@dataclass(kw_only=True)
+class Matrix:
+    """The confusion matrix of one run."""
+
+    name: str
+    lines: list[MatrixLine]
+
+
+@dataclass(kw_only=True)
+class MatrixGroup:
+    """The matrices of one split."""
+
+    title: str
+    matrices: list[Matrix]
+
+
+@dataclass(kw_only=True)
+class Picture:
+    """An image with its caption; without `data` (a data URI) only the caption is shown."""
+
+    data: str
+    alt: str
+    caption: str
+
+
+@dataclass(kw_only=True)
+class Details:
+    """A part of a section that opens on a click."""
+
+    summary: str
+    text: str = ""
+    tables: list[Table] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Section:
+    """A part of the page with a heading; `figures` names the figures to show, if they were drawn."""
+
+    title: str
+    text: list[str] = field(default_factory=list)
+    verdicts: list[str] = field(default_factory=list)
+    bullets: list[str] = field(default_factory=list)
+    flow: list[tuple[str, str]] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    matrices: list[MatrixGroup] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    details: list[Details] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        return self.title.lower().replace(" ", "-")
+
+
+@dataclass(kw_only=True)
+class PageContent:
+    """All that the page's template needs, apart from the drawn figures."""
+
+    title: str
+    lead: str
+    warnings: list[tuple[str, str]]
+    sections: list[Section]
+    footer: str

@@ -1,113 +1,74 @@
-"""The comparison's figures: each from the dict that `comparison.build` returns, as PNG and as SVG.
+"""The figures of a comparison.
 
-Drawn narrow, so that a phone shows them at a readable size. Colours are names that the SVG carries as CSS
-variables: the page decides what they are in daylight, in the dark and on paper.
+They are narrow, so that a phone shows them at a readable size.
 """
 
-import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from pneumo.evaluation.figures import UNITS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Facts = Mapping[str, Any]
+from pneumo.comparison.content import Comparison, ConfigurationRow, Confusion, Curve, SplitSize, all_rows
+from pneumo.evaluation import plot
+from pneumo.evaluation.plot import DASHES, INK, MARKERS, RULE, SERIES, UNITS
+from pneumo.names import CLASS_NAMES
 
 WIDTH = 4.6  # inches; 331 points, which a phone shows almost at their size
 TEXT = 9
-INK, RULE = "#1c2127", "#d5dae0"
-# Okabe and Ito's (2008), darkened where they are thin on white; a dash and a marker each for grey prints.
-SERIES = ("#0072b2", "#d55e00", "#007a5a", "#a8508a", "#8a6d00", "#2b8fc9")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P")
-VARIABLES = {INK: "currentColor", RULE: "var(--rule)"} | {
-    colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)
-}
+PNG_DPI = 120
 
 
-def draw(result: Facts) -> dict[str, "Figure"]:
-    """Every figure that `result` has the data for, by file name."""
-    rows = [*result["configurations"], *result["optimistic"]]
+def draw(comparison: Comparison) -> dict[str, Figure]:
+    """Every figure that `comparison` has the data for, by file name."""
+    rows = all_rows(comparison)
     shown = [row for row in rows if "curves" in row]
     makers: dict[str, Callable[[], Figure | None]] = {
-        "forest": lambda: _forest(result),
-        "differences": lambda: _differences(result),
-        "roc": lambda: _square(shown, "roc", "false positive rate (1 - specificity)", "sensitivity"),
-        "precision_recall": lambda: _square(shown, "pr", "recall (sensitivity)", "precision"),
+        "forest": lambda: _forest(comparison),
+        "differences": lambda: _differences(comparison),
+        "roc": lambda: _roc(shown),
+        "precision_recall": lambda: _precision_recall(shown),
         "calibration": lambda: _calibration(shown),
         **{f"curves_{name}": partial(_curves, shown, name) for name in UNITS},
         "confusion_test": lambda: _confusions(rows, [row["confusion"] for row in rows]),
         "confusion_validation": lambda: _confusions(rows, [row["validation"]["confusion"] for row in rows]),
-        "class_distribution": lambda: _classes(result.get("splits")),
+        "class_distribution": lambda: _classes(comparison["splits"]),
     }
     drawn = {name: make() for name, make in makers.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def png(figure: "Figure") -> bytes:
-    page = io.BytesIO()
-    figure.savefig(page, format="png", dpi=120, facecolor="white")
-    figure.set_layout_engine("none")  # laid out now: doing it again for the SVG takes as long as drawing it
-    return page.getvalue()
-
-
-def svg(figure: "Figure", name: str, alt: str) -> str:
-    """The figure as an <svg> element for a page: text as text, colours as the page's, ids of its own."""
-    from html import escape
-
-    from matplotlib import rc_context
-
-    page = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(page, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = page.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, variable)
-    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)  # the page's own typeface
-    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", text))
-    kept = {mark: f"{name}-{mark}" for mark in used}
-    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{kept[m[1]]}"' if m[1] in kept else "", text)
-    text = re.sub(r"(url\(#|href=\"#)([^)\"]+)", lambda m: m[1] + kept[m[2]], text)
-    text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(alt, quote=True)}" ', 1)
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG on white. It keeps its layout from now on: the SVG needs no second one."""
+    content = plot.png(figure, dpi=PNG_DPI, facecolor="white")
+    figure.set_layout_engine("none")  # laying out takes as long as drawing
+    return content
 
 
 def short(name: str, limit: int = 34) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
-def _canvas(height: float, columns: int = 1, rows: int = 1, **keys: Any) -> tuple["Figure", list["Axes"]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, **keys)
-    for axes in grid.ravel():
-        axes.tick_params(labelsize=TEXT - 1, colors=INK)
-        axes.grid(color=RULE, linewidth=0.7)
-        axes.set_axisbelow(True)
+def _canvas(height: float, columns: int = 1, rows: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
+    size = (WIDTH, height)
+    figure, grid = plot.axes_grid(size, rows, columns, points=TEXT - 1, rule=(RULE, 0.7), **subplots)
+    for axes in grid:
+        axes.tick_params(colors=INK)
         axes.patch.set_alpha(0)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(INK)
-    return figure, list(grid.ravel())
+    return figure, grid
 
 
-def _label(axes: "Axes", x: str, y: str = "", title: str = "") -> None:
+def _label(axes: Axes, x: str, y: str = "", title: str = "") -> None:
     axes.set_xlabel(x, fontsize=TEXT, color=INK)
     axes.set_ylabel(y, fontsize=TEXT, color=INK)
     if title:
         axes.set_title(title, fontsize=TEXT, color=INK, loc="left")
 
 
-def _legend(figure: "Figure", axes: "Axes") -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
@@ -116,24 +77,24 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
         )  # fmt: skip
 
 
-def _forest(result: Facts) -> "Figure":
-    """Every configuration's accuracy and AUROC with 95 % intervals; each seed a small mark."""
-    rows = [*result["configurations"], *result["ensembles"], *result["optimistic"]]
+def _forest(comparison: Comparison) -> Figure:
+    """Every configuration's accuracy and AUROC with 95 % intervals, and a small mark for each seed."""
+    rows = [*comparison["configurations"], *comparison["ensembles"], *comparison["optimistic"]]
     figure, axes = _canvas(1.1 + 0.28 * len(rows), columns=2, sharey=True)
     places = np.arange(len(rows))[::-1]
-    colours = [SERIES[1] if row in result["optimistic"] else SERIES[0] for row in rows]
+    colours = [SERIES[1] if row in comparison["optimistic"] else SERIES[0] for row in rows]
     for panel, score, title in zip(axes, ("accuracy", "auroc"), ("accuracy", "AUROC"), strict=True):
         entries = [row["scores"][score] for row in rows]
-        low, high = ([entry[key] for entry in entries] for key in ("low", "high"))
+        low, high = [entry["low"] for entry in entries], [entry["high"] for entry in entries]
         panel.hlines(places, low, high, colors=colours, linewidth=1.8)
         several = [(e["per_run"], y) for y, e in zip(places, entries, strict=True) if e["sd"] is not None]
         seeds = [(value, y) for values, y in several for value in values]
         if seeds:
             panel.plot(*zip(*seeds, strict=True), "|", color=INK, markersize=7, markeredgewidth=1)
         for mark, colour, face, of in (
-            ("o", SERIES[0], SERIES[0], result["configurations"]),
-            ("D", SERIES[0], SERIES[0], result["ensembles"]),
-            ("o", SERIES[1], "white", result["optimistic"]),
+            ("o", SERIES[0], SERIES[0], comparison["configurations"]),
+            ("D", SERIES[0], SERIES[0], comparison["ensembles"]),
+            ("o", SERIES[1], "white", comparison["optimistic"]),
         ):
             at = [(e["value"], y) for y, e, row in zip(places, entries, rows, strict=True) if row in of]
             if at:
@@ -152,7 +113,7 @@ def _forest(result: Facts) -> "Figure":
     return figure
 
 
-def _forest_name(row: Facts) -> str:
+def _forest_name(row: ConfigurationRow) -> str:
     if row["rank"] is not None:
         return short(f"{row['rank']}. {row['name']}", 30)
     if row["ensemble"]:
@@ -160,19 +121,19 @@ def _forest_name(row: Facts) -> str:
     return _name(row, 30)
 
 
-def _name(row: Facts, limit: int = 34) -> str:
-    """A row's name in a legend or title; what chose its epoch on the test images is told apart."""
+def _name(row: ConfigurationRow, limit: int = 34) -> str:
+    """A configuration's name in a legend or title, marked if it chose its epoch on the test images."""
     optimistic = row["rank"] is None and not row["ensemble"]
     return short(f"(optimistic) {row['name']}" if optimistic else row["name"], limit)
 
 
-def _differences(result: Facts, most: int = 15) -> "Figure | None":
+def _differences(comparison: Comparison, most: int = 15) -> Figure | None:
     """The paired differences in the score that ranks, the largest first."""
-    score = result["rank_by"]
-    pairs = [pair for pair in result["pairs"] if score in pair["scores"]]
+    score = comparison["rank_by"]
+    pairs = [pair for pair in comparison["pairs"] if score in pair["scores"]]
     if not pairs:
         return None
-    places = {row["id"]: row["rank"] for row in result["configurations"]}
+    places = {row["id"]: row["rank"] for row in comparison["configurations"]}
     pairs = sorted(pairs, key=lambda pair: -abs(pair["scores"][score]["difference"]))[:most]
     figure, (axes,) = _canvas(1.1 + 0.3 * len(pairs))
     for place, pair in enumerate(reversed(pairs)):
@@ -193,31 +154,48 @@ def _differences(result: Facts, most: int = 15) -> "Figure | None":
     return figure
 
 
-def _square(rows: Sequence[Facts], key: str, x: str, y: str) -> "Figure | None":
+def _roc(rows: Sequence[ConfigurationRow]) -> Figure | None:
     if not rows:
         return None
-    figure, (axes,) = _canvas(4.4 + 0.17 * len(rows))
+    figure, (axes,) = _canvas(_square_height(rows))
     for number, row in enumerate(rows):
-        curve, grid = row["curves"][key], row["curves"]["grid"]
-        area = row["scores"]["auroc" if key == "roc" else "auprc"]["value"]
-        name = f"{_name(row)} ({area:.3f})"
-        colour = SERIES[number % len(SERIES)]
-        axes.fill_between(grid, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
-        axes.plot(grid, curve["value"], color=colour, linestyle=DASHES[number % 6], linewidth=1.5, label=name)
-    if key == "roc":
-        axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="chance (0.5)")
-    _label(axes, x, y)
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
-    axes.set_aspect("equal")
+        _banded(axes, number, row, row["curves"]["roc"], "auroc")
+    axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="chance (0.5)")
+    _label(axes, "false positive rate (1 - specificity)", "sensitivity")
+    plot.unit_square(axes, margin=0.01)
     _legend(figure, axes)
     return figure
 
 
-def _calibration(rows: Sequence[Facts]) -> "Figure | None":
+def _precision_recall(rows: Sequence[ConfigurationRow]) -> Figure | None:
     if not rows:
         return None
-    figure, (axes,) = _canvas(4.4 + 0.17 * len(rows))
+    figure, (axes,) = _canvas(_square_height(rows))
+    for number, row in enumerate(rows):
+        _banded(axes, number, row, row["curves"]["pr"], "auprc")
+    _label(axes, "recall (sensitivity)", "precision")
+    plot.unit_square(axes, margin=0.01)
+    _legend(figure, axes)
+    return figure
+
+
+def _square_height(rows: Sequence[ConfigurationRow]) -> float:
+    """Inches for a square and a legend below it."""
+    return 4.4 + 0.17 * len(rows)
+
+
+def _banded(axes: Axes, number: int, row: ConfigurationRow, curve: Curve, area: str) -> None:
+    """A curve with its band; the legend gives its area, a score."""
+    grid, colour = row["curves"]["grid"], SERIES[number % len(SERIES)]
+    name = f"{_name(row)} ({row['scores'][area]['value']:.3f})"
+    axes.fill_between(grid, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
+    axes.plot(grid, curve["value"], color=colour, linestyle=DASHES[number % 6], linewidth=1.5, label=name)
+
+
+def _calibration(rows: Sequence[ConfigurationRow]) -> Figure | None:
+    if not rows:
+        return None
+    figure, (axes,) = _canvas(_square_height(rows))
     axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="perfect")
     for number, row in enumerate(rows):
         bins = row["curves"]["calibration"]
@@ -227,17 +205,13 @@ def _calibration(rows: Sequence[Facts]) -> "Figure | None":
             linewidth=1.2, label=f"{_name(row)} (ECE {row['scores']['ece']['value']:.3f})",
         )  # fmt: skip
     _label(axes, "predicted probability of PNEUMONIA (bin means)", "observed share of PNEUMONIA")
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_aspect("equal")
+    plot.unit_square(axes, margin=0.02)
     _legend(figure, axes)
     return figure
 
 
-def _curves(rows: Sequence[Facts], metric: str) -> "Figure | None":
-    """`metric` by epoch, a panel a split: the mean over seeds, and their range as a band."""
-    from matplotlib.ticker import MaxNLocator
-
+def _curves(rows: Sequence[ConfigurationRow], metric: str) -> Figure | None:
+    """`metric` by epoch, one panel for each split: the mean over seeds, with their range as a band."""
     splits = [
         (split, title)
         for split, title in (("train", "training"), ("val", "validation"), ("test", "test, seen every epoch"))
@@ -266,7 +240,7 @@ def _curves(rows: Sequence[Facts], metric: str) -> "Figure | None":
             )  # fmt: skip
             named.add(number)
         _label(axes, "epoch" if axes is panels[-1] else "", metric if metric != "f1" else "F1", title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        plot.whole_epochs(axes)
     handles = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     figure.legend(
         [handle for handle, _ in handles], [label for _, label in handles], loc="outside lower center",
@@ -275,7 +249,7 @@ def _curves(rows: Sequence[Facts], metric: str) -> "Figure | None":
     return figure
 
 
-def _by_epoch(row: Facts, key: str) -> dict[int, list[float]]:
+def _by_epoch(row: ConfigurationRow, key: str) -> dict[int, list[float]]:
     points: dict[int, list[float]] = {}
     for run in row["runs"]:
         for entry in run["history"]:
@@ -284,7 +258,7 @@ def _by_epoch(row: Facts, key: str) -> dict[int, list[float]]:
     return points
 
 
-def _confusions(rows: Sequence[Facts], matrices: Sequence[Sequence[Any]]) -> "Figure | None":
+def _confusions(rows: Sequence[ConfigurationRow], matrices: Sequence[list[Confusion]]) -> Figure | None:
     """The first runs' matrices side by side, four in a row: counts and shares of the true class."""
     cells = [
         (_name(row, 22), run["seed"], matrix)
@@ -317,12 +291,13 @@ def _confusions(rows: Sequence[Facts], matrices: Sequence[Sequence[Any]]) -> "Fi
     return figure
 
 
-def _classes(splits: Mapping[str, Any] | None) -> "Figure | None":
+def _classes(splits: Mapping[str, SplitSize] | None) -> Figure | None:
     if not splits:
         return None
     figure, (axes,) = _canvas(2.9)
-    for k, (label, kind) in enumerate((("NORMAL", "normal"), ("PNEUMONIA", "pneumonia"))):
-        values = [split[kind] for split in splits.values()]
+    normal = [split["normal"] for split in splits.values()]
+    pneumonia = [split["pneumonia"] for split in splits.values()]
+    for k, (label, values) in enumerate(zip(CLASS_NAMES, (normal, pneumonia), strict=True)):
         bars = axes.bar(np.arange(len(splits)) + (k - 0.5) * 0.4, values, 0.38, label=label, color=SERIES[k])
         texts = [
             f"{n:,}\n{n / max(1, s['images']):.0%}" for n, s in zip(values, splits.values(), strict=True)

@@ -1,116 +1,139 @@
-"""The comparison page and the files beside it, from the dict that a finished comparison is.
+"""Writes the comparison page and the files beside it.
 
-index.html needs nothing else and no network; comparison.json holds every number of it.
+index.html needs no other file and no network. comparison.json holds every number on the page.
 """
 
+import base64
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pneumo.comparison import figures as comparison_figures
-from pneumo.comparison import sections as page_sections
-from pneumo.comparison import words as comparison_words
-from pneumo.comparison.pairs import SCORE_WORDS
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pneumo.comparison import figures, sections
+from pneumo.comparison.content import Comparison, Mistake
+from pneumo.comparison.words import SCORE_WORDS, caption, lead, number, verdicts, warnings, with_interval
+from pneumo.data import images
+from pneumo.evaluation import plot
 from pneumo.files import write_atomically
-from pneumo.text import finite
-from pneumo.text import table as terminal_table
+from pneumo.names import FIGURES
+from pneumo.text import finite, table
 
-Facts = Mapping[str, Any]
+PICTURE_PIXELS = 320  # the longer side of a mistake's image on the page
 
 
 @dataclass(kw_only=True)
 class Page:
-    """Where things were written, and the text for the terminal."""
+    """Where the files were written, and the text for the terminal."""
 
     folder: Path
     terminal: str
     files: list[str] = field(default_factory=list)
 
 
-def write(folder: Path, result: Facts, pictures: Mapping[str, str]) -> Page:
+def write(folder: Path, comparison: Comparison, pictures: Mapping[str, str]) -> Page:
     """Write index.html, comparison.json, scores.csv, pairs.csv and figures/*.png below `folder`.
 
-    `result` is what `comparison.build` returned, with `about`, `splits` and `left_out` added, and with `cost`
-    in its configurations where that is known; `pictures` has the mistakes' images as data URIs, by path.
+    `pictures` has the mistakes' images as data URIs, by path.
     """
-    figures = comparison_figures.draw(result)
-    drawn = {f"figures/{name}.png": comparison_figures.png(figure) for name, figure in figures.items()}
+    drawn = figures.draw(comparison)
+    # The PNG first: it lays the figure out, which the SVG then reuses.
+    pngs = {f"{FIGURES}/{name}.png": figures.png(figure) for name, figure in drawn.items()}
     files = {
-        "index.html": html(result, figures, pictures).encode(),
-        "comparison.json": (json.dumps(finite(dict(result)), allow_nan=False) + "\n").encode(),
-        "scores.csv": _scores_csv(result),
-        "pairs.csv": _pairs_csv(result),
-        **drawn,
+        "index.html": html(comparison, drawn, pictures).encode(),
+        "comparison.json": (json.dumps(finite(dict(comparison)), allow_nan=False) + "\n").encode(),
+        "scores.csv": _scores_csv(comparison),
+        "pairs.csv": _pairs_csv(comparison),
+        **pngs,
     }
     for name, content in files.items():
         write_atomically(folder / name, content)
-    return Page(folder=folder, terminal=terminal(result), files=list(files))
+    return Page(folder=folder, terminal=terminal(comparison), files=list(files))
 
 
-def html(result: Facts, figures: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    """The page. Names and paths come from outside: the template escapes all but the figures."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
+def html(comparison: Comparison, drawn: Mapping[str, Figure], pictures: Mapping[str, str]) -> str:
+    """The page. Names and paths come from outside, so the template escapes everything but the figures."""
     loader = PackageLoader("pneumo.comparison", ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    page = page_sections.page(result, pictures)
-    drawn = {}
-    for name in [name for section in page["sections"] for name in section["figures"] if name in figures]:
-        caption = comparison_words.caption(name, result)
-        drawn[name] = {"caption": caption, "svg": comparison_figures.svg(figures[name], name, caption)}
-    return environment.get_template("page.html.j2").render(**page, figures=drawn)
+    page = sections.page(comparison, pictures)
+    shown = {}
+    for name in [name for section in page.sections for name in section.figures if name in drawn]:
+        words = caption(name, comparison)
+        shown[name] = {"caption": words, "svg": plot.svg(drawn[name], name, words)}
+    return environment.get_template("page.html.j2").render(page=page, figures=shown)
 
 
-def terminal(result: Facts) -> str:
+def pictures(mistakes: Sequence[Mistake], root: Path | None) -> dict[str, str]:
+    """The mistakes' images below `root` as small JPEG data URIs, by path, if they are on this machine."""
+    if root is None:
+        return {}
+    shown = {}
+    for mistake in mistakes:
+        path = root / mistake["path"]
+        if not path.resolve().is_relative_to(root.resolve()):  # a path in a CSV may lead elsewhere
+            continue
+        try:
+            picture = Image.fromarray(images.read(path))
+        except images.BadImage:
+            continue
+        picture.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
+        jpeg = io.BytesIO()
+        picture.save(jpeg, format="JPEG", quality=80)
+        shown[mistake["path"]] = "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
+    return shown
+
+
+def terminal(comparison: Comparison) -> str:
     """The ranking and the verdicts as plain text."""
     rows = [
         {
             "rank": "-" if row["rank"] is None else row["rank"],
             "configuration": row["name"],
             "seeds": len(row["seeds"]),
-            "accuracy": comparison_words.with_interval(row["scores"]["accuracy"]),
-            "SD": comparison_words.number(row["scores"]["accuracy"]["sd"]),
-            "AUROC": comparison_words.with_interval(row["scores"]["auroc"]),
-            "F1": comparison_words.with_interval(row["scores"]["f1"]),
-            "protocol": row["protocol"] + (" OPTIMISTIC, not ranked" if row in result["optimistic"] else ""),
+            "accuracy": with_interval(row["scores"]["accuracy"]),
+            "SD": number(row["scores"]["accuracy"]["sd"]),
+            "AUROC": with_interval(row["scores"]["auroc"]),
+            "F1": with_interval(row["scores"]["f1"]),
+            "protocol": row["protocol"]
+            + (" OPTIMISTIC, not ranked" if row in comparison["optimistic"] else ""),
         }
-        for row in [*result["configurations"], *result["ensembles"], *result["optimistic"]]
+        for row in [*comparison["configurations"], *comparison["ensembles"], *comparison["optimistic"]]
     ]
-    lines = [terminal_table(rows), "", comparison_words.lead(result)]
-    lines += [f"note: {title} {text}" for title, text in comparison_words.warnings(result)]
-    lines += [f"left out: {entry['run']}: {entry['reason']}" for entry in result["left_out"]]
-    return "\n".join([*lines, "", *comparison_words.verdicts(result)])
+    lines = [table(rows), "", lead(comparison)]
+    lines += [f"note: {title} {text}" for title, text in warnings(comparison)]
+    lines += [f"left out: {left['run']}: {left['reason']}" for left in comparison["left_out"]]
+    return "\n".join([*lines, "", *verdicts(comparison)])
 
 
-def _scores_csv(result: Facts) -> bytes:
-    rows = []
-    for row in [*result["configurations"], *result["ensembles"], *result["optimistic"]]:
+def _scores_csv(comparison: Comparison) -> bytes:
+    rows: list[list[object]] = []
+    for row in [*comparison["configurations"], *comparison["ensembles"], *comparison["optimistic"]]:
         start = [row["rank"] or "", row["name"], row["protocol"], " ".join(map(str, row["seeds"]))]
         for score, entry in row["scores"].items():
             each = " ".join(repr(value) for value in entry["per_run"])
-            rows.append([*start, score, *(entry[key] for key in ("value", "low", "high", "sd")), each])
+            rows.append([*start, score, entry["value"], entry["low"], entry["high"], entry["sd"], each])
     head = ["rank", "configuration", "protocol", "seeds", "score", "value", "low", "high", "sd", "per_run"]
     return _csv(head, rows)
 
 
-def _pairs_csv(result: Facts) -> bytes:
-    names = {row["id"]: row["name"] for row in result["configurations"]}
-    rows = []
-    for pair in result["pairs"]:
+def _pairs_csv(comparison: Comparison) -> bytes:
+    names = {row["id"]: row["name"] for row in comparison["configurations"]}
+    rows: list[list[object]] = []
+    for pair in comparison["pairs"]:
         start = [names[pair["first"]], names[pair["second"]]]
         for score, entry in pair["scores"].items():
-            with_seeds = entry["with_seeds"] or ("", "")
-            figures = [entry[key] for key in ("difference", "low", "high", "p", "p_holm")]
-            rows.append([*start, SCORE_WORDS[score], *figures, *with_seeds])
+            bounds = [entry["difference"], entry["low"], entry["high"], entry["p"], entry["p_holm"]]
+            rows.append([*start, SCORE_WORDS[score], *bounds, *(entry["with_seeds"] or ("", ""))])
     head = ["first", "second", "score", "difference", "low", "high", "p", "p_holm", "low_seeds", "high_seeds"]
     return _csv(head, rows)
 
 
-def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
     writer.writerow(head)

@@ -1,78 +1,93 @@
 """Every two configurations of a comparison: differences, tests and the verdict in words."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from pneumo.comparison.configuration import Configuration
+from pneumo.comparison.content import DeLong, McNemar, PairRow, PairScore, PairTests
+from pneumo.comparison.words import verdict
 from pneumo.evaluation import metrics, statistics
 
 PAIRED = ("accuracy", "balanced_accuracy", "f1", "recall", "specificity", "auroc", "auprc", "brier")
-
-SCORE_WORDS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1": "F1",
-    "recall": "sensitivity",
-    "specificity": "specificity",
-    "precision": "precision",
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "mcc": "MCC",
-    "brier": "Brier",
-    "log_loss": "log-loss",
-    "ece": "ECE",
-}
+UNCORRECTED = math.nan  # p_holm, until all pairs are known
 
 
-def compare(rows: Sequence[Any], labels: metrics.Ints, rank_by: str) -> list[dict[str, Any]]:
-    """Every two of the comparison's rows; Holm over all pairs, for each score of its own."""
-    places = [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows))]
-    if not places:
-        return []
-    owners = np.array([i for i, row in enumerate(rows) for _ in row.runs])
-    enough = min(np.bincount(labels)) > 1
-    every = [run.test.probabilities for row in rows for run in row.runs]
-    ranking = statistics.delong(labels, every) if enough else None
-    # McNemar's test takes one call an image, so here the seeds' probabilities are averaged.
-    called = [row.probabilities >= 0.5 for row in rows]
-    pairs: list[dict[str, Any]] = []
-    for i, j in places:
-        scores = {}
-        for score in PAIRED:
-            difference = rows[i].value(score) - rows[j].value(score)
-            draws = rows[i].draws[score] - rows[j].draws[score]
-            noise = statistics.with_training_noise(
-                difference,
-                draws,
-                [run[score] for run in rows[i].per_run],
-                [run[score] for run in rows[j].per_run],
-            )
-            scores[score] = {**statistics.compare_draws(difference, draws), "with_seeds": noise}
-        only_first, only_second, p = statistics.mcnemar(labels, called[i], called[j])
-        pair: dict[str, Any] = {
-            "first": rows[i].facts["id"],
-            "second": rows[j].facts["id"],
-            "scores": scores,
-            "mcnemar": {"only_first": only_first, "only_second": only_second, "p": p},
+def compare(configurations: Sequence[Configuration], labels: metrics.Ints, rank_by: str) -> list[PairRow]:
+    """Every two of `configurations`; each score and each test has its own Holm correction over all pairs."""
+    areas = _areas(configurations, labels)
+    # McNemar's test takes one call per image, so here the seeds' probabilities are averaged.
+    called = [configuration.probabilities >= 0.5 for configuration in configurations]
+    pairs: list[PairTests] = []
+    for i, first in enumerate(configurations):
+        for j, second in enumerate(configurations[i + 1 :], start=i + 1):
+            only_first, only_second, p = statistics.mcnemar(labels, called[i], called[j])
+            pair: PairTests = {
+                "first": first.row["id"],
+                "second": second.row["id"],
+                "scores": {score: _difference(first, second, score) for score in PAIRED},
+                "mcnemar": {
+                    "only_first": only_first,
+                    "only_second": only_second,
+                    "p": p,
+                    "p_holm": UNCORRECTED,
+                },
+            }
+            if areas is not None:
+                difference, p = statistics.delong_p(areas[0], areas[1], areas[2][i] - areas[2][j])
+                pair["delong"] = {"difference": difference, "p": p, "p_holm": UNCORRECTED}
+            pairs.append(pair)
+    for score in PAIRED:
+        _correct([pair["scores"][score] for pair in pairs])
+    _correct([pair["mcnemar"] for pair in pairs])
+    _correct([pair["delong"] for pair in pairs if "delong" in pair])
+    names = {configuration.row["id"]: configuration.name for configuration in configurations}
+    judged = [score for score in dict.fromkeys((rank_by, "accuracy", "auroc")) if score in PAIRED]
+    return [
+        {
+            **pair,
+            "verdicts": {
+                score: verdict(names[pair["first"]], names[pair["second"]], score, pair["scores"][score])
+                for score in judged
+            },
         }
-        if ranking is not None:
-            means = [(owners == k) / (owners == k).sum() for k in (i, j)]
-            difference, p = statistics.delong_p(*ranking, means[0] - means[1])
-            pair["delong"] = {"difference": difference, "p": p}
-        pairs.append(pair)
-    tests = [*(("scores", score) for score in PAIRED), ("mcnemar", ""), ("delong", "")]
-    for kind, score in tests:
-        entries = [pair[kind][score] if score else pair[kind] for pair in pairs if kind in pair]
-        for entry, adjusted in zip(entries, statistics.holm([e["p"] for e in entries]), strict=True):
-            entry["p_holm"] = adjusted
-    names = {row.facts["id"]: row.name for row in rows}
-    for pair in pairs:
-        pair["verdicts"] = {
-            score: statistics.verdict(
-                names[pair["first"]], names[pair["second"]], SCORE_WORDS[score], pair["scores"][score]
-            )
-            for score in dict.fromkeys((rank_by, "accuracy", "auroc"))
-            if score in PAIRED
-        }
-    return pairs
+        for pair in pairs
+    ]
+
+
+def _difference(first: Configuration, second: Configuration, score: str) -> PairScore:
+    difference = first.value(score) - second.value(score)
+    draws = first.draws[score] - second.draws[score]
+    by_seed = ([run[score] for run in configuration.per_run] for configuration in (first, second))
+    found = statistics.compare_draws(difference, draws)
+    return {
+        "difference": found["difference"],
+        "low": found["low"],
+        "high": found["high"],
+        "p": found["p"],
+        "with_seeds": statistics.with_training_noise(difference, draws, *by_seed),
+        "p_holm": UNCORRECTED,
+    }
+
+
+def _areas(
+    configurations: Sequence[Configuration], labels: metrics.Ints
+) -> tuple[metrics.Floats, metrics.Floats, list[metrics.Floats]] | None:
+    """DeLong's AUROC of every run, their covariance, and each configuration's weights [runs] for its mean.
+
+    None where a class has one image only, or where there is nothing to compare.
+    """
+    if len(configurations) < 2 or min(np.bincount(labels)) < 2:
+        return None
+    owners = np.array([i for i, configuration in enumerate(configurations) for _ in configuration.runs])
+    every = [run.test.probabilities for configuration in configurations for run in configuration.runs]
+    areas, covariance = statistics.delong(labels, every)
+    means = [(owners == i) / (owners == i).sum() for i in range(len(configurations))]
+    return areas, covariance, means
+
+
+def _correct(entries: Sequence[PairScore] | Sequence[McNemar] | Sequence[DeLong]) -> None:
+    adjusted = statistics.holm([entry["p"] for entry in entries])
+    for entry, p in zip(entries, adjusted, strict=True):
+        entry["p_holm"] = p

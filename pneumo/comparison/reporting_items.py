@@ -1,15 +1,16 @@
-"""What reporting guidelines ask of a study like this: what the software can fill in, and what it leaves open.
+"""What reporting guidelines ask of a study like this: what the software can answer, and what stays open.
 
-Named by subject, after CLAIM 2024 (Tejani et al., Radiology: AI 2024), TRIPOD+AI (Collins et al., BMJ 2024)
-and STARD-AI (Sounderajah et al., Nature Medicine 2025); their own texts hold.
+The subjects follow CLAIM 2024 (Tejani et al., Radiology: AI 2024), TRIPOD+AI (Collins et al., BMJ 2024) and
+STARD-AI (Sounderajah et al., Nature Medicine 2025). The guidelines themselves are binding, not this list.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pneumo.comparison.content import Comparison, all_rows
 
 
 class Item(NamedTuple):
-    """One subject; `filled` says where it is answered, None that people have to answer it."""
+    """One subject; `filled` is where it is answered, or None if people have to answer it."""
 
     subject: str
     guidelines: str
@@ -19,11 +20,11 @@ class Item(NamedTuple):
 C, T, S = "CLAIM", "TRIPOD+AI", "STARD-AI"
 
 
-def items(result: Mapping[str, Any]) -> list[Item]:
-    """The list, filled from a finished comparison."""
-    test, about = result["test"], result["about"]
+def items(comparison: Comparison) -> list[Item]:
+    """The list, with what `comparison` answers."""
+    test, about = comparison["test"], comparison["about"]
     patients = test["patients"] is not None
-    rows = [*result["configurations"], *result["optimistic"]]
+    rows, splits = all_rows(comparison), comparison["splits"]
     costs = any(row.get("cost") for row in rows)
     seeds = max((len(row["seeds"]) for row in rows), default=0)
     libraries = ", ".join(f"{name} {version}" for name, version in about["software"].items())
@@ -40,7 +41,9 @@ def items(result: Mapping[str, Any]) -> list[Item]:
         Item("Image acquisition protocol", C, None),
         Item("Reference standard: definition, annotators, their agreement", f"{C}, {T}, {S}", None),
         Item(
-            "How data were partitioned, with numbers", f"{C}, {T}, {S}", "Data" if result["splits"] else None
+            "How data were partitioned, with numbers",
+            f"{C}, {T}, {S}",
+            "Data" if splits else None,
         ),
         Item(
             "Level at which partitions are disjoint",
@@ -54,9 +57,9 @@ def items(result: Mapping[str, Any]) -> list[Item]:
         Item("Software and its versions", f"{C}, {T}, {S}", libraries),
         Item("Training: optimiser, schedule, augmentation, epochs", f"{C}, {T}", "Settings; curves"),
         Item("How the final model was selected", f"{C}, {T}", "Ranking: the protocol of each row"),
-        Item("Ensembles", C, "Averaged seeds" if result["ensembles"] else "None was made"),
+        Item("Ensembles", C, "Averaged seeds" if comparison["ensembles"] else "No ensemble was made"),
         Item("Measures of performance, with their uncertainty", f"{C}, {T}, {S}", "Ranking; how it was made"),
-        Item("Test for differences, with correction for their number", f"{C}, {S}", "Paired differences"),
+        Item("Tests for differences, corrected for their number", f"{C}, {S}", "Paired differences"),
         Item("Thresholds and how they were chosen", f"{T}, {S}", "Thresholds"),
         Item("Calibration", T, "Calibration"),
         Item("Robustness: several trainings", C, f"Up to {seeds} seeds" if seeds > 1 else None),
@@ -64,12 +67,12 @@ def items(result: Mapping[str, Any]) -> list[Item]:
         Item("Fairness: performance by age, sex, origin", f"{C}, {T}, {S}", None),
         Item("Performance by kind of disease", S, "By subtype" if test["subtypes"] else None),
         Item("External test data", f"{C}, {T}", None),
-        Item("Flow of patients and images", f"{C}, {T}, {S}", "Data" if result["splits"] else None),
+        Item("Flow of patients and images", f"{C}, {T}, {S}", "Data" if splits else None),
         Item("Demographic and clinical characteristics by partition", f"{C}, {T}, {S}", None),
         Item("Cross tabulation of results and reference", S, "Confusion matrices"),
         Item("Failure analysis", C, "The most confident mistakes"),
         Item("Computing resources", T, "Cost" if costs else None),
-        Item("Limitations", f"{C}, {T}, {S}", "What this does not show; the clinical ones are open"),
+        Item("Limitations", f"{C}, {T}, {S}", "What this does not show; clinical ones are open"),
         Item("Implications for practice", f"{C}, {T}, {S}", None),
         Item("Registration, protocol, funding, conflicts of interest", f"{C}, {T}, {S}", None),
         Item(

@@ -1,14 +1,31 @@
-"""The results on the comparison page: tables, matrices and words, from the comparison's dict."""
+"""The results on the comparison page, as tables, matrices and words."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from pneumo.comparison import appendix as page_appendix
-from pneumo.comparison.blocks import MOST_REPORTS, Facts, section, table, val_confusion
-from pneumo.comparison.pairs import SCORE_WORDS
-from pneumo.comparison.result import CURVES, FEW_DRAWS
+from pneumo.comparison import appendix
+from pneumo.comparison.appendix import MOST_REPORTS
+from pneumo.comparison.blocks import (
+    Cell,
+    Details,
+    Matrix,
+    MatrixGroup,
+    MatrixLine,
+    PageContent,
+    Section,
+    Table,
+)
+from pneumo.comparison.configuration import FEW_DRAWS
+from pneumo.comparison.content import (
+    Comparison,
+    ConfigurationRow,
+    Confusion,
+    PairRow,
+    ScoreInterval,
+    all_rows,
+)
+from pneumo.comparison.result import CURVES
 from pneumo.comparison.words import (
-    count,
+    SCORE_WORDS,
     lead,
     limits,
     number,
@@ -16,244 +33,270 @@ from pneumo.comparison.words import (
     plural,
     protocol_words,
     ranked,
-    rows_of,
     title,
     verdicts,
     warnings,
     with_interval,
 )
+from pneumo.names import CLASS_NAMES
 
-MOST_PAIRS = 45  # ten configurations; of more only the pairs with the first are shown
+MAIN_SCORES = ("accuracy", "auroc", "f1", "recall", "specificity")
+FURTHER_SCORES = ("balanced_accuracy", "precision", "mcc", "auprc", "brier", "log_loss", "ece")
+MOST_PAIRS = 45  # ten configurations; of more, only the pairs with the first are shown
 RULE_WORDS = {
     "half": "0.5",
-    "sensitivity_95": "validation sensitivity at least .95",
-    "youden": "Youden's on validation",
+    "sensitivity_95": "validation sensitivity of at least .95",
+    "youden": "Youden's index on validation",
 }
 
 
-def page(result: Facts, pictures: Mapping[str, str]) -> dict[str, Any]:
-    """What the template needs."""
+def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
+    """Everything on the page apart from the drawn figures."""
     sections = [
-        section("In short", verdicts=verdicts(result)),
-        _ranking(result),
-        _pairs(result),
-        _ensembles(result),
-        _seed_tables(result),
-        section(
-            "Curves",
-            [
-                f"The first {CURVES} configurations over one another: the mean over seeds, with their range."
-                if count(result) > CURVES
-                else "The mean over the seeds of a configuration, with their range as a band."
+        Section(title="In short", verdicts=verdicts(comparison)),
+        _ranking(comparison),
+        _pairs(comparison),
+        _ensembles(comparison),
+        _seed_tables(comparison),
+        _curves(comparison),
+        _confusions(comparison),
+        Section(
+            title="ROC and precision-recall",
+            text=[
+                "The mean over a configuration's seeds. Bands are pointwise 95 % intervals of the bootstrap "
+                "over patients. Brackets show the area under the ROC curve or the average precision."
             ],
-            figures=("curves_accuracy", "curves_f1", "curves_loss"),
+            figures=["roc", "precision_recall"],
         ),
-        _confusions(result),
-        section(
-            "ROC and precision-recall",
-            [
-                "The mean over a configuration's seeds; bands are pointwise 95 % intervals of the bootstrap "
-                "over patients. The area or average precision stands in brackets."
-            ],
-            figures=("roc", "precision_recall"),
-        ),
-        _calibration(result),
-        _thresholds(result),
-        _subtypes(result),
-        page_appendix.data(result),
-        page_appendix.cost(result),
-        page_appendix.mistakes(result, pictures),
-        page_appendix.reports(result),
-        page_appendix.settings(result),
-        section("What this comparison does not show", bullets=limits(result)),
-        page_appendix.reporting(result),
-        page_appendix.method(result),
+        _calibration(comparison),
+        _thresholds(comparison),
+        _subtypes(comparison),
+        appendix.data(comparison),
+        appendix.cost(comparison),
+        appendix.mistakes(comparison, pictures),
+        appendix.reports(comparison),
+        appendix.settings(comparison),
+        Section(title="What this comparison does not show", bullets=limits(comparison)),
+        appendix.reporting(comparison),
+        appendix.method(comparison),
     ]
-    return {
-        "title": title(result),
-        "lead": lead(result),
-        "warnings": warnings(result),
-        "sections": [section for section in sections if section],
-        "footer": f"Made by pneumo {result['about']['version']} on {result['about']['made']}. Research "
-        "software, not a medical device.",
-    }
+    about = comparison["about"]
+    return PageContent(
+        title=title(comparison),
+        lead=lead(comparison),
+        warnings=warnings(comparison),
+        sections=[section for section in sections if section],
+        footer=f"Made by pneumo {about['version']} on {about['made']}. Research software, not a medical "
+        "device.",
+    )
 
 
-def _ranking(result: Facts) -> dict[str, Any] | None:
-    rows = result["configurations"]
+def _score_cells(scores: Mapping[str, ScoreInterval], names: Sequence[str]) -> list[str]:
+    return [with_interval(scores[name]) for name in names]
+
+
+def _seeds_and_scores(name: str, row: ConfigurationRow, scores: Sequence[str]) -> list[str]:
+    return [name, str(len(row["seeds"])), *_score_cells(row["scores"], scores)]
+
+
+def _score_columns(names: Sequence[str]) -> list[str]:
+    return [SCORE_WORDS[name] for name in names]
+
+
+def _ranking(comparison: Comparison) -> Section | None:
+    rows = comparison["configurations"]
     if not rows:
         return None
-    main = ("accuracy", "auroc", "f1", "recall", "specificity")
-    others = ("balanced_accuracy", "precision", "mcc", "auprc", "brier", "log_loss", "ece")
-    names = [f"{row['rank']}. {row['name']}" for row in rows]
-    tables = []
-    for scores, which in ((main, "main scores"), (others, "further scores")):
-        tables.append(
-            table(
-                f"Test images, {which}: mean over seeds, 95 % interval over patients",
-                ["configuration", "seeds", *(SCORE_WORDS[score] for score in scores)],
-                [
-                    [name, str(len(row["seeds"])), *(with_interval(row["scores"][score]) for score in scores)]
-                    for name, row in zip(names, rows, strict=True)
-                ],
-            )
+    tables = [
+        Table(
+            caption=f"Test images, {which}: mean over seeds, 95 % interval over patients",
+            columns=["configuration", "seeds", *_score_columns(scores)],
+            rows=[
+                [ranked(row), str(len(row["seeds"])), *_score_cells(row["scores"], scores)] for row in rows
+            ],
         )
-    several = [(name, row) for name, row in zip(names, rows, strict=True) if len(row["seeds"]) > 1]
+        for scores, which in ((MAIN_SCORES, "main scores"), (FURTHER_SCORES, "further scores"))
+    ]
+    several = [row for row in rows if len(row["seeds"]) > 1]
     if several:
         tables.append(
-            table(
-                "Standard deviation over training seeds (and each seed's accuracy)",
-                ["configuration", *(SCORE_WORDS[score] for score in main), "accuracy by seed"],
-                [
+            Table(
+                caption="Standard deviation over training seeds (and each seed's accuracy)",
+                columns=["configuration", *_score_columns(MAIN_SCORES), "accuracy by seed"],
+                rows=[
                     [
-                        name,
-                        *(number(row["scores"][score]["sd"]) for score in main),
+                        ranked(row),
+                        *(number(row["scores"][score]["sd"]) for score in MAIN_SCORES),
                         ", ".join(number(value) for value in row["scores"]["accuracy"]["per_run"]),
                     ]
-                    for name, row in several
+                    for row in several
                 ],
             )
         )
     tables.append(
-        table(
-            "Validation, at the chosen epoch",
-            ["configuration", "accuracy", "AUROC", "F1", "epochs chosen", "epoch chosen by"],
-            [
+        Table(
+            caption="Validation, at the chosen epoch",
+            columns=["configuration", "accuracy", "AUROC", "F1", "epochs chosen", "epoch chosen by"],
+            rows=[
                 [
-                    name,
-                    *(number(row["validation"][key]) for key in ("accuracy", "auroc", "f1")),
+                    ranked(row),
+                    *(number(row["validation"][score]) for score in ("accuracy", "auroc", "f1")),
                     ", ".join(str(run["epoch"]) for run in row["runs"]),
                     protocol_words(row["protocol"]),
                 ]
-                for name, row in zip(names, rows, strict=True)
+                for row in rows
             ],
         )
     )
-    text = [
-        f"By {SCORE_WORDS[result['rank_by']]} on the test images. The order is of the figures; whether two "
-        "places differ is said under paired differences."
-    ]
-    return section("Ranking", text, tables=tables, figures=("forest",))
+    text = (
+        f"Ranked by {SCORE_WORDS[comparison['rank_by']]} on the test images. The order follows the scores "
+        "alone; Paired differences shows whether two places really differ."
+    )
+    return Section(title="Ranking", text=[text], tables=tables, figures=["forest"])
 
 
-def _pairs(result: Facts) -> dict[str, Any] | None:
-    pairs = result["pairs"]
+def _pairs(comparison: Comparison) -> Section | None:
+    pairs = comparison["pairs"]
     if not pairs:
         return None
     few = len(pairs) <= MOST_PAIRS
     shown = pairs if few else [pair for pair in pairs if pair["first"] == "c1"]
-    names = {row["id"]: f"{row['rank']}. {row['name']}" for row in result["configurations"]}
-    first = list(dict.fromkeys((result["rank_by"], "accuracy", "auroc")))
-    scores = [s for s in first if s in pairs[0]["scores"]]
-    scores += [s for s in pairs[0]["scores"] if s not in scores]
-
-    def of(score: str) -> dict[str, Any]:
-        companion = {"accuracy": ("mcnemar", "McNemar"), "auroc": ("delong", "DeLong")}.get(score)
-        columns = [
-            "first minus second" if few else f"{names['c1']}, minus",
-            "difference",
-            "95 % interval",
-            "p",
-            "p, Holm",
-            "with seeds' noise",
-        ]
-        if companion:
-            columns += [f"{companion[1]} p", f"{companion[1]} p, Holm"]
-        if score == "accuracy":
-            columns.append("only first / only second right")
-        rows = []
-        for pair in shown:
-            entry = pair["scores"][score]
-            noise = entry["with_seeds"]
-            row = [
-                f"{names[pair['first']]} − {names[pair['second']]}"  # noqa: RUF001
-                if few
-                else names[pair["second"]],
-                f"{entry['difference']:+.4f}",
-                f"{entry['low']:+.4f} to {entry['high']:+.4f}",
-                p_text(entry["p"]),
-                p_text(entry["p_holm"]),
-                f"{noise[0]:+.4f} to {noise[1]:+.4f}" if noise else "one seed",
-            ]
-            if companion:
-                other = pair.get(companion[0])
-                row += [p_text(other["p"]), p_text(other["p_holm"])] if other else ["-", "-"]
-            if score == "accuracy":
-                row.append(f"{pair['mcnemar']['only_first']} / {pair['mcnemar']['only_second']}")
-            rows.append(row)
-        return table(f"Differences in {SCORE_WORDS[score]}", columns, rows)
-
+    names = {row["id"]: ranked(row) for row in comparison["configurations"]}
+    first = dict.fromkeys((comparison["rank_by"], "accuracy", "auroc", *pairs[0]["scores"]))
+    scores = [score for score in first if score in pairs[0]["scores"]]
     text = [
-        f"Paired bootstrap over patients; Holm's correction over {plural(len(pairs), 'pair')}, for each "
-        "score of its own. DeLong (of the seeds' mean) and McNemar (the seeds' probabilities averaged) take "
-        "images as independent: companions, not judges.",
+        "A paired bootstrap over patients. Holm's correction is over "
+        f"{plural(len(pairs), 'pair')}, separately for each score. DeLong's test (of the seeds' mean) and "
+        "McNemar's test (of the seeds' averaged probabilities) treat images as independent. They are shown "
+        "beside the bootstrap; the verdicts do not use them.",
     ]
     if not few:
         text.append(
-            f"Shown are the {len(shown)} pairs with the first; pairs.csv and comparison.json have all."
+            f"The {len(shown)} pairs with the first are shown; pairs.csv and comparison.json have all."
         )
-    return section(
-        "Paired differences",
-        text,
-        tables=[of(score) for score in scores[:2]],
-        figures=("differences",),
-        details=[
-            {"summary": f"Differences in {SCORE_WORDS[score]}", "pre": "", "tables": [of(score)]}
-            for score in scores[2:]
-        ],
+    tables = [_pair_table(score, shown, names, few) for score in scores]
+    return Section(
+        title="Paired differences",
+        text=text,
+        tables=tables[:2],
+        figures=["differences"],
+        details=[Details(summary=table.caption, tables=[table]) for table in tables[2:]],
     )
 
 
-def _ensembles(result: Facts) -> dict[str, Any] | None:
-    rows = result["ensembles"]
+def _pair_table(score: str, pairs: Sequence[PairRow], names: Mapping[str, str], both: bool) -> Table:
+    """Differences in `score`; the rows name both configurations, or only the second."""
+    columns = ["first minus second" if both else f"{names['c1']}, minus"]
+    columns += ["difference", "95 % interval", "p", "p, Holm", "with seeds' noise"]
+    if score == "accuracy":
+        columns += ["McNemar p", "McNemar p, Holm", "only first / only second right"]
+    elif score == "auroc":
+        columns += ["DeLong p", "DeLong p, Holm"]
+    rows = []
+    for pair in pairs:
+        entry, second = pair["scores"][score], names[pair["second"]]
+        noise = entry["with_seeds"]
+        row = [
+            f"{names[pair['first']]} − {second}" if both else second,  # noqa: RUF001
+            f"{entry['difference']:+.4f}",
+            f"{entry['low']:+.4f} to {entry['high']:+.4f}",
+            p_text(entry["p"]),
+            p_text(entry["p_holm"]),
+            f"{noise[0]:+.4f} to {noise[1]:+.4f}" if noise else "one seed",
+        ]
+        if score == "accuracy":
+            mcnemar = pair["mcnemar"]
+            row += [p_text(mcnemar["p"]), p_text(mcnemar["p_holm"])]
+            row.append(f"{mcnemar['only_first']} / {mcnemar['only_second']}")
+        elif score == "auroc":
+            delong = pair.get("delong")
+            row += [p_text(delong["p"]), p_text(delong["p_holm"])] if delong else ["-", "-"]
+        rows.append(row)
+    return Table(caption=f"Differences in {SCORE_WORDS[score]}", columns=columns, rows=rows)
+
+
+def _ensembles(comparison: Comparison) -> Section | None:
+    rows = comparison["ensembles"]
     if not rows:
         return None
-    scores = ("accuracy", "auroc", "f1", "recall", "specificity", "ece")
-    shown = table(
-        "Averaged probabilities: scores on the test images, 95 % interval over patients",
-        ["ensemble", *(SCORE_WORDS[score] for score in scores)],
-        [[row["name"], *(with_interval(row["scores"][score]) for score in scores)] for row in rows],
+    scores = (*MAIN_SCORES, "ece")
+    table = Table(
+        caption="Averaged probabilities: scores on the test images, 95 % interval over patients",
+        columns=["ensemble", *_score_columns(scores)],
+        rows=[[row["name"], *_score_cells(row["scores"], scores)] for row in rows],
     )
-    text = ["Networks' probabilities averaged before scoring: one predictor, at the cost of all its members."]
-    return section("Ensembles", text, tables=[shown])
+    text = (
+        "The networks' probabilities are averaged before they are scored. Each ensemble is one predictor and "
+        "costs as much to run as all of its networks together."
+    )
+    return Section(title="Ensembles", text=[text], tables=[table])
 
 
-def _seed_tables(result: Facts) -> dict[str, Any] | None:
+def _seed_tables(comparison: Comparison) -> Section:
     """Best accuracy and F1 of each model, and what choosing by the test images adds."""
-    rows = rows_of(result)
-    best = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        runs = [
-            (values, f1, run["epoch"], row)
-            for row in rows
-            if row["model"] == model
-            for values, f1, run in zip(
-                row["scores"]["accuracy"]["per_run"], row["scores"]["f1"]["per_run"], row["runs"], strict=True
-            )
-        ]
-        for optimistic in (False, True):
-            mine = [run for run in runs if (run[3] in result["optimistic"]) == optimistic]
-            if mine:
-                top, top_f1 = max(run[0] for run in mine), max(run[1] for run in mine)
-                how = "OPTIMISTIC: epoch chosen on test" if optimistic else "epoch chosen on validation"
-                best.append([model, str(len(mine)), number(top), number(top_f1), how])
+    optimistic = comparison["optimistic"]
     tables = [
-        table(
-            "Best test accuracy and F1 of each model's runs (the best of several is optimistic by itself)",
-            ["model", "runs", "best accuracy", "best F1", "protocol"],
-            best,
+        Table(
+            caption="Best test accuracy and F1 of each model's runs (the best of several is optimistic too)",
+            columns=["model", "runs", "best accuracy", "best F1", "protocol"],
+            rows=_best_of_each_model(comparison),
         )
     ]
+    if optimistic:
+        tables.append(
+            Table(
+                caption="OPTIMISTIC, not ranked: runs that chose their epoch on the test images",
+                columns=["configuration", "seeds", *_score_columns(MAIN_SCORES)],
+                rows=[_seeds_and_scores(row["name"], row, MAIN_SCORES) for row in optimistic],
+            )
+        )
+    chosen = _chosen_on_test(optimistic)
+    if chosen:
+        tables.append(
+            Table(
+                caption="What choosing on test adds: test accuracy over the epochs of such a run",
+                columns=[
+                    "run",
+                    "best",
+                    "best F1",
+                    "epoch validation would choose",
+                    "median epoch",
+                    "last epoch",
+                ],
+                rows=chosen,
+            )
+        )
+    return Section(title="As the student report shows it", tables=tables)
+
+
+def _best_of_each_model(comparison: Comparison) -> list[list[str]]:
+    protocols = (
+        (comparison["configurations"], "epoch chosen on validation"),
+        (comparison["optimistic"], "OPTIMISTIC: epoch chosen on test"),
+    )
+    best = []
+    for model in dict.fromkeys(row["model"] for row in all_rows(comparison)):
+        for rows, protocol in protocols:
+            scores = [row["scores"] for row in rows if row["model"] == model]
+            accuracy = [value for entry in scores for value in entry["accuracy"]["per_run"]]
+            f1 = [value for entry in scores for value in entry["f1"]["per_run"]]
+            if accuracy:
+                best.append([model, str(len(accuracy)), number(max(accuracy)), number(max(f1)), protocol])
+    return best
+
+
+def _chosen_on_test(optimistic: Sequence[ConfigurationRow]) -> list[list[str]]:
+    """Of each run that recorded test accuracy by epoch: the best epoch, and what other rules would choose."""
     chosen = []
-    for row in result["optimistic"]:
+    for row in optimistic:
         for run in row["runs"]:
-            history = [entry for entry in run["history"] if entry.get("test/accuracy") is not None]
+            history = [epoch for epoch in run["history"] if epoch.get("test/accuracy") is not None]
             if not history:
                 continue
-            by_test = max(history, key=lambda entry: entry["test/accuracy"])
-            by_f1 = max(history, key=lambda entry: entry.get("test/f1", -1.0))
-            by_val = max(history, key=lambda entry: entry.get("val/auroc", -1.0))
-            values = sorted(entry["test/accuracy"] for entry in history)
+            by_test = max(history, key=lambda epoch: epoch["test/accuracy"])
+            by_f1 = max(history, key=lambda epoch: epoch.get("test/f1", -1.0))
+            by_val = max(history, key=lambda epoch: epoch.get("val/auroc", -1.0))
+            values = sorted(epoch["test/accuracy"] for epoch in history)
             chosen.append(
                 [
                     f"{row['name']}, seed {run['seed']}",
@@ -264,126 +307,125 @@ def _seed_tables(result: Facts) -> dict[str, Any] | None:
                     number(history[-1]["test/accuracy"]),
                 ]
             )
-    if result["optimistic"]:
-        scores = ("accuracy", "auroc", "f1", "recall", "specificity")
-        tables.append(
-            table(
-                "OPTIMISTIC, not ranked: runs that chose their epoch on the test images",
-                ["configuration", "seeds", *(SCORE_WORDS[score] for score in scores)],
-                [
-                    [row["name"], str(len(row["seeds"])), *(with_interval(row["scores"][s]) for s in scores)]
-                    for row in result["optimistic"]
-                ],
-            )
+    return chosen
+
+
+def _curves(comparison: Comparison) -> Section:
+    text = (
+        f"The first {CURVES} configurations in one plot: the mean over seeds, with their range as a band."
+        if len(all_rows(comparison)) > CURVES
+        else "The mean over the seeds of a configuration, with their range as a band."
+    )
+    return Section(title="Curves", text=[text], figures=["curves_accuracy", "curves_f1", "curves_loss"])
+
+
+def _confusions(comparison: Comparison) -> Section:
+    rows = all_rows(comparison)
+    matrices_of: dict[str, Callable[[ConfigurationRow], list[Confusion]]] = {
+        "Test images": lambda row: row["confusion"],
+        "Validation images": lambda row: row["validation"]["confusion"],
+    }
+    groups = [
+        MatrixGroup(
+            title=split,
+            matrices=[
+                Matrix(name=_run_name(row, run["seed"]), lines=_lines(matrix))
+                for row in rows[:MOST_REPORTS]
+                for run, matrix in zip(row["runs"], of(row), strict=False)
+            ],
         )
-    if chosen:
-        tables.append(
-            table(
-                "What choosing on test adds: test accuracy over the epochs of such a run",
-                ["run", "best", "best F1", "epoch validation would choose", "median epoch", "last epoch"],
-                chosen,
-            )
-        )
-    return section("As the student report shows it", tables=tables)
+        for split, of in matrices_of.items()
+    ]
+    text = ["Counts and shares of the true class at probability 0.5, with one matrix for each run."]
+    if len(rows) > MOST_REPORTS:
+        text.append(f"The first {MOST_REPORTS} configurations are shown; comparison.json has all.")
+    return Section(title="Confusion matrices", text=text, matrices=groups)
 
 
-def _confusions(result: Facts) -> dict[str, Any]:
-    groups = []
-    for name, pick in (("Test", lambda row: row["confusion"]), ("Validation", val_confusion)):
-        cards = []
-        for row in rows_of(result)[:MOST_REPORTS]:
-            for run, matrix in zip(row["runs"], pick(row), strict=False):
-                mark = " (optimistic)" if row in result["optimistic"] else ""
-                cards.append({"name": f"{row['name']}, seed {run['seed']}{mark}", "lines": _lines(matrix)})
-        groups.append({"title": f"{name} images", "cards": cards})
-    text = ["Counts, and shares of the true class, at probability 0.5; one matrix a run."]
-    if len(rows_of(result)) > MOST_REPORTS:
-        text.append(f"The first {MOST_REPORTS} configurations; the others' stand in comparison.json.")
-    return section("Confusion matrices", text, matrices=groups)
+def _run_name(row: ConfigurationRow, seed: int) -> str:
+    return f"{row['name']}, seed {seed}" + ("" if row["rank"] else " (optimistic)")
 
 
-def _lines(matrix: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+def _lines(matrix: Confusion) -> list[MatrixLine]:
     lines = []
-    for name, counts in zip(("normal", "pneumonia"), matrix, strict=True):
+    for name, counts in zip(CLASS_NAMES, matrix, strict=True):
         total = max(1, sum(counts))
         cells = [
-            {"count": count, "share": f"{count / total:.1%}", "shade": f"{0.55 * count / total:.2f}"}
+            Cell(count=count, share=f"{count / total:.1%}", shade=f"{0.55 * count / total:.2f}")
             for count in counts
         ]
-        lines.append({"name": name, "cells": cells})
+        lines.append(MatrixLine(name=name.lower(), cells=cells))
     return lines
 
 
-def _calibration(result: Facts) -> dict[str, Any]:
+def _calibration(comparison: Comparison) -> Section:
+    scores = ("ece", "log_loss", "brier")
     rows = []
-    for row in rows_of(result):
+    for row in all_rows(comparison):
         fitted = row["temperature"]
         if fitted is None:
             continue
-        before = [number(row["scores"][key]["value"]) for key in ("ece", "log_loss", "brier")]
-        after = [number(fitted["after"][key]) for key in ("ece", "log_loss", "brier")]
         values = ", ".join(f"{value:.3f}" for value in fitted["values"])
-        rows.append([ranked(row), values, *(f"{a} → {b}" for a, b in zip(before, after, strict=True))])
-    shown = table(
-        "Temperature fitted on validation, and the test images' calibration before → after",
-        ["configuration", "temperature by seed", "ECE", "log-loss", "Brier"],
-        rows,
-    )
-    text = ["15 bins, the runs of a configuration pooled; ECE in brackets is the mean over its runs."]
-    return section("Calibration", text, tables=[shown], figures=("calibration",))
-
-
-def _thresholds(result: Facts) -> dict[str, Any]:
-    tables = []
-    for rule, words in RULE_WORDS.items():
-        rows = []
-        for row in rows_of(result):
-            point = row["points"].get(rule)
-            if point is None:
-                continue
-            values = point["predictive_values"]
-            rows.append(
-                [
-                    ranked(row),
-                    ", ".join(f"{value:.4f}" for value in point["thresholds"]),
-                    number(point["validation_recall"]),
-                    *(with_interval(point["scores"][s]) for s in ("recall", "specificity", "accuracy")),
-                    *(f"{number(v['ppv'], 3)} / {number(v['npv'], 3)}" for v in values.values()),
-                ]
-            )
-        prevalences = [f"PPV / NPV at {float(key):.1%}" for key in values] if rows else []
-        columns = [
-            "configuration",
-            "threshold by seed",
-            "sensitivity, validation",
-            "sensitivity",
-            "specificity",
+        changes = [
+            f"{number(row['scores'][score]['value'])} → {number(fitted['after'][score])}" for score in scores
         ]
-        tables.append(table(f"Threshold: {words}", [*columns, "accuracy", *prevalences], rows))
-    text = [
-        "Chosen on validation images, applied unchanged to the test images. Predictive values by Bayes' rule "
-        "for three prevalences: what a positive or negative call is worth depends on how many are ill."
-    ]
-    return section("Thresholds", text, tables=tables)
+        rows.append([ranked(row), values, *changes])
+    table = Table(
+        caption="Temperature fitted on validation, and the calibration of the test images before → after",
+        columns=["configuration", "temperature by seed", *_score_columns(scores)],
+        rows=rows,
+    )
+    text = "15 bins; the runs of a configuration are pooled. The ECE in brackets is the mean over its runs."
+    return Section(title="Calibration", text=[text], tables=[table], figures=["calibration"])
 
 
-def _subtypes(result: Facts) -> dict[str, Any] | None:
+def _thresholds(comparison: Comparison) -> Section:
+    text = (
+        "Thresholds are chosen on the validation images and applied unchanged to the test images. Predictive "
+        "values follow from Bayes' rule for three prevalences: the worth of a positive or negative call "
+        "depends on how many patients are ill."
+    )
+    tables = [_threshold_table(rule, words, all_rows(comparison)) for rule, words in RULE_WORDS.items()]
+    return Section(title="Thresholds", text=[text], tables=tables)
+
+
+def _threshold_table(rule: str, words: str, configurations: Sequence[ConfigurationRow]) -> Table:
+    rows, prevalences = [], []
+    for row in configurations:
+        point = row["points"].get(rule)
+        if point is None:
+            continue
+        values = point["predictive_values"]
+        prevalences = [f"PPV / NPV at {float(prevalence):.1%}" for prevalence in values]
+        rows.append(
+            [
+                ranked(row),
+                ", ".join(f"{threshold:.4f}" for threshold in point["thresholds"]),
+                number(point["validation_recall"]),
+                *_score_cells(point["scores"], ("recall", "specificity", "accuracy")),
+                *(f"{number(value['ppv'], 3)} / {number(value['npv'], 3)}" for value in values.values()),
+            ]
+        )
+    columns = ["configuration", "threshold by seed", "sensitivity, validation", "sensitivity", "specificity"]
+    return Table(caption=f"Threshold: {words}", columns=[*columns, "accuracy", *prevalences], rows=rows)
+
+
+def _subtypes(comparison: Comparison) -> Section | None:
     rows = [
         [
             ranked(row),
             kind,
             f"{entry['images']} / {entry['normal']}",
-            *(with_interval(entry[score]) for score in ("recall", "auroc", "auprc", "accuracy")),
+            *(with_interval(score) for score in (entry["recall"], entry["auroc"], entry["auprc"])),
+            with_interval(entry["accuracy"]),
         ]
-        for row in rows_of(result)
+        for row in all_rows(comparison)
         for kind, entry in row["subtypes"].items()
     ]
     if not rows:
         return None
-    columns = ["configuration", "pneumonia", "images / normal", "sensitivity", "AUROC", "AUPRC", "accuracy"]
-    shown = table("Each kind of pneumonia against all normal images", columns, rows)
-    return section(
-        "By subtype",
-        [f"At probability 0.5; the file names say which kind it is. Intervals of {FEW_DRAWS} draws."],
-        tables=[shown],
-    )
+    columns = ["configuration", "pneumonia", "images / normal"]
+    columns += _score_columns(("recall", "auroc", "auprc", "accuracy"))
+    table = Table(caption="Each kind of pneumonia against all normal images", columns=columns, rows=rows)
+    text = f"At probability 0.5. The file names tell the kind of pneumonia. Intervals use {FEW_DRAWS} draws."
+    return Section(title="By subtype", text=[text], tables=[table])

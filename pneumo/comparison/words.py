@@ -1,140 +1,182 @@
-"""What the comparison says in words and numbers, for the page and the terminal alike."""
+"""What a comparison says in words and numbers, on the page and in the terminal."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from pneumo.comparison.pairs import SCORE_WORDS
-from pneumo.names import PROTOCOLS
+from pneumo.comparison.content import (
+    Comparison,
+    ConfigurationRow,
+    PairRow,
+    PairScore,
+    ScoreInterval,
+    all_rows,
+)
+from pneumo.evaluation.statistics import LESS_IS_BETTER, LEVEL
+from pneumo.names import OFFICIAL_VAL, PATIENT_VAL, PROTOCOLS
 
-Facts = Mapping[str, Any]
 DASH = "–"  # noqa: RUF001  (an interval's)
 
+SCORE_WORDS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "recall": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "mcc": "MCC",
+    "brier": "Brier",
+    "log_loss": "log-loss",
+    "ece": "ECE",
+}
 
-def title(result: Facts) -> str:
-    about = result["about"]
+
+def title(comparison: Comparison) -> str:
+    about = comparison["about"]
     sweep = f", sweep {about['sweep']}" if about["sweep"] else ""
-    return f"{plural(count(result), 'configuration')} compared: {about['experiment']}{sweep}"
+    count = plural(len(all_rows(comparison)), "configuration")
+    return f"{count} compared: {about['experiment']}{sweep}"
 
 
-def lead(result: Facts) -> str:
-    test = result["test"]
-    runs = sum(len(row["runs"]) for row in rows_of(result))
-    people = (
+def lead(comparison: Comparison) -> str:
+    test = comparison["test"]
+    runs = sum(len(row["runs"]) for row in all_rows(comparison))
+    patients = (
         plural(test["clusters"], "patient") if not test["images_without_patient"] else "patients not known"
     )
     return (
-        f"{plural(runs, 'finished run')}, scored on the same {test['images']:,} test images ({people}): "
+        f"{plural(runs, 'finished run')}, scored on the same {test['images']:,} test images ({patients}): "
         f"{test['normal']:,} normal, {test['pneumonia']:,} pneumonia. One point of accuracy is "
         f"{test['images'] / 100:.1f} images."
     )
 
 
-def warnings(result: Facts) -> list[tuple[str, str]]:
-    found = []
-    if result["about"]["synthetic"]:
-        found.append(("Synthetic images.", "They were made by a program and say nothing about patients."))
-    unnamed = result["test"]["images_without_patient"]
+def warnings(comparison: Comparison) -> list[tuple[str, str]]:
+    """What a reader must know before the figures, each with a short title."""
+    listed = []
+    if comparison["about"]["synthetic"]:
+        listed.append(("Synthetic images.", "A program made them. They show nothing about patients."))
+    unnamed = comparison["test"]["images_without_patient"]
     if unnamed:
-        found.append(
+        listed.append(
             (
                 "Patients are not known.",
-                f"{unnamed:,} of {result['test']['images']:,} test images name no patient; each is "
-                "taken for a patient of its own: intervals are too narrow if some show the same one.",
+                f"{unnamed:,} of {comparison['test']['images']:,} test images name no patient. Each of them "
+                "counts as a separate patient, so the intervals are too narrow if some show the same one.",
             )
         )
-    if result["optimistic"]:
-        found.append(
+    optimistic = comparison["optimistic"]
+    if optimistic:
+        listed.append(
             (
                 "Optimistic runs.",
-                f"{plural(len(result['optimistic']), 'configuration')} chose the epoch on the test images; "
-                "shown apart, never ranked with the others.",
+                f"{plural(len(optimistic), 'configuration')} chose the epoch on the test images. "
+                "The page shows them apart and never ranks them with the others.",
             )
         )
-    if result["left_out"]:
-        found.append(
-            (
-                "Left out.",
-                f"{plural(len(result['left_out']), 'run')}; the reasons are listed under Settings.",
-            )
+    if comparison["left_out"]:
+        listed.append(
+            ("Left out.", f"{plural(len(comparison['left_out']), 'run')}. Settings lists the reasons.")
         )
-    notes = sorted({note for row in rows_of(result) for run in row["runs"] for note in run["notes"]})
-    found += [("Note.", note) for note in notes]
-    return found
+    notes = sorted({note for row in all_rows(comparison) for run in row["runs"] for note in run["notes"]})
+    return listed + [("Note.", note) for note in notes]
 
 
-def verdicts(result: Facts) -> list[str]:
-    """What may be claimed, in the score that ranks and AUROC: of ten configurations or fewer every pair."""
-    pairs = result["pairs"]
-    if not result["configurations"]:
-        return ["Only runs that chose their epoch on the test images were found: nothing can be ranked."]
+def verdict(first: str, second: str, score: str, entry: PairScore) -> str:
+    """What a paired difference in `score`, `first` minus `second`, allows one to claim."""
+    word, lower_wins = SCORE_WORDS[score], score in LESS_IS_BETTER
+    interval = f"{entry['difference']:+.4f}, 95 % interval {entry['low']:+.4f} to {entry['high']:+.4f}"
+    corrected = f"p {p_text(entry['p_holm'])} after Holm"
+    if entry["p_holm"] >= 1 - LEVEL or entry["low"] <= 0 <= entry["high"]:
+        return (
+            f"No difference in {word} can be claimed between {first} and {second} ({interval}; {corrected})."
+        )
+    better, worse = (first, second) if (entry["difference"] > 0) != lower_wins else (second, first)
+    return (
+        f"{better} has {'a lower' if lower_wins else 'a higher'} {word} than {worse} by "
+        f"{abs(entry['difference']):.4f} on these patients ({first} minus {second}: {interval}; {corrected})."
+    )
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """What may be claimed about the ranking score, accuracy and AUROC: up to six pairs one by one, else
+    counts."""
+    ranked, pairs = comparison["configurations"], comparison["pairs"]
+    if not ranked:
+        return ["Every run found chose its epoch on the test images, so there is nothing to rank."]
     if not pairs:
-        only = result["configurations"][0]
-        score = result["rank_by"]
+        score = comparison["rank_by"]
         return [
-            f"One configuration: {only['name']}, {SCORE_WORDS[score]} "
-            f"{with_interval(only['scores'][score])}. There is nothing to compare it with."
+            f"One configuration: {ranked[0]['name']}, {SCORE_WORDS[score]} "
+            f"{with_interval(ranked[0]['scores'][score])}. There is nothing to compare it with."
         ]
-    said = []
+    sentences = []
     for score in pairs[0]["verdicts"]:
         claimed = [pair for pair in pairs if not pair["verdicts"][score].startswith("No difference")]
+        word = SCORE_WORDS[score]
         if len(pairs) <= 6:
-            said += [_with_seeds(pair, score) for pair in pairs]
+            sentences += [_with_seeds(pair, score) for pair in pairs]
         elif not claimed:
-            said.append(f"No difference in {SCORE_WORDS[score]} can be claimed in any of {len(pairs)} pairs.")
+            sentences.append(f"No difference in {word} can be claimed in any of {len(pairs)} pairs.")
         else:
-            word = SCORE_WORDS[score]
-            said.append(f"A difference in {word} can be claimed in {len(claimed)} of {len(pairs)} pairs.")
-            behind = len(result["configurations"]) - 1 - sum(pair["first"] == "c1" for pair in claimed)
+            sentences.append(
+                f"A difference in {word} can be claimed in {len(claimed)} of {len(pairs)} pairs."
+            )
+            behind = len(ranked) - 1 - sum(pair["first"] == "c1" for pair in claimed)
             rest = f"all but {behind} of the others" if behind else "every other"
-            said.append(f"The first, {result['configurations'][0]['name']}, differs from {rest} in {word}.")
-    return said
+            sentences.append(f"The first, {ranked[0]['name']}, differs from {rest} in {word}.")
+    return sentences
 
 
-def _with_seeds(pair: Facts, score: str) -> str:
-    noise = pair["scores"][score]["with_seeds"]
-    said = str(pair["verdicts"][score])
+def _with_seeds(pair: PairRow, score: str) -> str:
+    """The verdict, and whether it holds when chance in training counts too."""
+    noise, sentence = pair["scores"][score]["with_seeds"], pair["verdicts"][score]
     if noise is None:
-        return f"{said} One seed at least on one side: chance in training is not counted."
+        return f"{sentence} One side has one seed only, so chance in training is not counted."
     word = "also excludes" if noise[0] > 0 or noise[1] < 0 else "includes"
-    return f"{said} With chance in training counted, {noise[0]:+.4f} to {noise[1]:+.4f}, which {word} zero."
+    return (
+        f"{sentence} With chance in training counted, the interval is {noise[0]:+.4f} to {noise[1]:+.4f} "
+        f"and {word} zero."
+    )
 
 
-def limits(result: Facts) -> list[str]:
-    """What a reader might take from the page, and should not."""
-    test, rows = result["test"], rows_of(result)
-    said = [
-        f"On {test['images']:,} images the intervals are as wide as they are: differences below them are not "
-        "shown to be nought, they are not shown at all.",
-        "Whoever stands first was picked by these very test images; of "
-        f"{plural(len(result['configurations']), 'configuration')} its figure is the luckiest, so expect a "
-        "little less on new patients.",
-        "Intervals are of these trained networks over new patients like these. How much another training "
-        "would differ is the SD over seeds, kept apart; with three seeds it is itself uncertain.",
-        "Patients from elsewhere, other devices, ages or diseases: nothing was tested on them.",
-        "Whether a doctor decides better with it: no reader took part.",
-        "Explanations, fairness by age, sex or origin: the data do not name them.",
+def limits(comparison: Comparison) -> list[str]:
+    """What a reader might conclude from the page, and should not."""
+    test, rows, ranked = comparison["test"], all_rows(comparison), comparison["configurations"]
+    sentences = [
+        f"Small differences: the intervals are as wide as {test['images']:,} images make them. A difference "
+        "smaller than its interval may be real; this comparison cannot show it.",
+        "The winner's score on new patients: these test images also picked the first of "
+        f"{plural(len(ranked), 'configuration')}, so its score is partly luck. Expect a little less.",
+        "Another training: the intervals describe these trained networks on new patients like these. How "
+        "much another training would differ is the SD over seeds, shown separately. From three seeds it is "
+        "itself uncertain.",
+        "Patients from other places, devices, ages or diseases: nothing was tested on them.",
+        "Whether doctors decide better with such a model: no reader took part.",
+        "Explanations, and fairness by age, sex or origin: the data do not record these.",
     ]
-    if any(len(row["seeds"]) == 1 for row in rows):
-        single = sum(len(row["seeds"]) == 1 for row in rows)
-        said.append(f"Chance in training of {plural(single, 'configuration')}: one seed each.")
-    if result["about"]["data"] == "chest_xray" and not result["about"]["synthetic"]:
-        said += [
-            "The public set is from one centre, children of one to five years. Normal and pneumonia images "
-            "differ in JPEG quality and aspect ratio too, which a model can learn instead of the disease.",
-            "Validation was carved from the training folder, where every model scores near the ceiling; "
-            "thresholds and temperatures fitted there need not suit the test images.",
+    single = sum(len(row["seeds"]) == 1 for row in rows)
+    if single:
+        sentences.append(f"Chance in training of {plural(single, 'configuration')} with one seed each.")
+    if comparison["about"]["data"] == "chest_xray" and not comparison["about"]["synthetic"]:
+        sentences += [
+            "Other hospitals: the public set comes from one centre and shows children of one to five years. "
+            "Its normal and pneumonia images also differ in JPEG quality and aspect ratio. A model can learn "
+            "these instead of the disease.",
+            "Well-chosen thresholds: validation images come from the training folder, where every model "
+            "scores close to the maximum. Thresholds and temperatures fitted there need not suit the test "
+            "images.",
         ]
-    if any(key == "trainer.epochs" for key in result["differences"]["keys"]):
-        said.append("Equal effort: the configurations were trained for different numbers of epochs.")
-    return said
+    if "trainer.epochs" in comparison["differences"]["keys"]:
+        sentences.append("Equal effort: the configurations were trained for different numbers of epochs.")
+    return sentences
 
 
-def caption(name: str, result: Facts) -> str:
-    score = SCORE_WORDS[result["rank_by"]]
+def caption(figure: str, comparison: Comparison) -> str:
+    score = SCORE_WORDS[comparison["rank_by"]]
     return {
-        "forest": "Accuracy and AUROC on the test images with 95 % intervals over patients; strokes are "
-        "single seeds, diamonds ensembles, hollow circles optimistic runs.",
+        "forest": "Accuracy and AUROC on the test images, with 95 % intervals over patients. Strokes are "
+        "single seeds, diamonds are ensembles, hollow circles are optimistic runs.",
         "differences": f"Paired differences in {score} with 95 % intervals, the largest first.",
         "roc": "ROC on the test images, with 95 % bands.",
         "precision_recall": "Precision against recall on the test images, with 95 % bands.",
@@ -145,15 +187,15 @@ def caption(name: str, result: Facts) -> str:
         "confusion_test": "Confusion matrices of the test images.",
         "confusion_validation": "Confusion matrices of the validation images.",
         "class_distribution": "Images by split and class.",
-    }[name]
+    }[figure]
 
 
 def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def with_interval(entry: Facts) -> str:
-    if not math.isfinite(entry["low"] or 0.0):
+def with_interval(entry: ScoreInterval) -> str:
+    if not math.isfinite(entry["low"]):
         return f"{number(entry['value'])} (no interval)"
     low, high = number(entry["low"], 3), number(entry["high"], 3)
     return f"{number(entry['value'])} ({low}{DASH}{high})"
@@ -167,22 +209,14 @@ def scaled(value: float | None, unit: float, name: str) -> str:
     return "-" if value is None else f"{value / unit:.2f} {name}".strip()
 
 
-def ranked(row: Facts) -> str:
+def ranked(row: ConfigurationRow) -> str:
     return f"{row['rank']}. {row['name']}" if row["rank"] else f"{row['name']} (optimistic)"
 
 
 def protocol_words(protocol: str) -> str:
-    return {"patient_val": "validation patients", "official_val": "16 official validation images"}.get(
+    return {PATIENT_VAL: "validation patients", OFFICIAL_VAL: "16 official validation images"}.get(
         protocol, PROTOCOLS.get(protocol, protocol)
     )
-
-
-def rows_of(result: Facts) -> list[Facts]:
-    return [*result["configurations"], *result["optimistic"]]
-
-
-def count(result: Facts) -> int:
-    return len(rows_of(result))
 
 
 def plural(count: int, word: str) -> str:

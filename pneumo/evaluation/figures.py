@@ -1,7 +1,6 @@
-"""Arrays to matplotlib figures. No pyplot and no global state: each function returns a Figure of its own.
+"""The figures of one run: arrays in, a matplotlib Figure out.
 
-Colours are Okabe and Ito's (2008), told apart under the common colour blindnesses; lines differ in dash and
-marker too, for a grey print. `note` is a line under the figure: synthetic data, optimistic protocol.
+Each function takes `note`, a line under the figure: synthetic data, an optimistic protocol.
 """
 
 import textwrap
@@ -12,6 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumo.evaluation import metrics
+from pneumo.evaluation.plot import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    UNITS,
+    axes_grid,
+    unit_square,
+    whole_epochs,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,17 +29,11 @@ if TYPE_CHECKING:
 
 DPI = 150
 TEXT, SMALL = 12, 10  # points
-BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#555555"
 
 LINES: dict[str, tuple[str, dict[str, Any]]] = {
     "train": ("train", {"color": BLUE, "marker": "o", "linestyle": "-"}),
     "val": ("validation", {"color": ORANGE, "marker": "s", "linestyle": "--"}),
     "test": ("test (seen every epoch)", {"color": GREEN, "marker": "^", "linestyle": ":"}),
-}
-UNITS = {
-    "loss": "loss (cross-entropy, nats)",
-    "accuracy": "accuracy (fraction of images)",
-    "f1": "F1 of the positive class (0 to 1)",
 }
 
 
@@ -38,7 +42,7 @@ def class_distribution(
     patients: Mapping[str, int] | None = None,
     note: str | None = None,
 ) -> "Figure":
-    """Bars of the images by split and class; `patients` has the patients of a split, where known."""
+    """Bars of the images by split and class; `patients` has the number of patients by split, if known."""
     figure, axes = _canvas("Images by split and class", "split", "images", note)
     classes = list(next(iter(counts.values()), {}))
     width = 0.8 / max(1, len(classes))
@@ -52,7 +56,7 @@ def class_distribution(
     people = patients or {}
     ticks = [f"{s}\n{people[s]:,} patients" if s in people else s for s in counts]
     axes.set_xticks(range(len(counts)), ticks)
-    axes.margins(y=0.18)  # room for the two lines over the tallest bar
+    axes.margins(y=0.18)  # for the two lines of text above the tallest bar
     axes.grid(axis="x", visible=False)
     axes.legend(fontsize=SMALL)
     return figure
@@ -65,9 +69,7 @@ def curve(
     selected_epoch: int | None = None,
     note: str | None = None,
 ) -> "Figure":
-    """`metric` (loss, accuracy or f1) of each split in `history` by epoch, the selected epoch marked."""
-    from matplotlib.ticker import MaxNLocator
-
+    """`metric` (loss, accuracy or f1) of each split in `history` by epoch; marks the selected epoch."""
     figure, axes = _canvas(title, "epoch", UNITS.get(metric, metric), note)
     for split, (label, style) in LINES.items():
         rows = [row for row in history if row.get(f"{split}/{metric}") is not None]
@@ -75,7 +77,7 @@ def curve(
             continue
         epochs = [row["epoch"] for row in rows]
         values = [float(row[f"{split}/{metric}"]) for row in rows]
-        # A lone epoch has no line, only its marker; beyond some 60 epochs markers hide the line.
+        # A single epoch has no line, only its marker; beyond about 60 epochs markers hide the line.
         size = 8 if len(rows) == 1 else 4 if len(rows) <= 60 else 0
         axes.plot(epochs, values, label=label, linewidth=1.8, markersize=size, **style)
         chosen = [(e, v) for e, v in zip(epochs, values, strict=True) if e == selected_epoch]
@@ -88,7 +90,7 @@ def curve(
         axes.axvline(selected_epoch, color=GREY, linewidth=1.2, linestyle="-.", label=label, zorder=1)
     if history:
         axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole_epochs(axes)
     _legend_above(axes)
     return figure
 
@@ -130,13 +132,14 @@ def roc(labels: ArrayLike, probabilities: ArrayLike, title: str, note: str | Non
     axes.plot(false_positive, true_positive, color=BLUE, linewidth=2, label=f"AUROC {at['auroc']:.4f}")
     _operating_point(axes, 1 - at["specificity"], at["recall"])
     axes.legend(fontsize=SMALL, loc="lower right")
-    return _unit_square(figure, axes)
+    unit_square(axes, margin=0.01)
+    return figure
 
 
 def precision_recall(
     labels: ArrayLike, probabilities: ArrayLike, title: str, note: str | None = None
 ) -> "Figure":
-    """Precision against recall in steps (scikit-learn's average precision is the area below them)."""
+    """Precision against recall, as steps; scikit-learn's average precision is the area below them."""
     from sklearn.metrics import precision_recall_curve
 
     truth, chances = metrics.checked(labels, probabilities)
@@ -152,7 +155,8 @@ def precision_recall(
     axes.step(recall, precision, where="post", color=BLUE, linewidth=2, label=area)
     _operating_point(axes, at["recall"], at["precision"])
     axes.legend(fontsize=SMALL, loc="lower left")
-    return _unit_square(figure, axes)
+    unit_square(axes, margin=0.01)
+    return figure
 
 
 def calibration(labels: ArrayLike, probabilities: ArrayLike, title: str, note: str | None = None) -> "Figure":
@@ -173,7 +177,7 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, title: str, note: s
     edges = np.linspace(0, 1, metrics.ECE_BINS + 1)
     bars = below.bar(edges[:-1], images, 1 / metrics.ECE_BINS, align="edge", color=SKY, edgecolor="white")
     below.bar_label(bars, [f"{n}" if n else "" for n in images], fontsize=SMALL - 1, padding=1)
-    # Confident models put hundreds of images into the outer bins and a handful between: only logs show both.
+    # Confident models put hundreds of images into the outer bins and a few between. A log scale shows both.
     below.set_yscale("log")
     below.set_ylim(0.7, 3 * max(1, int(images.max())))
     below.set_ylabel("images (log scale)", fontsize=TEXT)
@@ -189,23 +193,16 @@ def _canvas(
     size: tuple[float, float] = (8.0, 5.0),
     rows: int = 1,
 ) -> tuple["Figure", "Axes"]:
-    """A figure of `size` inches with its first axes titled and labelled, and `note` wrapped underneath."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr, call-arg]
+    """A figure of `size` inches with a title and labels on its first axes, and `note` underneath."""
     heights = {"height_ratios": (3, 1)} if rows == 2 else {}
-    grid = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, gridspec_kw=heights)[:, 0]
-    for axes in grid:
-        axes.tick_params(labelsize=SMALL + 1)
-        axes.grid(color="#dddddd", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    axes = grid[0]
+    figure, (axes, *_) = axes_grid(
+        size, rows, points=SMALL + 1, rule=("#dddddd", 0.8), dpi=DPI, sharex=rows > 1, gridspec_kw=heights
+    )
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr, call-arg]
     axes.set_title(title, fontsize=TEXT + 2)
     axes.set_xlabel(xlabel, fontsize=TEXT)
     axes.set_ylabel(ylabel, fontsize=TEXT)
-    if note:  # supxlabel, not text: the layout keeps room for it
+    if note:  # supxlabel, not text: the layout leaves space for it
         figure.supxlabel(
             textwrap.fill(note, int(13 * size[0])), fontsize=SMALL - 1, color=GREY, style="italic"
         )
@@ -213,14 +210,14 @@ def _canvas(
 
 
 def _legend_above(axes: "Axes") -> None:
-    """The legend over the axes, not in them: accuracy curves and intervals leave no corner free."""
+    """A legend above the axes: accuracy curves and intervals leave no free corner inside."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=SMALL, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes.set_title(axes.get_title(), fontsize=TEXT + 2, pad=30)
 
 
 def _wilson(share: metrics.Floats, images: metrics.Ints) -> tuple[metrics.Floats, metrics.Floats]:
-    """Wilson's (1927) 95 % interval of each bin's share: a bin of ten images alone says next to nothing."""
+    """Wilson's (1927) 95 % interval of each bin's share: a bin of ten images says little."""
     z = 1.959964
     middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
@@ -230,13 +227,6 @@ def _wilson(share: metrics.Floats, images: metrics.Ints) -> tuple[metrics.Floats
 def _operating_point(axes: "Axes", x: float, y: float) -> None:
     label = f"at probability 0.5 ({x:.3f}, {y:.3f})"
     axes.plot(x, y, "D", color=ORANGE, markersize=9, label=label, clip_on=False, zorder=5)
-
-
-def _unit_square(figure: "Figure", axes: "Axes") -> "Figure":
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
-    axes.set_aspect("equal")
-    return figure
 
 
 def _undefined(figure: "Figure", axes: "Axes") -> "Figure":

@@ -20,8 +20,8 @@ Ints = NDArray[np.int64]
 def scores(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> dict[str, float]:
     """Score `probabilities` of PNEUMONIA [N] against `labels` 0/1 [N]; all figures are fractions.
 
-    An image is called PNEUMONIA where probability >= threshold. A ratio over nothing (say, precision when no
-    image was called PNEUMONIA) is 0, as in scikit-learn; AUROC and AUPRC (average precision) are nan where
+    An image is called PNEUMONIA if probability >= threshold. A ratio over nothing (for example, precision if
+    no image was called PNEUMONIA) is 0, as in scikit-learn; AUROC and AUPRC (average precision) are nan if
     only one class is present. Raises UserError for arrays that cannot be scored.
     """
     from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
@@ -35,14 +35,14 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) 
         "specificity": _ratio(tn, tn + fp),
         "auroc": float(roc_auc_score(truth, chances)) if both else float("nan"),
         "auprc": float(average_precision_score(truth, chances)) if both else float("nan"),
-        # pos_label is named: from one class alone scikit-learn would have to guess which one is positive.
+        # pos_label is given: with one class alone scikit-learn would have to guess which one is positive.
         "brier": float(brier_score_loss(truth, chances, pos_label=1)),
         "ece": calibration_error(truth, chances),
     }
 
 
 def all_scores(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> dict[str, float]:
-    """`scores` and balanced accuracy, Matthews' correlation and log-loss (nats): what a comparison shows."""
+    """`scores`, and the balanced accuracy, Matthews' correlation and log-loss (nats) of a comparison."""
     from sklearn.metrics import log_loss, matthews_corrcoef
 
     truth, chances = checked(labels, probabilities)
@@ -56,7 +56,7 @@ def all_scores(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0
 
 
 def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
-    """Positive and negative predictive value where a share `prevalence` is ill (Bayes); nan for 0 / 0."""
+    """Positive and negative predictive value if a share `prevalence` is ill (Bayes); nan for 0 / 0."""
     ill, well = prevalence, 1 - prevalence
     positive = sensitivity * ill + (1 - specificity) * well
     negative = specificity * well + (1 - sensitivity) * ill
@@ -68,7 +68,7 @@ def predictive_values(sensitivity: float, specificity: float, prevalence: float)
 
 
 def by_subtype(patients: Sequence[str | None], labels: ArrayLike) -> dict[str, NDArray[np.bool_]]:
-    """Masks [N] of all normal images and the pneumonias of one kind; the patient's name carries the kind."""
+    """Masks [N] of all normal images and the pneumonias of one kind; the patient's name tells the kind."""
     truth = _classes("labels", labels)
     masks = {}
     for kind in SUBTYPES:
@@ -83,7 +83,7 @@ def operating_points(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, f
     """Thresholds chosen on these (validation) images, to be applied unchanged to others.
 
     `half` is 0.5; `sensitivity_95` the highest threshold with a sensitivity of .95 or more; `youden` the
-    highest that maximises sensitivity + specificity - 1 (Youden 1950). Only 0.5 where one class is missing.
+    highest that maximises sensitivity + specificity - 1 (Youden 1950). Only 0.5 if one class is missing.
     """
     truth, chances = checked(labels, probabilities)
     points = {"half": 0.5}
@@ -100,8 +100,8 @@ def operating_points(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, f
 def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """The temperature that minimises the log-loss of these (validation) images (Guo et al., ICML 2017).
 
-    Between 0.05 and 20: where a model separates the classes perfectly there is no minimum. The log-loss is
-    convex in 1 / temperature, so its slope has one root.
+    Limited to 0.05 to 20: if a model separates the classes perfectly, no temperature is best. The log-loss
+    is convex in 1 / temperature, so its slope has one root.
     """
     from scipy.optimize import brentq
 
@@ -125,7 +125,7 @@ def tempered(probabilities: ArrayLike, temperature: float) -> Floats:
 
 
 def from_counts(tn: float, fp: float, fn: float, tp: float) -> dict[str, float]:
-    """Accuracy, F1, precision and recall from the four counts: what the running training figures need."""
+    """Accuracy, F1, precision and recall from the four counts, as training logs them."""
     return {
         "accuracy": _ratio(tn + tp, tn + fp + fn + tp),
         "f1": _ratio(2 * tp, 2 * tp + fp + fn),
@@ -147,10 +147,10 @@ def confusion(labels: ArrayLike, predictions: ArrayLike) -> Ints:
 def calibration_bins(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats, Floats]:
     """Images, mean probability and observed share of PNEUMONIA in each of 15 equal bins of [0, 1].
 
-    Returns three arrays [15]; an empty bin's means are nan. A probability on an edge is of the upper bin.
+    Returns three arrays [15]; an empty bin's means are nan. A probability on an edge is in the upper bin.
     """
     truth, chances = checked(labels, probabilities)
-    # searchsorted against the edges, not floor(p * 15): 0.6 * 15 and its like round to the wrong side.
+    # searchsorted against the edges, not floor(p * 15): products such as 0.6 * 15 round to the wrong side.
     edges = np.arange(1, ECE_BINS) / ECE_BINS
     bins = np.searchsorted(edges, chances, side="right")
     images = np.bincount(bins, minlength=ECE_BINS)
@@ -171,7 +171,7 @@ def calibration_error(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
-    """`labels` as int64 [N] and `probabilities` as float64 [N], or UserError saying what is wrong."""
+    """`labels` as int64 [N] and `probabilities` as float64 [N]; UserError names what is wrong."""
     truth, chances = _classes("labels", labels), np.asarray(probabilities, dtype=np.float64)
     if truth.shape != chances.shape:
         raise UserError(

@@ -13,10 +13,10 @@ THRESHOLD = 0.5  # an image is called positive from this probability on
 
 @dataclass(kw_only=True, slots=True)
 class SplitResult:
-    """What the selected checkpoint says of one split; four columns of one length, a row an image."""
+    """What the selected checkpoint predicts for one split: four columns of one length, one row per image."""
 
     paths: list[str]
-    patients: list[str | None]  # None where the patient is not known
+    patients: list[str | None]  # None if the patient is not known
     labels: np.ndarray  # int [N], 0 or 1
     probabilities: np.ndarray  # float [N], of class 1
 
@@ -39,7 +39,7 @@ class SplitResult:
 
 
 def read_predictions(text: str) -> SplitResult:
-    """The content of a predictions/*.csv; UserError where it is none."""
+    """The content of a predictions/*.csv; UserError if it is something else."""
     rows = list(csv.DictReader(io.StringIO(text)))
     try:
         return SplitResult(
@@ -49,10 +49,11 @@ def read_predictions(text: str) -> SplitResult:
             probabilities=np.array([float(row["probability"]) for row in rows], dtype=np.float64),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"no table of predictions (path, patient, label, probability): {error}") from None
+        raise UserError(f"not a table of predictions (path, patient, label, probability): {error}") from None
 
 
 def predictions_csv(split: SplitResult) -> bytes:
+    """The CSV, UTF-8; probabilities read back to the same bits."""
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
     writer.writerow(("path", "patient", "label", "probability", "prediction"))
@@ -60,4 +61,4 @@ def predictions_csv(split: SplitResult) -> bytes:
     for path, patient, label, probability, prediction in zip(*columns, strict=True):
         # repr of a Python float is the shortest text that reads back to the same bits (float32 too).
         writer.writerow((path, patient or "", int(label), repr(float(probability)), int(prediction)))
-    return page.getvalue().encode(errors="surrogateescape")  # a file name need not be UTF-8
+    return page.getvalue().encode(errors="surrogateescape")  # file names may not be UTF-8

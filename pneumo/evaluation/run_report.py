@@ -1,6 +1,5 @@
-"""The files a finished run leaves for its reader: figures, classification reports and predictions."""
+"""Writes the files of a finished run for people: figures, classification reports and predictions."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pneumo import one_of
-from pneumo.evaluation import metrics
+from pneumo.evaluation import figures, metrics, plot
 from pneumo.evaluation.predictions import THRESHOLD, SplitResult, predictions_csv
 from pneumo.files import write_atomically
-from pneumo.names import PROTOCOLS
+from pneumo.names import FIGURES, PREDICTIONS, PROTOCOLS, REPORTS, TEST_SELECTED
 from pneumo.text import finite
 
 if TYPE_CHECKING:
@@ -36,10 +35,10 @@ def write(
 ) -> dict[str, float]:
     """Write figures/, reports/ and predictions/ under `directory` and return the scores of the test split.
 
-    `history` has a dict an epoch (`epoch`, `train/loss`, `val/f1`, ...), `splits` the keys val and test,
-    `class_counts` the images by split and class, `patients` the patients by split. `val_monitor` is the
-    figure by which validation would have chosen the epoch; it is read for protocol=test_selected only. Each
-    file is replaced whole; nothing is written where a split cannot be scored.
+    `history` has a dict for each epoch (`epoch`, `train/loss`, ...), `splits` the keys val and test,
+    `class_counts` the images by split and class, `patients` the patients by split. `val_monitor` is the score
+    by which validation would have chosen the epoch; only protocol=test_selected reads it. Each file is
+    replaced whole. If a split cannot be scored, nothing is written and a UserError says why.
     """
     one_of("protocol", protocol, PROTOCOLS)
     for needed in ("val", "test"):
@@ -47,21 +46,21 @@ def write(
     scored = {
         name: metrics.scores(splits[name].labels, splits[name].probabilities) for name in ("val", "test")
     }
-    optimistic = protocol == "test_selected"
+    optimistic = protocol == TEST_SELECTED
     honest = _chosen_by_validation(history, val_monitor) if optimistic else None
     drawn = _figures(history, splits, class_counts, patients, class_names, selected_epoch, optimistic, note)
     for name, figure in drawn.items():
-        write_atomically(directory / "figures" / f"{name}.png", _png(figure))
+        write_atomically(directory / FIGURES / f"{name}.png", plot.png(figure))
     for name in ("val", "test"):
-        facts = _facts(name, splits[name], scored[name], class_names)
-        facts |= {"selected_epoch": selected_epoch, "protocol": protocol, "note": note}
-        facts |= {"protocol_in_words": PROTOCOLS[protocol], "optimistic": optimistic and name == "test"}
-        facts["at_epoch_chosen_by_validation"] = honest if name == "test" else None
-        text = json.dumps(finite(facts), indent=2, allow_nan=False, ensure_ascii=False)
-        write_atomically(directory / "reports" / f"classification_{name}.json", (text + "\n").encode())
-        page = _page(facts, splits[name], class_names)
-        write_atomically(directory / "reports" / f"classification_{name}.txt", page.encode())
-        write_atomically(directory / "predictions" / f"{name}.csv", predictions_csv(splits[name]))
+        report = _report(name, splits[name], scored[name], class_names)
+        report |= {"selected_epoch": selected_epoch, "protocol": protocol, "note": note}
+        report |= {"protocol_in_words": PROTOCOLS[protocol], "optimistic": optimistic and name == "test"}
+        report["at_epoch_chosen_by_validation"] = honest if name == "test" else None
+        text = json.dumps(finite(report), indent=2, allow_nan=False, ensure_ascii=False)
+        write_atomically(directory / REPORTS / f"classification_{name}.json", (text + "\n").encode())
+        page = _page(report, splits[name], class_names)
+        write_atomically(directory / REPORTS / f"classification_{name}.txt", page.encode())
+        write_atomically(directory / PREDICTIONS / f"{name}.csv", predictions_csv(splits[name]))
     return scored["test"]
 
 
@@ -75,9 +74,7 @@ def _figures(
     optimistic: bool,
     note: str | None,
 ) -> dict[str, "Figure"]:
-    from pneumo.evaluation import figures
-
-    # Only what shows a test figure carries the warning; it is not said twice where the caller's note has it.
+    # Only figures of the test set carry the warning, and only if the caller's note does not have it already.
     parts = [note] if note else []
     if optimistic and "optimistic" not in (note or "").lower():
         parts.append(OPTIMISTIC)
@@ -87,10 +84,10 @@ def _figures(
         drawn[f"curves_{metric}"] = figures.curve(
             history, metric, f"{title} by epoch", selected_epoch, warned
         )
-    for name, word, said in (("val", "validation", note), ("test", "test", warned)):
+    for name, word, below in (("val", "validation", note), ("test", "test", warned)):
         matrix = metrics.confusion(splits[name].labels, splits[name].predictions)
         title = f"Confusion matrix, {word} set, epoch {selected_epoch}"
-        drawn[f"confusion_{name}"] = figures.confusion_matrix(matrix, class_names, title, said)
+        drawn[f"confusion_{name}"] = figures.confusion_matrix(matrix, class_names, title, below)
     labels, probabilities = splits["test"].labels, splits["test"].probabilities
     where = f"test set, epoch {selected_epoch}"
     drawn["roc_test"] = figures.roc(labels, probabilities, f"ROC, {where}", warned)
@@ -101,7 +98,7 @@ def _figures(
     return drawn
 
 
-def _facts(
+def _report(
     name: str, split: SplitResult, scored: dict[str, float], class_names: tuple[str, str]
 ) -> dict[str, Any]:
     from sklearn.metrics import classification_report
@@ -123,21 +120,21 @@ def _facts(
     }
 
 
-def _page(facts: dict[str, Any], split: SplitResult, class_names: tuple[str, str]) -> str:
+def _page(report: dict[str, Any], split: SplitResult, class_names: tuple[str, str]) -> str:
     from sklearn.metrics import classification_report
 
     header = {
-        "split": facts["split"],
-        "images": facts["images"],
-        "patients": "not known for every image" if facts["patients"] is None else facts["patients"],
-        "selected epoch": facts["selected_epoch"],
-        "protocol": f"{facts['protocol']}: {facts['protocol_in_words']}",
+        "split": report["split"],
+        "images": report["images"],
+        "patients": "not known for every image" if report["patients"] is None else report["patients"],
+        "selected epoch": report["selected_epoch"],
+        "protocol": f"{report['protocol']}: {report['protocol_in_words']}",
         "positive class": f"{class_names[1]}, called from probability {THRESHOLD} on",
     }
-    if facts["note"]:
-        header["note"] = facts["note"]
-    if facts["optimistic"]:
-        header["by validation"] = _honest_words(facts["at_epoch_chosen_by_validation"])
+    if report["note"]:
+        header["note"] = report["note"]
+    if report["optimistic"]:
+        header["by validation"] = _honest_words(report["at_epoch_chosen_by_validation"])
     lines = [f"{key + ':':<16}{value}" for key, value in header.items()]
     table = classification_report(
         split.labels,
@@ -147,19 +144,19 @@ def _page(facts: dict[str, Any], split: SplitResult, class_names: tuple[str, str
         digits=4,
         zero_division=0,
     )
-    figures = [f"{key:<12}{value:.4f}" for key, value in facts["scores"].items()]
-    return "\n".join([*lines, "", table.rstrip(), "", *figures, ""])
+    scores = [f"{key:<12}{value:.4f}" for key, value in report["scores"].items()]
+    return "\n".join([*lines, "", table.rstrip(), "", *scores, ""])
 
 
 def _chosen_by_validation(history: list[dict[str, Any]], monitor: str) -> dict[str, Any] | None:
-    """The test figures at the epoch that validation would have chosen; None where `history` cannot say."""
+    """The test scores at the epoch that validation would have chosen; None if `history` lacks them."""
     rows = [row for row in history if _is_number(row.get(monitor))]
     if not rows:
         return None
     least = monitor.endswith(("loss", "brier", "ece"))
     best = (min if least else max)(row[monitor] for row in rows)
     ties = [row for row in rows if row[monitor] == best]
-    # The first of equals, as a trainer that asks for an improvement keeps it.
+    # The first of equal epochs: a trainer keeps an epoch until another one improves on it.
     test = {key: float(v) for key, v in ties[0].items() if key.startswith("test/") and _is_number(v)}
     if not test:
         return None
@@ -178,12 +175,6 @@ def _honest_words(honest: dict[str, Any] | None) -> str:
     ties = f", the first of {honest['ties']} equal epochs" if honest["ties"] > 1 else ""
     figures = ", ".join(f"{key} {value:.4f}" for key, value in honest["test"].items())
     return f"epoch {honest['epoch']} (best {honest['monitor']} {honest['value']:.4f}{ties}): {figures}"
-
-
-def _png(figure: "Figure") -> bytes:
-    page = io.BytesIO()
-    figure.savefig(page, format="png")
-    return page.getvalue()
 
 
 def _is_number(value: object) -> bool:

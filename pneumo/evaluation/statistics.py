@@ -1,20 +1,19 @@
-"""Intervals and paired tests. Patients, not images, are what a test set was drawn from: they are resampled.
+"""Intervals and paired tests. A test set is a sample of patients, not of images, so patients are resampled.
 
-The bootstrap, so that it can be repeated elsewhere to the last digit: patients fall into strata by the
-classes of their images (only 0, only 1, both; in this order) and are sorted by name within a stratum; an
-image without a patient is a patient of its own, named by its row. With rng = numpy.random.default_rng(seed),
-stratum after stratum, rng.integers(n, size=(draws, n)) picks n of its n patients in each draw; an image
-weighs as often as its patient was picked. All models are scored on the same draws, so differences are paired.
+The bootstrap can be repeated elsewhere to the last digit. Patients are put into strata by the classes of
+their images (only 0, only 1, both; in this order) and are sorted by name within a stratum. An image without a
+patient counts as one patient, named by its row. With rng = numpy.random.default_rng(seed), stratum after
+stratum, rng.integers(n, size=(draws, n)) picks n of its n patients in each draw; the weight of an image is
+how often its patient was picked. All models are scored on the same draws, so differences are paired.
 
-The draws give standard errors (ddof=1); an interval is the observed value -+ 1.959964 of them, for single
-scores on the scale of their logits. Percentile and BCa intervals were tried in the same simulation: near 1,
-where good models score, the former cover less than 95 %, and the latter's tests reject twice too often
-(docs/statistics.md).
+The draws give standard errors (ddof=1). An interval is the observed value -+ 1.959964 standard errors, for
+single scores on the scale of their logits. Percentile and BCa intervals were tried in the same simulation.
+Near 1, where good models score, percentile intervals cover less than 95 %, and tests from BCa intervals
+reject twice too often (docs/explanation/statistics.md).
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,7 +67,7 @@ def resampled_scores(
 ) -> dict[str, Floats]:
     """`metrics.all_scores` of every draw: name -> [draws]. 2,000 draws of 624 images take about 0.06 s.
 
-    `parts` leaves out what is not asked for: counts (at `threshold`), losses (of probabilities) and areas.
+    `parts` names the scores to compute: counts (at `threshold`), losses (of probabilities) and areas.
     """
     truth, chances = checked(labels, probabilities)
     blocks = []
@@ -130,7 +129,7 @@ def _areas(truth: Ints, chances: Floats, weights: Floats) -> dict[str, Floats]:
         nan = np.full(weights.shape[1], np.nan)
         return {"auroc": nan, "auprc": nan}
     tp, fp = _counts_down(truth, chances, weights)
-    ill, normal = tp.copy(), fp.copy()  # of each step alone; numpy.add.reduceat took three times as long
+    ill, normal = tp.copy(), fp.copy()  # of each step; numpy.add.reduceat took three times as long
     ill[1:] -= tp[:-1]
     normal[1:] -= fp[:-1]
     called = fp + tp
@@ -146,7 +145,7 @@ def resampled_curves(
 ) -> tuple[Floats, Floats]:
     """Sensitivity at each false positive rate of `grid` [G], and precision at each sensitivity, [G, draws].
 
-    The ROC is taken as the steps it is: the sensitivity reached without passing the false positive rate.
+    The ROC is a step function: the sensitivity reached without exceeding the false positive rate.
     """
     truth, chances = checked(labels, probabilities)
     roc, precision = [], []
@@ -170,8 +169,8 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 def interval(score: str, observed: float, draws: ArrayLike) -> tuple[float, float]:
     """95 % interval of a score: symmetric on the logit scale (MCC's of (1 + MCC) / 2; log-loss's logarithm).
 
-    Where the observed value or a draw lies on the scale's end, 0 or 1, the draws' 2.5 % and 97.5 % quantiles.
-    nan where all draws are equal (nobody missed, say): the bootstrap then knows of no uncertainty.
+    If the observed value or a draw is at the end of the scale, 0 or 1, the draws' 2.5 % and 97.5 % quantiles.
+    nan if all draws are equal (no patient missed, say): the bootstrap then shows no uncertainty.
     """
     values = np.asarray(draws, dtype=np.float64)
     if not (np.isfinite(observed) and np.isfinite(values).all()) or np.ptp(values) < 1e-12:
@@ -192,7 +191,7 @@ def interval(score: str, observed: float, draws: ArrayLike) -> tuple[float, floa
 
 
 def compare_draws(difference: float, draws: ArrayLike) -> dict[str, float]:
-    """Interval of a paired difference from its bootstrap differences [draws], and its inversion, p."""
+    """Interval of a paired difference from its bootstrap differences [draws]; p inverts that interval."""
     error = float(np.asarray(draws).std(ddof=1))
     sure = 0.0 if difference else 1.0
     p = math.erfc(abs(difference) / error / 2**0.5) if error > 1e-12 else sure
@@ -207,10 +206,10 @@ def compare_draws(difference: float, draws: ArrayLike) -> dict[str, float]:
 def with_training_noise(
     difference: float, draws: ArrayLike, first: ArrayLike, second: ArrayLike
 ) -> tuple[float, float] | None:
-    """95 % interval of a difference of means over training seeds, seeds and patients both counted as chance.
+    """95 % interval of a difference of means over training seeds; seeds and patients both count as chance.
 
-    The variance over bootstrap draws and the seeds' variance of either mean are summed; the degrees of
-    freedom are Welch and Satterthwaite's (1946). None where a model has fewer than two seeds.
+    The variance over bootstrap draws and the seeds' variances of both means are summed; the degrees of
+    freedom are Welch and Satterthwaite's (1946). None if a model has fewer than two seeds.
     """
     from scipy.stats import t
 
@@ -231,8 +230,8 @@ def with_training_noise(
 def delong(labels: ArrayLike, models: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
     """AUROC [K] of `models` (probabilities [N] each) and their covariance [K, K] (DeLong et al. 1988).
 
-    By midranks, after Sun and Xu (2014). Images are taken as independent: several of a patient make it too
-    sure, so it stands beside the bootstrap over patients, not in its place.
+    By midranks, after Sun and Xu (2014). It treats images as independent, so several images of one patient
+    make it too sure. It therefore accompanies the bootstrap over patients and does not replace it.
     """
     from scipy.stats import rankdata
 
@@ -261,8 +260,8 @@ def delong_p(areas: Floats, covariance: Floats, contrast: ArrayLike) -> tuple[fl
 
 
 def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
-    """Images that only the first, only the second of two models' predictions (0/1 [N]) gets right, and the
-    exact two-sided p (McNemar 1947). Images are taken as independent."""
+    """How many images only the first and only the second of two models' predictions (0/1 [N]) get right, and
+    the exact two-sided p (McNemar 1947). It treats images as independent."""
     from scipy.special import bdtr
 
     truth = np.asarray(labels)
@@ -273,29 +272,9 @@ def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number (Holm 1979); statsmodels' takes 0.3 s a call to collect garbage."""
+    """p values adjusted for their number (Holm 1979). statsmodels collects garbage for 0.3 s in each call."""
     adjusted, highest = [0.0] * len(p_values), 0.0
     for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
         adjusted[index] = highest
     return adjusted
-
-
-def verdict(first: str, second: str, score: str, result: Mapping[str, Any]) -> str:
-    """What a paired comparison (`difference` = first - second, `low`, `high`, `p_holm`) allows one to say."""
-    span = f"{result['difference']:+.4f}, 95 % interval {result['low']:+.4f} to {result['high']:+.4f}"
-    corrected = f"{_p_words(result['p_holm'])} after Holm"
-    if result["p_holm"] >= 1 - LEVEL or result["low"] <= 0 <= result["high"]:
-        return f"No difference in {score} can be claimed between {first} and {second} ({span}; {corrected})."
-    ahead = (result["difference"] > 0) != (score in LESS_IS_BETTER)
-    better, worse = (first, second) if ahead else (second, first)
-    words = "a lower" if score in LESS_IS_BETTER else "a higher"
-    size = abs(result["difference"])
-    return (
-        f"{better} has {words} {score} than {worse} by {size:.4f} on these patients "
-        f"({first} minus {second}: {span}; {corrected})."
-    )
-
-
-def _p_words(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"

@@ -1,4 +1,4 @@
-"""A model as ONNX, for machines without torch: preprocessed images in, probabilities out."""
+"""Export a model as ONNX, for machines without torch: preprocessed images in, probabilities out."""
 
 import json
 import tempfile
@@ -6,21 +6,28 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from pneumo import UserError
+from pneumo.data.augment import normalise
 from pneumo.files import write_atomically
 from pneumo.inference.bundle import Bundle
 
 OPSET = 17
-CLOSE = 1e-4  # of probabilities, between torch and onnxruntime
+MAX_DIFFERENCE = 1e-4  # of probabilities, between torch and onnxruntime
+FACTS = (
+    *("preprocess", "class_names", "temperature", "thresholds", "threshold_rule"),
+    *("fingerprint", "data_digest", "run_id", "version"),
+)
 
 
 def onnx(bundle: Bundle, file: Path) -> str:
-    """Write `bundle` as `file` after checking it against the model; what was written, in words.
+    """Write `bundle` as `file` after checking it against the model; returns a line that describes the file.
 
-    Input `images`: uint8 [B, S, S] as preprocessed; output `probability`: float32 [B], uncalibrated. The
-    model's JSON (threshold, temperature, ...) lies in the file's metadata under `pneumo`.
-    UserError where the packages miss, the place cannot be written, or the two differ by more than 1e-4.
+    Input `images`: uint8 [B, S, S], preprocessed. Output `probability`: float32 [B], uncalibrated. The file's
+    metadata hold the model's facts (thresholds, temperature, ...) as JSON under `pneumo`. UserError if the
+    packages are missing, the file cannot be written, or the two models differ by more than 1e-4.
     """
     try:
         import onnx as onnx_package
@@ -28,20 +35,21 @@ def onnx(bundle: Bundle, file: Path) -> str:
     except ImportError:
         raise UserError("export needs onnx and onnxruntime: pip install pneumo[onnx]") from None
     if file.suffix != ".onnx":
-        raise UserError(f"output={file} is not named as ONNX: give output=FILE.onnx.")
+        raise UserError(f"output={file} does not end with .onnx: give output=FILE.onnx.")
     with tempfile.TemporaryDirectory(prefix="pneumo-") as scratch:
-        aside = Path(scratch, "model.onnx")
-        _trace(bundle, aside)
-        model = onnx_package.load(aside)
-        entry = model.metadata_props.add()
-        entry.key, entry.value = "pneumo", json.dumps(_facts(bundle))
+        traced = Path(scratch, "model.onnx")
+        _trace(bundle, traced)
+        model = onnx_package.load(traced)
+        metadata = model.metadata_props.add()
+        metadata.key = "pneumo"
+        metadata.value = json.dumps({key: getattr(bundle, key) for key in FACTS})
         onnx_package.checker.check_model(model)
         content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     difference = max(_difference(bundle, session, count) for count in (1, 5))
-    if not difference <= CLOSE:
+    if not difference <= MAX_DIFFERENCE:
         raise UserError(
-            f"the ONNX model differs by {difference:.2g} from {bundle.version}: it is not written."
+            f"the ONNX model differs by {difference:.2g} from {bundle.version}: it was not written."
         )
     try:
         write_atomically(file, content)
@@ -54,13 +62,8 @@ def onnx(bundle: Bundle, file: Path) -> str:
 
 
 def _trace(bundle: Bundle, file: Path) -> None:
-    import torch
-    from torch import Tensor, nn
-
-    from pneumo.data.augment import normalise
-
-    class Whole(nn.Module):
-        """From preprocessed images to probabilities, so that a user cannot normalise another way."""
+    class FromPreprocessed(nn.Module):
+        """From preprocessed images to probabilities: normalising is part of it, so users cannot differ."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -71,31 +74,24 @@ def _trace(bundle: Bundle, file: Path) -> None:
 
     size = bundle.image_size
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # normalise's constants are meant as such
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of normalise's constants
         torch.onnx.export(
-            Whole().eval(),
+            FromPreprocessed().eval(),
             (torch.zeros(2, size, size, dtype=torch.uint8),),
             str(file),
             input_names=["images"],
             output_names=["probability"],
             dynamic_axes={"images": {0: "batch"}, "probability": {0: "batch"}},
             opset_version=OPSET,
-            dynamo=False,  # the other exporter needs onnxscript, and gives the same graph of such networks
+            dynamo=False,  # the newer exporter needs onnxscript and gives the same graph for these networks
         )
 
 
 def _difference(bundle: Bundle, session: "object", count: int) -> float:
-    """The largest difference of probabilities on `count` made-up images."""
+    """The largest difference of probabilities on `count` generated images."""
     size = bundle.image_size
     rng = np.random.default_rng(count)
     images = rng.integers(0, 256, (count, size, size)).astype(np.uint8)
     images[count // 2] = np.arange(size, dtype=np.uint8)[None] * (256 // size or 1)
     found = session.run(["probability"], {"images": images})[0]  # type: ignore[attr-defined]
     return float(np.abs(found - bundle.probabilities(images)).max())
-
-
-def _facts(bundle: Bundle) -> dict[str, object]:
-    keys = (
-        "preprocess class_names temperature thresholds threshold_rule fingerprint data_digest run_id".split()
-    )
-    return {key: getattr(bundle, key) for key in keys} | {"version": bundle.version}

@@ -1,10 +1,12 @@
-"""Is an image like those that a model was trained on? A simple score that warns of a colour photo, a CT
-slice, a lateral view, an X-ray turned or inverted: of such images a model's probability says nothing.
+"""Out-of-distribution warnings: images that look unlike the training data get a warning.
 
-A preprocessed square is cut to its content and reduced to 16 x 16; its score is the distance from the
-training images under probabilistic principal components (Tipping and Bishop 1999): along each of 24
-components and off them all, in units of the training images' own spread, so that 1 is usual. The limits are
-those that 1 % of the validation images pass.
+Examples are a colour photo, a CT slice, a lateral view, an X-ray that is turned or inverted. A model gives
+them a probability too, but it means nothing.
+
+The score: a preprocessed square is cropped to its content and reduced to 16 x 16 pixels. Its distance to the
+training images is measured with probabilistic principal components (Tipping and Bishop 1999), along each of
+24 components and off all of them. The unit is the spread of the training images, so that 1 is usual. The
+limits are exceeded by 1 % of the validation images.
 """
 
 import base64
@@ -20,20 +22,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumo import UserError
+from pneumo.data import cache, manifest
 from pneumo.data.images import Grey
+from pneumo.data.settings import DataSettings, PhantomSettings
+from pneumo.text import first_line
 
 SIDE = 16
 COMPONENTS = 24
-PASSED_BY = 0.01  # the share of the validation images beyond a limit
-MAX_FITTED = 20_000  # images: more change the components no further
-COLOUR_LIMIT = 0.01  # share of an image's pixels; scanned films and JPEG's rounding stay far below it
-BLANK = 0.02  # spread of the thumbnail's levels in 0..1
-NOISE_FLOOR = 1e-4  # of the variance off the components: a set of equal images has none
+SHARE_BEYOND = 0.01  # share of the validation images that exceed a limit
+MAX_IMAGES = 20_000  # per split: more do not change the components
+COLOUR_LIMIT = 0.01  # share of an image's pixels; scanned films and JPEG rounding stay far below it
+BLANK_SPREAD = 0.02  # standard deviation of the thumbnail's levels, which are in 0..1
+NOISE_FLOOR = 1e-4  # of a variance: a set of equal images has none
 FORMAT = 1
 
 Thumbs = NDArray[np.float32]
 
-# What the image would have to be to look familiar -> how to make it so.
+# What is wrong with an image -> how to change it back, so that it looks like the training images again.
 POSES: dict[str, Callable[[Thumbs], Thumbs]] = {
     "turned by 90 degrees clockwise": lambda thumbs: np.rot90(thumbs, 1, (1, 2)),
     "upside down": lambda thumbs: np.rot90(thumbs, 2, (1, 2)),
@@ -44,10 +49,10 @@ POSES: dict[str, Callable[[Thumbs], Thumbs]] = {
 
 
 def fit(train: Iterable[Grey], val: Iterable[Grey]) -> dict[str, Any]:
-    """The reference of a model: from its training images, limits from its validation images.
+    """The reference of a model: fitted on its training images, with limits from its validation images.
 
-    Both give uint8 squares [S, S] as `preprocess` makes them; at most 20,000 of each are wanted. The result
-    is JSON of about 20 kB.
+    Both are uint8 squares [S, S] as `preprocess` makes them; 20,000 of each are enough. The result can be
+    written as JSON of about 20 kB.
     """
     thumbs, _ = _thumbnails(train)
     flat = thumbs.reshape(len(thumbs), -1).astype(np.float64)
@@ -57,7 +62,7 @@ def fit(train: Iterable[Grey], val: Iterable[Grey]) -> dict[str, Any]:
     kept, rest = variances[::-1][:count], variances[::-1][count:]
     components = vectors[:, ::-1][:, :count].T
     components *= np.sign(components[np.arange(count), np.abs(components).argmax(1)])[:, None]
-    found = Familiarity(
+    unlimited = OodDetector(
         {
             "format": FORMAT,
             "mean": _packed(mean),
@@ -70,14 +75,16 @@ def fit(train: Iterable[Grey], val: Iterable[Grey]) -> dict[str, Any]:
             "images": len(thumbs),
         }
     )
-    known, aspects = _thumbnails(val)
-    own = found.distances(known)
-    low, high = np.quantile(aspects, [PASSED_BY / 2, 1 - PASSED_BY / 2])
+    val_thumbs, aspects = _thumbnails(val)
+    distances = unlimited.distances(val_thumbs)
+    low, high = np.quantile(aspects, [SHARE_BEYOND / 2, 1 - SHARE_BEYOND / 2])
     return {
-        **found.reference,
-        "distance": float(np.quantile(own, 1 - PASSED_BY)),
+        **unlimited.reference,
+        "distance": float(np.quantile(distances, 1 - SHARE_BEYOND)),
         "poses": {
-            name: min(1.0, float(np.quantile(found.distances(pose(known)) / own, PASSED_BY)))
+            name: min(
+                1.0, float(np.quantile(unlimited.distances(pose(val_thumbs)) / distances, SHARE_BEYOND))
+            )
             for name, pose in POSES.items()
         },
         "aspect": [float(low), float(high)],
@@ -85,41 +92,41 @@ def fit(train: Iterable[Grey], val: Iterable[Grey]) -> dict[str, Any]:
 
 
 def fit_split(images: NDArray[np.uint8], rows: NDArray[np.int64], splits: Iterable[str]) -> dict[str, Any]:
-    """As `fit`, for a cache's `images`, the place of each image in it and the split of each."""
+    """As `fit`, from a cache: its `images`, and for each image its row there and its split."""
     names = np.asarray(list(splits))
     picked = {}
     for name in ("train", "val"):
-        places = rows[names == name]
-        picked[name] = places[:: math.ceil(len(places) / MAX_FITTED)]
-    return fit(*((images[place] for place in places) for places in picked.values()))
+        split_rows = rows[names == name]
+        picked[name] = split_rows[:: math.ceil(len(split_rows) / MAX_IMAGES)]
+    return fit(*((images[row] for row in split_rows) for split_rows in picked.values()))
 
 
 def fit_again(config: Path, data_digest: str, cache_dir: str) -> dict[str, Any]:
     """The reference of a run that kept none, from the images that its config.yaml names.
 
-    UserError where they are not at hand, or are others than the run's.
+    UserError if they are missing or are not the run's images.
     """
-    from pneumo.data import cache, manifest
-    from pneumo.data.settings import DataSettings, PhantomSettings
-
     try:
         whole = yaml.safe_load(config.read_text()) if config.is_file() else {}
         keys = dict(whole["data"])
-        # Where a cache lies is this machine's affair, not that of a file that may come from elsewhere.
+        # This machine decides where its cache is, not a file that may come from elsewhere.
         keys |= {"phantom": PhantomSettings(**(keys.get("phantom") or {})), "cache_dir": cache_dir}
         settings = DataSettings(**keys | {"num_workers": None})
         data = cache.prepare(manifest.build(settings), settings)
     except UserError as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        raise UserError(first_line(error)) from None
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError, RecursionError):
-        raise UserError(f"{config} tells of no data set") from None
+        raise UserError(f"{config} does not name a data set") from None
     if data.digest != data_digest:
         raise UserError(f"the images in {settings.root} are not those of the run")
     return fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
 
 
-class Familiarity:
-    """A model's reference, checked: it may come from elsewhere. UserError for what `fit` would not make."""
+class OodDetector:
+    """Compares images with a model's reference.
+
+    The reference may come from elsewhere: UserError for one that `fit` would not make.
+    """
 
     def __init__(self, reference: dict[str, Any]) -> None:
         self.reference = reference
@@ -138,7 +145,7 @@ class Familiarity:
                 raise ValueError
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise UserError(
-                "familiarity: this is no reference that a training run made; train the model again."
+                "familiarity: this is not a reference that a training run made; train the model again."
             ) from None
 
     def distances(self, thumbs: Thumbs) -> NDArray[np.float64]:
@@ -150,31 +157,31 @@ class Familiarity:
         return np.asarray(np.sqrt(squares / (SIDE * SIDE)))
 
     def warnings(self, square: Grey, colour_share: float = 0.0) -> list[str]:
-        """What is unlike the training images in a preprocessed `square` [S, S]; empty for a like image.
+        """What in a preprocessed `square` [S, S] is unlike the training images; empty if nothing is.
 
-        `colour_share` is the share of the original's pixels with colour.
+        `colour_share` is the share of the original's pixels that have colour.
         """
-        found = colour_warnings(colour_share)
+        warnings = colour_warnings(colour_share)
         thumb, aspect = _thumbnail(square)
-        if thumb.std() < BLANK:
-            return [*found, "blank: there is hardly anything to be seen in it"]
+        if thumb.std() < BLANK_SPREAD:
+            return [*warnings, "blank: there is hardly anything to see in it"]
         thumbs = thumb[None]
-        own = float(self.distances(thumbs)[0])
-        ratios = {name: float(self.distances(pose(thumbs))[0]) / own for name, pose in POSES.items()}
+        score = float(self.distances(thumbs)[0])
+        ratios = {name: float(self.distances(pose(thumbs))[0]) / score for name, pose in POSES.items()}
         likely = min(ratios, key=lambda name: ratios[name] / self.pose_limits[name])
-        posed = ratios[likely] < self.pose_limits[likely]
-        if posed and ratios[likely] * own <= self.limit:
-            return [*found, f"seems {likely}"]
-        if posed or own > self.limit:  # what is unlike in every pose is no turned X-ray
-            found.append(f"unlike the training images (score {own:.2f}, limit {self.limit:.2f})")
+        better_in_pose = ratios[likely] < self.pose_limits[likely]
+        if better_in_pose and ratios[likely] * score <= self.limit:
+            return [*warnings, f"seems {likely}"]
+        if better_in_pose or score > self.limit:  # unlike in every pose: not just a turned X-ray
+            warnings.append(f"unlike the training images (score {score:.2f}, limit {self.limit:.2f})")
         low, high = self.aspect
         if not 0.98 * low <= aspect <= 1.02 * high:
-            found.append(f"width to height {aspect:.2f}, in the training images {low:.2f} to {high:.2f}")
-        return found
+            warnings.append(f"width to height {aspect:.2f}, in the training images {low:.2f} to {high:.2f}")
+        return warnings
 
 
 def colour_warnings(colour_share: float) -> list[str]:
-    """Needs no reference: an X-ray has no colour."""
+    """The one warning that needs no reference: an X-ray has no colour."""
     if colour_share <= COLOUR_LIMIT:
         return []
     return [f"colour in {colour_share:.0%} of the pixels: an X-ray has none"]
@@ -182,7 +189,7 @@ def colour_warnings(colour_share: float) -> list[str]:
 
 def _thumbnail(square: Grey) -> tuple[Thumbs, float]:
     image = Image.fromarray(np.ascontiguousarray(square))
-    content = image.crop(image.getbbox() or (0, 0, *image.size))  # without the padding
+    content = image.crop(image.getbbox() or (0, 0, *image.size))  # without padding
     thumb = content.resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(thumb, dtype=np.float32) / np.float32(255), content.width / content.height
 
@@ -193,7 +200,7 @@ def _thumbnails(squares: Iterable[Grey]) -> tuple[Thumbs, NDArray[np.float64]]:
 
 
 def _packed(array: NDArray[np.floating[Any]]) -> str:
-    """Half precision changes the score in its fourth figure."""
+    """As base64 of float16, which changes a score only in its fourth digit."""
     return base64.b64encode(array.astype("<f2").tobytes()).decode()
 
 

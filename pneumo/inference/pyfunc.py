@@ -1,21 +1,25 @@
 """The model behind `mlflow models serve`: base64 images in, probabilities, decisions and warnings out.
 
-A table of one column, `image`: a JPEG, PNG or DICOM file as base64 text. Sizes are bounded before anything is
-decoded; an image that cannot be read makes the whole request a 400 that names its row.
+A request is a table with one column, `image`: a JPEG, PNG or DICOM file as base64 text. Sizes are bounded
+before anything is decoded. An image that cannot be read makes the whole request a 400 that names its row.
 """
 
 import base64
 import binascii
+import io
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pneumo.inference import bundle
+import pandas as pd
+from PIL import Image
+
+from pneumo.data import phantom
+from pneumo.data.settings import PhantomSettings
+from pneumo.inference import model_folder
+from pneumo.inference.predictor import Predictor
 from pneumo.tracking import registry
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMN = "image"
 MAX_ROWS = 64
@@ -30,42 +34,33 @@ OUTPUTS = {
 }
 
 
-def description() -> registry.Served:
-    """What MLflow is told of such a model."""
-    return registry.Served(
+def serving_spec() -> registry.ServingSpec:
+    """How MLflow loads and calls such a model."""
+    return registry.ServingSpec(
         loader=__name__, inputs={COLUMN: "string"}, outputs=OUTPUTS, example={COLUMN: _example()}
     )
 
 
 def _example() -> str:
-    """A synthetic X-ray: nobody's."""
-    import io
-
-    from PIL import Image
-
-    from pneumo.data import phantom
-    from pneumo.data.settings import PhantomSettings
-
+    """A synthetic X-ray, of no real person."""
     settings = PhantomSettings()
     picture = Image.fromarray(phantom.render(phantom.table(settings)["path"][0], settings))
     picture.thumbnail((256, 256))
-    page = io.BytesIO()
-    picture.save(page, "JPEG", quality=80)
-    return base64.b64encode(page.getvalue()).decode()
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
-class Served:
-    """What MLflow calls: `predict(table)`."""
+class ServedModel:
+    """The object that MLflow calls: `predict(table)`."""
 
     def __init__(self, folder: str) -> None:
-        from pneumo.inference.predictor import Predictor
+        self.predictor = Predictor(model_folder.read(folder, registry.version_in(Path(folder))))
 
-        self.predictor = Predictor(bundle.read(folder, registry.version_in(Path(folder))))
-
-    def predict(self, table: "pd.DataFrame", params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def predict(self, table: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """A dict of OUTPUTS for each row."""
         texts = _texts(table)
-        with TemporaryDirectory(prefix="pneumo-") as folder:  # the one reader takes files
+        with TemporaryDirectory(prefix="pneumo-") as folder:  # the one image reader takes files
             files = [Path(folder, str(row)) for row in range(len(texts))]
             for row, (file, text) in enumerate(zip(files, texts, strict=True)):
                 file.write_bytes(_decoded(text, row))
@@ -108,9 +103,9 @@ def _decoded(text: str, row: int) -> bytes:
     try:
         return base64.b64decode(re.sub(r"\s", "", text) if "\n" in text else text, validate=True)
     except (binascii.Error, ValueError):
-        raise registry.bad_request(f"row {row}: {COLUMN} is no base64 text") from None
+        raise registry.bad_request(f"row {row}: {COLUMN} is not base64 text") from None
 
 
-def _load_pyfunc(path: str) -> Served:
-    """MLflow's entry: `path` is the model folder."""
-    return Served(path)
+def _load_pyfunc(path: str) -> ServedModel:
+    """MLflow's entry point: `path` is the model folder."""
+    return ServedModel(path)

@@ -1,4 +1,4 @@
-"""From a finished run to a registered model, if nothing speaks against it."""
+"""Register the model of a finished run, unless there is a reason against it."""
 
 import re
 from contextlib import suppress
@@ -8,63 +8,72 @@ from tempfile import TemporaryDirectory
 from pneumo import UserError
 from pneumo.evaluation import metrics, statistics
 from pneumo.evaluation.predictions import SplitResult, read_predictions
-from pneumo.inference import bundle
-from pneumo.inference import ood as familiarity
-from pneumo.inference import pyfunc as served
+from pneumo.inference import model_folder, ood, pyfunc
 from pneumo.inference.bundle import Bundle
+from pneumo.inference.schema import Figure
+from pneumo.names import (
+    CONFIG,
+    DATA_DIGEST_TAG,
+    FINGERPRINT_TAG,
+    PROTOCOL_TAG,
+    SYNTHETIC_TAG,
+    TEST_PREDICTIONS,
+    TEST_SELECTED,
+)
 from pneumo.tracking.reading import TrackedRun
 from pneumo.tracking.registry import Registry, Resolved
 
 SCORE = "auroc"
-FORCE = "force=true registers it all the same"
+FORCE = "force=true registers it anyway"
 
 
 def register(registry: Registry, run_id: str, *, name: str, alias: str, force: bool) -> str:
-    """Register the model of a run and give it `alias`; what was done, in words.
+    """Register the model of a run and give it `alias`; returns a line that says what was done.
 
-    UserError, unless `force`, for a run that is not finished, whose epoch was chosen on the test images, or
-    that is worse than the model that holds the alias now.
+    Unless `force` is set: UserError for a run that is not finished, whose epoch was chosen on the test
+    images, or that is worse than the model that has the alias now.
     """
     if not re.fullmatch(r"[\w .-]{1,100}", name):
-        raise UserError(f"name={name} is no name of a model: give letters, digits, blanks, dots, _ and -.")
+        raise UserError(f"name={name} is not a model name: give letters, digits, blanks, dots, _ and -.")
     if not re.fullmatch(r"(?!latest$|[vV]\d+$)[\w-]{1,100}", alias, re.ASCII):
         raise UserError(
-            f"alias={alias} is no alias: give letters, digits, _ and -, not latest and no version like v3."
+            f"alias={alias} is not an alias: give letters, digits, _ and -, but not latest or v3 or the like."
         )
     run = registry.run(run_id)
     folder = registry.run_folder(run)
     _refuse_unfit(run, force)
-    made = bundle.from_run(folder, run_id=run_id)
-    if made.protocol == "test_selected" and not force:
+    candidate = model_folder.from_run(folder, run_id=run_id)
+    if candidate.protocol == TEST_SELECTED and not force:
         raise UserError(_optimistic(run_id))
     holder = registry.holder(name, alias)
     known = registry.version_of(name, run_id)
     if holder and holder.version == f"{name} {known}":
-        return f"{name} {known} is run {run_id} already, and {alias} names it: nothing to do"
-    compared = "the first of this alias"
+        return f"{name} {known} is already run {run_id}, and {alias} points to it: nothing to do"
+    compared = "the first with this alias"
     if holder and not force:
-        compared = _compare(registry, run, folder, made, holder, alias)
+        compared = _compare(registry, run, folder, candidate, holder, alias)
     elif holder:
-        compared = f"in place of {holder.version}, forced"
+        compared = f"replaces {holder.version}, forced"
     tags = {
-        "pneumo.fingerprint": made.fingerprint,
-        "pneumo.protocol": made.protocol,
-        "pneumo.data_digest": made.data_digest,
-        "pneumo.test_digest": made.test_digest,
-        "pneumo.synthetic": str(made.synthetic).lower(),
-        "pneumo.test_auroc": _written(made.figures[SCORE]),
+        FINGERPRINT_TAG: candidate.fingerprint,
+        PROTOCOL_TAG: candidate.protocol,
+        DATA_DIGEST_TAG: candidate.data_digest,
+        "pneumo.test_digest": candidate.test_digest,
+        SYNTHETIC_TAG: str(candidate.synthetic).lower(),
+        "pneumo.test_auroc": _written(candidate.figures[SCORE]),
         "pneumo.registered": compared,
     }
-    if made.familiarity is None:  # a run of an older version: where its images are at hand
+    if candidate.ood_reference is None:  # a run of an older version: its images may still be there
         with suppress(UserError):
-            config = folder / "config.yaml"
-            made.familiarity = familiarity.fit_again(config, made.data_digest, str(registry.cache.parent))
+            candidate.ood_reference = ood.fit_again(
+                folder / CONFIG, candidate.data_digest, str(registry.cache.parent)
+            )
     with TemporaryDirectory(prefix="pneumo-") as scratch:
-        made.write(Path(scratch))
-        version = registry.register(Path(scratch), run, name, tags, served.description())
+        model_folder.write(candidate, Path(scratch))
+        version = registry.register(Path(scratch), run, name, tags, pyfunc.serving_spec())
     registry.set_alias(name, alias, version)
-    again = "registered before" if known else "registered"
-    return f"{name} {version}: {again} from run {run_id}; {alias} names it ({compared})"
+    action = "already registered" if known else "registered"
+    return f"{name} {version}: {action} from run {run_id}; {alias} points to it ({compared})"
 
 
 def _refuse_unfit(run: TrackedRun, force: bool) -> None:
@@ -72,26 +81,26 @@ def _refuse_unfit(run: TrackedRun, force: bool) -> None:
         return
     if run.status != "FINISHED":
         raise UserError(f"run {run.run_id} is {run.status}: only a finished run is registered. {FORCE}.")
-    if run.tags.get("pneumo.protocol") == "test_selected":
+    if run.tags.get(PROTOCOL_TAG) == TEST_SELECTED:
         raise UserError(_optimistic(run.run_id))
 
 
 def _optimistic(run_id: str) -> str:
     return (
-        f"run {run_id} is tagged test_selected: its epoch was chosen on the test images, so its figures "
-        f"promise too much. Train with trainer.select_on=val; {FORCE}."
+        f"run {run_id} is tagged {TEST_SELECTED}: its epoch was chosen on the test images, so its figures "
+        f"are optimistic. Train with trainer.select_on=val; {FORCE}."
     )
 
 
 def _compare(
-    registry: Registry, run: TrackedRun, folder: Path, made: Bundle, holder: Resolved, alias: str
+    registry: Registry, run: TrackedRun, folder: Path, candidate: Bundle, holder: Resolved, alias: str
 ) -> str:
-    """In words, how the run's AUROC stands to the holder's; UserError where worse, or not to be told."""
-    old = bundle.read(holder.folder, holder.version)
-    if made.test_digest != old.test_digest:
+    """The run's AUROC against the holder's, in words; UserError if it is worse or cannot be compared."""
+    old = model_folder.read(holder.folder, holder.version)
+    if candidate.test_digest != old.test_digest:
         raise UserError(
-            f"run {run.run_id} was not tested on the images of {holder.version}, which {alias} names: "
-            f"their AUROCs cannot be compared. {FORCE}."
+            f"run {run.run_id} was not tested on the images of {holder.version}, which has the alias "
+            f"{alias}: their AUROCs cannot be compared. {FORCE}."
         )
     new_test, old_test = _test(folder), None
     if holder.run_id:
@@ -99,25 +108,27 @@ def _compare(
             old_test = _test(registry.run_folder(registry.run(holder.run_id)))
         except UserError:  # its run was deleted, or its predictions were
             old_test = None
-    new, before = _written(made.figures[SCORE]), _written(old.figures[SCORE])
-    if old_test is None or bundle.test_digest(old_test) != made.test_digest:
-        high, low = made.figures[SCORE]["high"], old.figures[SCORE]["low"]
+    new, before = _written(candidate.figures[SCORE]), _written(old.figures[SCORE])
+    if old_test is None or model_folder.test_digest(old_test) != candidate.test_digest:
+        high, low = candidate.figures[SCORE]["high"], old.figures[SCORE]["low"]
         words = f"AUROC {new} against {before} of {holder.version}"
         worse = high is not None and low is not None and high < low
     else:
-        found = _paired(new_test, old_test)
+        paired = _paired(new_test, old_test)
         words = (
             f"AUROC {new} against {before} of {holder.version}; paired on {len(new_test.paths)} test images "
-            f"{found['difference']:+.4f}, 95 % interval {found['low']:+.4f} to {found['high']:+.4f}"
+            f"{paired['difference']:+.4f}, 95 % interval {paired['low']:+.4f} to {paired['high']:+.4f}"
         )
-        worse = found["high"] < 0
+        worse = paired["high"] < 0
     if worse:
-        raise UserError(f"run {run.run_id} is worse than the model that {alias} names: {words}. {FORCE}.")
+        raise UserError(
+            f"run {run.run_id} is worse than the model that has the alias {alias}: {words}. {FORCE}."
+        )
     return words
 
 
 def _paired(new: SplitResult, old: SplitResult) -> dict[str, float]:
-    """Difference of AUROC, new - old, with its interval, patients resampled alike for both."""
+    """The difference in AUROC, new - old, with its interval; both use the same resampled patients."""
     weights = statistics.resample(new.labels, new.patients)
     draws, observed = [], []
     for test in (new, old):
@@ -128,14 +139,14 @@ def _paired(new: SplitResult, old: SplitResult) -> dict[str, float]:
 
 
 def _test(folder: Path) -> SplitResult:
-    file = folder / "predictions" / "test.csv"
+    file = folder / TEST_PREDICTIONS
     try:
         return read_predictions(file.read_text(errors="surrogateescape"))
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def _written(figure: dict[str, float | None]) -> str:
-    value, low, high = (figure[key] for key in ("value", "low", "high"))
+def _written(figure: Figure) -> str:
+    value, low, high = figure["value"], figure["low"], figure["high"]
     span = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
     return "unknown" if value is None else f"{value:.4f}{span}"

@@ -1,5 +1,5 @@
-"""Where version 0.1 kept the MLflow loader: models that it registered name this module."""
+"""The MLflow loader under its name in version 0.1: models that 0.1 registered name this module."""
 
-from pneumo.inference.pyfunc import Served, _load_pyfunc
+from pneumo.inference.pyfunc import _load_pyfunc
 
-__all__ = ["Served", "_load_pyfunc"]
+__all__ = ["_load_pyfunc"]

@@ -1,7 +1,7 @@
-"""A page on 127.0.0.1 to try a model: drop an X-ray, see what the model says and how far to believe it.
+"""A page on 127.0.0.1 to try a model: drop an X-ray, see the probability and how far to trust it.
 
-Starlette serves it: MLflow brings it along, it asks nobody for anything, and the page is one file without
-any script, font or picture from elsewhere. No image is kept: each lies in a temporary file while it is read.
+Starlette serves it, which MLflow installs anyway. The page is one file; it loads no script, font or picture
+from elsewhere. No image is kept: each is in a temporary file only while it is read.
 """
 
 import base64
@@ -15,11 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 from PIL import Image
 
 from pneumo import UserError
 from pneumo.data.images import MAX_BYTES, BadImage, Grey
-from pneumo.inference.predictor import NO_DEVICE, Predictor, Prepared
+from pneumo.inference import explain
+from pneumo.inference.predictor import DISCLAIMER, Predictor, PreparedImage
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -28,13 +30,12 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 SHOWN_PIXELS = 720
-EXPLAINED = (
-    "Where the score came from, by Grad-CAM. This is no proof: it does not show that the model is right."
-)
+EXPLANATION = "Regions that raised the score, by Grad-CAM. They do not prove that the model is right."
+NO_CACHE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def serve(predictor: Predictor, port: int) -> int:
-    """Serve the page until Ctrl-C; port 0 takes any that is free. UserError for a port that is taken."""
+    """Serve the page until Ctrl-C; port 0 takes any free port. UserError if the port is taken."""
     try:
         import uvicorn
     except ImportError:
@@ -44,8 +45,10 @@ def serve(predictor: Predictor, port: int) -> int:
         try:
             listener.bind((HOST, port))
         except OSError as error:
-            raise UserError(f"port={port} on {HOST}: {error.strerror}; give another, or port=0.") from None
-        print(f"Open http://{HOST}:{listener.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+            raise UserError(
+                f"port={port} on {HOST}: {error.strerror}; give another port, or port=0 for any free one."
+            ) from None
+        print(f"Open http://{HOST}:{listener.getsockname()[1]}  (stop with Ctrl-C)", flush=True)
         settings = uvicorn.Config(
             application(predictor), log_level="warning", access_log=False, server_header=False
         )
@@ -54,7 +57,7 @@ def serve(predictor: Predictor, port: int) -> int:
 
 
 def application(predictor: Predictor) -> "Starlette":
-    """The page and its one question, `POST /predict` with the file's bytes as the body."""
+    """The page, and `POST /predict` with a file's bytes as the body."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
@@ -74,9 +77,9 @@ def application(predictor: Predictor) -> "Starlette":
         return HTMLResponse(_page(predictor, nonce), headers=headers)
 
     async def predict(request: "Request") -> "Response":
-        # Another site's page could send a file here, but no header of its own without our leave.
+        # A page of another site could send a file here, but browsers do not let it set this header.
         if request.headers.get("x-pneumo") != "page":
-            return JSONResponse({"error": "only this page may ask"}, 403, NO_CACHE)
+            return JSONResponse({"error": "only this page may ask for predictions"}, 403, NO_CACHE)
         with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
             file, size = Path(folder) / "image", 0
             with file.open("wb") as sink:
@@ -88,42 +91,39 @@ def application(predictor: Predictor) -> "Starlette":
                         )
                     sink.write(part)
             try:
-                said = await run_in_threadpool(_asked, file)
+                reply = await run_in_threadpool(answer_alone, file)
             except BadImage as error:
                 return JSONResponse({"error": error.reason}, 400, NO_CACHE)
-        return JSONResponse(said, headers=NO_CACHE)
+        return JSONResponse(reply, headers=NO_CACHE)
 
-    def _asked(file: Path) -> dict[str, Any]:
+    def answer_alone(file: Path) -> dict[str, Any]:
         with one_at_a_time:
             return answer(predictor, file)
 
     routes = [Route("/", page), Route("/predict", predict, methods=["POST"])]
-    # A name that is made to point here, from a page elsewhere, is refused.
+    # Refuses other host names that were made to point to this machine.
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     return Starlette(routes=routes, middleware=[hosts])
 
 
-NO_CACHE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
 def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
-    """What the page shows of one file, as JSON; pictures as data URIs. Raises BadImage."""
+    """What the page shows about one file, for JSON; pictures are data URIs. Raises BadImage."""
     prepared = predictor.prepare(file, keep_grey=True)
-    (row,) = predictor.rows([""], [prepared])
-    assert row.probability is not None
-    shown = {key: value for key, value in asdict(row).items() if key not in ("path", "error", "overlay")}
+    (prediction,) = predictor.predictions([""], [prepared])
+    assert prediction.probability is not None
+    shown = {
+        key: value for key, value in asdict(prediction).items() if key not in ("path", "error", "overlay")
+    }
     return {
         **shown,
-        "past": predictor.bundle.past_at(row.probability),
+        "past": predictor.bundle.similar_cases(prediction.probability),
         "image": _data_uri(prepared.grey),
         "overlay": _overlay(predictor, prepared),
     }
 
 
-def _overlay(predictor: Predictor, prepared: Prepared) -> str | None:
-    """The map laid over the square that the model saw; none where captum is not installed."""
-    from pneumo.inference import explain
-
+def _overlay(predictor: Predictor, prepared: PreparedImage) -> str | None:
+    """The map laid over the square that the model saw; None if captum is not installed."""
     try:
         (heat,) = explain.overlay(predictor.bundle, prepared.square[None].copy(), predictor.network)
     except UserError:
@@ -143,25 +143,23 @@ def _data_uri(picture: "Grey | Image.Image") -> str:
 
 
 def _page(predictor: Predictor, nonce: str) -> str:
-    import jinja2
-
     bundle = predictor.bundle
-    auroc = bundle.figures.get("auroc") or {}
     facts = [f"{bundle.model['name']} at {bundle.image_size} x {bundle.image_size} pixels"]
-    value, low, high = (auroc.get(key) for key in ("value", "low", "high"))
-    if value is not None and low is not None and high is not None:
-        facts.append(f"AUROC on the test images {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})")
+    if auroc := bundle.figures.get("auroc"):
+        value, low, high = auroc["value"], auroc["low"], auroc["high"]
+        if value is not None and low is not None and high is not None:
+            facts.append(f"AUROC on the test images {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})")
     template = (Path(__file__).parent / "web_page.html").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    # The class's name also stands in a text of the script: nothing there may end it.
+    # The class's name is also in a string of the script: no character may end that string.
     positive = json.dumps(bundle.class_names[1])[1:-1]
     return environment.from_string(template).render(
         nonce=nonce,
         model=bundle.version,
         facts=", ".join(facts),
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
-        no_device=NO_DEVICE,
-        explained=EXPLAINED,
+        disclaimer=DISCLAIMER,
+        explanation=EXPLANATION,
         max_bytes=MAX_BYTES,
         notes=predictor.notes(),
     )

@@ -167,7 +167,7 @@ class Registry(Reader):
     # ---- registering
 
     def register(
-        self, folder: Path, run: TrackedRun, name: str, tags: Mapping[str, str], served: "Served"
+        self, folder: Path, run: TrackedRun, name: str, tags: Mapping[str, str], served: "ServingSpec"
     ) -> str:
         """Log the model folder as an MLflow model of `run` and register it; its version.
 
@@ -179,7 +179,7 @@ class Registry(Reader):
             return known or self._ask(lambda: self._register(folder, run, name, dict(tags), served))
 
     def _register(
-        self, folder: Path, run: TrackedRun, name: str, tags: dict[str, str], served: "Served"
+        self, folder: Path, run: TrackedRun, name: str, tags: dict[str, str], served: "ServingSpec"
     ) -> str:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
@@ -231,7 +231,7 @@ class Registry(Reader):
 
 
 @dataclass(kw_only=True)
-class Served:
+class ServingSpec:
     """How MLflow's scoring server is to use a model folder."""
 
     loader: str  # a module with _load_pyfunc
@@ -273,7 +273,7 @@ def version_in(folder: Path) -> str | None:
     return f"{name} {version}" if len(name) < 100 and f"{name}{version}".isprintable() else None
 
 
-def _describe(folder: Path, run_id: str, model_id: str, served: Served) -> None:
+def _describe(folder: Path, run_id: str, model_id: str, served: ServingSpec) -> None:
     """Add to a model folder what MLflow wants: MLmodel, an example, and the packages to install.
 
     mlflow.pyfunc.save_model is not used: it would copy the folder and list every package of the environment.

@@ -4,11 +4,19 @@ The defaults are those of the default options: conf/optim/adamw.yaml, conf/sched
 conf/trainer/default.yaml. The option files in conf/ set every key and explain it.
 """
 
+import re
 from dataclasses import dataclass
 
 from pneumo import UserError, one_of
 
+DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 MONITORS = ("val/auroc", "val/loss", "val/accuracy", "val/f1", "val/precision", "val/recall")
+
+
+def check_device(key: str, name: str) -> None:
+    """Raise UserError for a device that torch would refuse, or that the project does not run on."""
+    if not DEVICES.fullmatch(name):
+        raise UserError(f"{key}={name} is not known; the options are auto, cpu, cuda, cuda:1 and so on.")
 
 
 @dataclass(kw_only=True)
@@ -62,6 +70,8 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         self.compile = self.compile.lower()  # an unquoted true arrives as True
         one_of("trainer.precision", self.precision, ("auto", "float32", "bf16", "fp16"))
+        check_device("trainer.device", self.device)
+        self.compile = self.compile.lower()  # `trainer.compile=true` arrives as "True"
         one_of("trainer.compile", self.compile, ("auto", "true", "false"))
         one_of("trainer.monitor", self.monitor, MONITORS)
         one_of("trainer.select_on", self.select_on, ("val", "test"))

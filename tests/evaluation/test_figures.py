@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pneumo.evaluation import figures, metrics
+from pneumo.evaluation import figures, metrics, plot
 
 NAMES = ("NORMAL", "PNEUMONIA")
 
@@ -15,7 +15,7 @@ NAMES = ("NORMAL", "PNEUMONIA")
 def history(epochs: int, test: bool = False) -> list[dict[str, float]]:
     splits = ("train", "val", "test") if test else ("train", "val")
     return [
-        {"epoch": e, **{f"{s}/{m}": (k + 1) / (e + 1) for k, s in enumerate(splits) for m in figures.UNITS}}
+        {"epoch": e, **{f"{s}/{m}": (k + 1) / (e + 1) for k, s in enumerate(splits) for m in plot.UNITS}}
         for e in range(1, epochs + 1)
     ]
 
@@ -52,7 +52,7 @@ def test_class_distribution_has_counts_shares_and_patients() -> None:
     assert [t.get_text() for t in axes.get_xticklabels()] == ["train", "test\n428 patients"]
 
 
-@pytest.mark.parametrize("metric", figures.UNITS)
+@pytest.mark.parametrize("metric", plot.UNITS)
 def test_curve_has_a_line_a_split_and_marks_the_epoch(metric: str) -> None:
     rows = history(5, test=True)
     axes = figures.curve(rows, metric, "Title", selected_epoch=3).axes[0]
@@ -118,7 +118,7 @@ def test_roc_and_precision_recall_show_area_and_operating_point() -> None:
         assert (marked.get_xdata()[0], marked.get_ydata()[0]) == point
 
 
-def test_one_class_is_said_to_be_undefined() -> None:
+def test_one_class_is_shown_as_undefined() -> None:
     for draw in (figures.roc, figures.precision_recall):
         assert "only one class" in draw([1, 1], [0.2, 0.8], "Title").axes[0].texts[0].get_text()
     assert figures.calibration([1, 1], [0.2, 0.8], "Title").axes[0].lines
@@ -142,7 +142,7 @@ def test_wilson_interval_of_a_known_case() -> None:
 
 
 def test_a_note_is_written_below_the_figure() -> None:
-    note = "Synthetic images: these figures say nothing of real chest X-rays."
+    note = "Synthetic images: these figures say nothing about real chest X-rays."
     said = figures.curve(history(2), "loss", "Loss", note=note).get_supxlabel()
     assert said.replace("\n", " ") == note
     assert not figures.curve(history(2), "loss", "Loss").get_supxlabel()
@@ -151,7 +151,7 @@ def test_a_note_is_written_below_the_figure() -> None:
 def test_no_pyplot_and_no_heavy_import_before_drawing() -> None:
     code = (
         "import sys\n"
-        "from pneumo.evaluation import figures, metrics, run_report\n"
+        "from pneumo.evaluation import figures, metrics, plot, run_report\n"
         "assert not {'matplotlib', 'sklearn', 'torch'} & set(sys.modules)\n"
         "figure = figures.curve([{'epoch': 1, 'train/loss': 1.0}], 'loss', 'Loss')\n"
         "figure.savefig('/dev/null', format='png')\n"

@@ -51,7 +51,7 @@ def test_scores_equal_written_out_formulas(seed: int) -> None:
     fn = sum(y == 1 and p < 0.5 for y, p in pairs)
     sick = [p for y, p in pairs if y == 1]
     well = [p for y, p in pairs if y == 0]
-    # AUROC is the chance that a sick image ranks above a well one, ties counted half (Mann and Whitney).
+    # AUROC is the chance that a sick image ranks above a well one; ties count half (Mann and Whitney).
     wins = sum((a > b) + 0.5 * (a == b) for a in sick for b in well)
     area, recall_before = 0.0, 0.0
     for cut in sorted(set(probabilities.tolist()), reverse=True):
@@ -151,7 +151,7 @@ def test_nothing_called_positive_is_zero_without_a_warning() -> None:
         ([0, 1], [0.5, float("nan")], "the first is nan at index 1"),
     ],
 )
-def test_what_cannot_be_scored_is_said(labels: list, probabilities: list, said: str) -> None:
+def test_what_cannot_be_scored_is_named(labels: list, probabilities: list, said: str) -> None:
     with pytest.raises(UserError, match=said):
         metrics.scores(labels, probabilities)
 

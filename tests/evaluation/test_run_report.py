@@ -1,4 +1,4 @@
-"""Every file of the contract is there, and says what it must."""
+"""Every promised file is written, with the promised content."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def write(directory: Path, **changed: Any) -> dict[str, float]:
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that read text only: drawing is nine tenths of the time."""
+    """For tests that only read text: drawing takes nine tenths of the time."""
     monkeypatch.setattr(run_report, "_figures", lambda *_: {})
 
 
@@ -143,7 +143,7 @@ def test_reports_agree_with_the_scores(tmp_path: Path) -> None:
     assert returned == metrics.scores(split(2).labels, split(2).probabilities)
 
 
-def test_test_selected_is_said_to_be_optimistic_with_the_honest_figure(optimistic: Path) -> None:
+def test_test_selected_is_marked_optimistic_beside_the_honest_score(optimistic: Path) -> None:
     text = (optimistic / "reports/classification_test.txt").read_text()
     assert "optimistic" in text
     assert "epoch 2 (best val/auroc 0.9500, the first of 2 equal epochs)" in text
@@ -194,7 +194,7 @@ def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert target.read_bytes() == b"new"
 
 
-def test_mistakes_are_said_before_anything_is_written(tmp_path: Path) -> None:
+def test_mistakes_are_named_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"protocol=test-selected is not known.*Did you mean test_selected"):
         write(tmp_path, protocol="test-selected")
     with pytest.raises(UserError, match="split=test is not known"):

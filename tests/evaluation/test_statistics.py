@@ -48,7 +48,7 @@ def test_the_draws_follow_the_documented_scheme() -> None:
         [[3], [0]],
         [[4], [1, 2]],
         [[5, 6]],
-    ):  # strata 0, 1, both; names sorted, rows without one first
+    ):  # strata 0, 1, both; names sorted, rows without a name first
         picks = rng.integers(len(rows), size=(20, len(rows)))
         for patient, images in enumerate(rows):
             expected[images] = (picks == patient).sum(axis=1)
@@ -164,36 +164,19 @@ def test_the_seeds_noise_widens_the_interval() -> None:
     assert noisy[0] < 0 < quiet[0]
 
 
-@pytest.mark.parametrize(
-    ("score", "result", "words"),
-    [
-        ("accuracy", (0.02, 0.005, 0.035, 0.01), "A has a higher accuracy than B by 0.0200"),
-        ("accuracy", (-0.02, -0.035, -0.005, 0.01), "B has a higher accuracy than A by 0.0200"),
-        ("brier", (-0.02, -0.035, -0.005, 0.01), "A has a lower brier than B by 0.0200"),
-        ("accuracy", (0.02, 0.005, 0.035, 0.08), "No difference in accuracy can be claimed between A and B"),
-        ("accuracy", (0.01, -0.005, 0.025, 0.2), "No difference in accuracy can be claimed between A and B"),
-    ],
-)
-def test_the_verdict_in_words(score: str, result: tuple[float, ...], words: str) -> None:
-    said = statistics.verdict(
-        "A", "B", score, dict(zip(("difference", "low", "high", "p_holm"), result, strict=True))
-    )
-    assert said.startswith(words) and "95 % interval" in said and f"p {result[3]:.3f} after Holm" in said
-
-
 def test_wrong_lengths_are_named() -> None:
     with pytest.raises(UserError, match="2 patients but 3 labels"):
         statistics.resample([0, 1, 1], ["a", "b"])
 
 
 def test_coverage_and_type_one_error_with_clustered_patients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within three standard errors (3.8 points) of 95 and 5 %, all that 300 sets can show; the benchmark has
-    2,000 sets of the real size."""
+    """Within three standard errors (3.8 points) of 95 and 5 %, which is all that 300 sets can show. The
+    benchmark has 2,000 sets of the real size."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     simulation = importlib.import_module("statistics_simulation")
     found = simulation.simulate(sets=300, patients=(100, 120), draws=400, seed=1)
     for score in ("accuracy", "auroc"):
         assert abs(found[score]["coverage"] - 0.95) < 0.038, found
         assert abs(found[score]["rejects_patients"] - 0.05) < 0.038, found
-    # Images of a patient are alike: what takes them for independent claims more than its share.
+    # A patient's images are alike: a test that treats them as independent rejects too often.
     assert found["auroc"]["rejects_images"] > found["auroc"]["rejects_patients"]

@@ -11,19 +11,20 @@ from scipy.stats import spearmanr
 from support.model_runs import SIZE, images
 
 from pneumo.data.augment import normalise
-from pneumo.inference import bundle, explain
+from pneumo.inference import explain, model_folder
+from pneumo.inference.bundle import Bundle
 
 captum = pytest.importorskip("captum")
 NAMES = ("resnet18", "resnet50", "densenet121")
 
 
 @pytest.fixture(scope="module")
-def model(made_models: dict[str, Path]) -> Callable[[str], tuple[bundle.Bundle, torch.nn.Module]]:
-    known: dict[str, tuple[bundle.Bundle, torch.nn.Module]] = {}
+def model(made_models: dict[str, Path]) -> Callable[[str], tuple[Bundle, torch.nn.Module]]:
+    known: dict[str, tuple[Bundle, torch.nn.Module]] = {}
 
-    def get(name: str) -> tuple[bundle.Bundle, torch.nn.Module]:
+    def get(name: str) -> tuple[Bundle, torch.nn.Module]:
         if name not in known:
-            made = bundle.read(made_models[name])
+            made = model_folder.read(made_models[name])
             known[name] = made, made.network()
         return known[name]
 
@@ -64,7 +65,7 @@ def trained(network: torch.nn.Module, in_channels: int) -> None:
     network.eval()
 
 
-def test_weights_drawn_anew_change_the_map(model: Callable) -> None:
+def test_weights_drawn_again_change_the_map(model: Callable) -> None:
     """Sanity check of Adebayo et al. (NeurIPS 2018): maps that need no weights explain nothing."""
     made, _ = model("resnet18")
     network = made.network()
@@ -94,10 +95,10 @@ def test_the_overlay_is_laid_beside_the_image(tmp_path: Path) -> None:
     explain.write(tmp_path / "a" / "map.png", square, heat)
     picture = np.asarray(Image.open(tmp_path / "a" / "map.png")).astype(int)
     side = picture.shape[1] // 2
-    assert side >= explain.LEAST_SIDE and side % SIZE == 0 and picture.shape[0] == side + 20
+    assert side >= explain.MIN_SIDE and side % SIZE == 0 and picture.shape[0] == side + 20
     scale = side // SIZE
     left, right = picture[:side:scale, :side:scale], picture[:side:scale, side::scale]
     np.testing.assert_array_equal(left, np.repeat(square[:, :, None], 3, axis=2))
     assert np.abs(right[16:] - left[16:]).max() <= 1  # nothing where the map is 0
     assert np.abs(right[:16] - left[:16]).mean() > 20
-    assert "no proof" in explain.NO_PROOF
+    assert "not a proof" in explain.CAPTION

@@ -8,7 +8,7 @@ import pytest
 from support.model_runs import SIZE, images
 
 from pneumo import UserError
-from pneumo.inference import bundle, export
+from pneumo.inference import export, model_folder
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -17,9 +17,9 @@ pytest.importorskip("onnx")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
 def test_onnx_gives_the_models_probabilities(name: str, made_models: dict[str, Path], tmp_path: Path) -> None:
-    model = bundle.read(made_models[name])
-    said = export.onnx(model, tmp_path / "model.onnx")
-    assert name in said and "differ" in said
+    model = model_folder.read(made_models[name])
+    line = export.onnx(model, tmp_path / "model.onnx")
+    assert name in line and "differ" in line
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     network = model.network()
     for count in (1, 2, 7):
@@ -34,5 +34,5 @@ def test_onnx_gives_the_models_probabilities(name: str, made_models: dict[str, P
 
 def test_another_ending_is_refused(made_models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"FILE\.onnx"):
-        export.onnx(bundle.read(made_models["resnet18"]), tmp_path / "model.pt")
+        export.onnx(model_folder.read(made_models["resnet18"]), tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())

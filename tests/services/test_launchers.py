@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.commands import environment
+from support.commands import Hold, environment
 from support.servers import free_port
 
 from pneumo.tracking.journal import Journal
@@ -33,15 +33,16 @@ TINY = [
 class Sweep:
     """A sweep of tiny runs as a command of its own, everything below `folder`."""
 
-    def __init__(self, folder: Path, *overrides: str) -> None:
+    def __init__(self, folder: Path, *overrides: str, hold: Hold | None = None) -> None:
         self.outputs, self.log = folder / "outputs", folder / "log.txt"
         line = [sys.executable, "-m", "pneumo.train", "--multirun", *TINY, *overrides]
         line += ["tracking.enabled=false", f"output_dir={self.outputs}"]
+        more = hold.environment if hold else {}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 line,
                 cwd=folder,
-                env=environment(folder, PYTHONUNBUFFERED="1", OMP_NUM_THREADS="1"),  # the runs are tiny
+                env=environment(folder, PYTHONUNBUFFERED="1", OMP_NUM_THREADS="1", **more),  # tiny runs
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -109,8 +110,10 @@ def test_ray_node_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs pip install 'pneumo[ray]'")
     from pneumo.sweep.launchers import OWN_RAY
 
-    for key, value in {**OWN_RAY, "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}.items():
-        monkeypatch.setenv(key, value)
+    hold = Hold(tmp_path / "hold", 2)
+    own = {**OWN_RAY, "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0", **hold.environment}
+    for key, value in own.items():
+        monkeypatch.setenv(key, value)  # for the cluster, whose workers train
     line = [sys.executable, "-c", CLUSTER]
     with ExitStack() as stack:
         cluster = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -125,6 +128,7 @@ def test_ray_node_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         for process in (raylet, *workers):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        hold.release()
         assert sweep.end() == 0, sweep.said
     journals = sweep.journals()
     assert {seed: journal.status for seed, journal in journals.items()} == dict.fromkeys("0123", "FINISHED")
@@ -155,7 +159,8 @@ def searched(folder: Path, sweep: Sweep) -> None:
 def test_ray_of_its_own_is_for_this_machine_only(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs pip install 'pneumo[ray]'")
     storage = f"hydra.sweeper.storage=sqlite:///{tmp_path / 'optuna.db'}"
-    sweep = Sweep(tmp_path, "hydra/launcher=ray", *SEARCH, storage)
+    hold = Hold(tmp_path / "hold", 0)
+    sweep = Sweep(tmp_path, "hydra/launcher=ray", *SEARCH, storage, hold=hold)
     try:
         sweep.wait_for(lambda: "begins" in sweep.said)
         listening = []
@@ -163,6 +168,7 @@ def test_ray_of_its_own_is_for_this_machine_only(tmp_path: Path) -> None:
             with suppress(psutil.NoSuchProcess):
                 links = process.net_connections("tcp")
                 listening += [link.laddr for link in links if link.status == psutil.CONN_LISTEN]
+        hold.release()
         assert listening
         assert {address.ip.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
         searched(tmp_path, sweep)
@@ -262,7 +268,13 @@ def in_job(task: int) -> list[psutil.Process]:
 
 def test_slurm_job_requeued_and_another_killed(tmp_path: Path, slurm: None) -> None:
     keys = [f"hydra.launcher.{key}" for key in ("partition=main", "cpus_per_task=1", "mem_gb=null")]
-    sweep = Sweep(tmp_path, "hydra/launcher=submitit_slurm", *keys, "trainer.epochs=10", "seed=0,1,2,3")
+    hold = Hold(tmp_path / "hold", 2)
+    told = [*keys, "trainer.epochs=10", "seed=0,1,2,3"]
+    sweep = Sweep(tmp_path, "hydra/launcher=submitit_slurm", *told, hold=hold)
+
+    def output(task: int) -> str:
+        return "".join(file.read_text() for file in tmp_path.rglob(f"*_{task}_0_log.out"))
+
     try:
         sweep.wait_for(lambda: sweep.epochs("0") >= 2 and sweep.epochs("1") >= 2)
         array = re.findall(r"Slurm job (\d+)_0", sweep.said)[0]
@@ -273,6 +285,8 @@ def test_slurm_job_requeued_and_another_killed(tmp_path: Path, slurm: None) -> N
             process.kill()
         sweep.wait_for(lambda: sweep.epochs("2") >= 1)
         subprocess.run(["scancel", "--signal=USR2", f"{array}_2"], check=True)  # as before the time limit
+        sweep.wait_for(lambda: "the job's time is nearly over" in output(2))
+        hold.release()
         code = sweep.end()
     finally:
         sweep.kill()
@@ -281,10 +295,9 @@ def test_slurm_job_requeued_and_another_killed(tmp_path: Path, slurm: None) -> N
     states = {seed: journal.status for seed, journal in sweep.journals().items()}
     assert states == {"0": "FINISHED", "1": "RUNNING", "2": "FINISHED", "3": "FINISHED"}
     for task in (0, 2):
-        output = "".join(file.read_text() for file in tmp_path.rglob(f"*_{task}_0_log.out"))
-        assert "continues (was KILLED)" in output
-        assert ("the job's time is nearly over, after 0 restarts" in output) == (task == 2)
-        begun, trained = starts_and_epochs(output)
+        assert "continues (was KILLED)" in output(task)
+        assert ("the job's time is nearly over, after 0 restarts" in output(task)) == (task == 2)
+        begun, trained = starts_and_epochs(output(task))
         assert begun.total() == 1 and sorted(trained.values()) == [1] * 10
 
 
@@ -317,9 +330,11 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
             return optuna.load_study(study_name="tiny", storage=storage).trials
         return []
 
-    first = Sweep(tmp_path, *command)
+    hold = Hold(tmp_path / "hold", 3)
+    first = Sweep(tmp_path, *command, hold=hold)
     try:
         first.wait_for(lambda: re.search(r"search\.trial=7\b[\s\S]*epoch   1", first.said))
+        hold.allow(0)
         second = Sweep(tmp_path, *command)
         assert second.end() == 1 and "another process continues the search" in second.said
     finally:

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 from support.browser import BROWSER, FLAGS
-from support.comparison_runs import COUNTS, DIGEST, PATIENTS, QUALITY, split
+from support.comparison_runs import QUALITY, candidate, finished
 
-from pneumo.comparison import page as report
-from pneumo.comparison import result as comparison
-from pneumo.comparison.result import Candidate
+from pneumo.comparison.page import write
 
 pytestmark = pytest.mark.services
 
-# What a reader meets, measured by the browser itself inside a frame of the given width (a headless window has
-# no less than 500 px): overflow, contrast, sizes of text, what the Tab key can reach.
+# Measured by the browser inside a frame of the given width (a headless window is at least 500 px wide):
+# overflow, contrast, text sizes, what the Tab key can reach.
 PROBE = """
 const frame = document.querySelector('iframe');
 frame.onload = () => {
@@ -58,16 +56,12 @@ def browser() -> str:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = [
-        Candidate(
-            run_id=f"{model}{seed}",
-            name=f"{model}-{seed}",
-            seed=seed,
+        candidate(
+            model,
+            seed,
+            quality,
             config={"model.name": model, "optim.lr": 0.001, "data.name": "chest_xray"},
             protocol="test_selected" if seed == 9 else "patient_val",
-            digest=DIGEST,
-            test=split("test", seed, quality),
-            val=split("val", seed, quality),
-            epoch=3,
             history=[
                 {
                     "epoch": e,
@@ -79,24 +73,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for model, quality in QUALITY.items()
         for seed in (0, 1, 9)
     ]
-    found = comparison.build(runs, draws=100)
-    splits = {
-        name: {
-            "images": sum(n.values()),
-            "normal": n["NORMAL"],
-            "pneumonia": n["PNEUMONIA"],
-            "patients": PATIENTS[name],
-        }
-        for name, n in COUNTS.items()
-    }
-    about = {
-        "experiment": "browser", "sweep": None, "made": "today", "version": "0", "command": "a command",
-        "software": {"numpy": "2"}, "commits": ["abc"], "digest": DIGEST, "data": "chest_xray",
-        "synthetic": False,
-    }  # fmt: skip
-    left_out = [{"run": "a run", "reason": "not finished: failed"}]
-    found |= {"about": about, "left_out": left_out, "splits": splits}
-    return report.write(tmp_path_factory.mktemp("page"), found, {}).folder / "index.html"
+    comparison = finished(runs)
+    comparison["left_out"] = [{"run": "a run", "reason": "not finished: failed"}]
+    return write(tmp_path_factory.mktemp("page"), comparison, {}).folder / "index.html"
 
 
 def measure(browser: str, page: Path, folder: Path, width: int, dark: bool) -> dict:
@@ -118,7 +97,7 @@ def measure(browser: str, page: Path, folder: Path, width: int, dark: bool) -> d
 def test_the_page_reads_well(browser: str, page: Path, tmp_path: Path, width: int, dark: bool) -> None:
     seen = measure(browser, page, tmp_path, width, dark)
     assert seen["dark"] is dark and (seen["paper"] < 0.02) is dark
-    assert (seen["width"], seen["frame"], seen["outside"]) == (width, width, 0)  # tables scroll, the page not
+    assert (seen["width"], seen["frame"], seen["outside"]) == (width, width, 0)  # only tables scroll
     assert seen["body"] >= 4.5 and seen["links"] >= 4.5 and seen["drawn"] >= 4.5  # WCAG 2.2, AA
     assert seen["figures"] >= 8 and seen["smallest"] >= 9
     assert seen["reachable"] and seen["names"] and not seen["broken"]

@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from support.commands import environment
+from support.commands import Hold, environment
 from support.servers import Mlflow, Postgres
 
 from pneumo.names import MEASURED
@@ -22,7 +22,7 @@ from pneumo.tracking.journal import Journal
 pytestmark = pytest.mark.services
 OUTAGES = 3
 OUTAGE_S = float(os.environ.get("PNEUMO_OUTAGE_S", 5))  # 5 to 30
-EPOCHS = 12 + int(2 * (OUTAGE_S - 5))  # so many that the run outlasts the outages
+EPOCHS = 12
 FLUSH_S = 10
 PASSWORD = "xyzzy-4711"
 OVERRIDES = (
@@ -38,11 +38,14 @@ class Job:
 
     folder: Path
     uri: str
+    environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, door: str = "train", *arguments: str) -> "subprocess.Popen[str]":
         self.folder.mkdir(exist_ok=True)
         # All jobs share one cache; and the servers want a core too.
-        own = environment(self.folder.parent, MLFLOW_TRACKING_URI=self.uri, OMP_NUM_THREADS="1")
+        own = environment(
+            self.folder.parent, MLFLOW_TRACKING_URI=self.uri, OMP_NUM_THREADS="1", **self.environment
+        )
         command = [sys.executable, "-m", f"pneumo.{door}", *(arguments or OVERRIDES)]
         with self.log(door).open("a") as log:
             return subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=log, text=True)
@@ -162,24 +165,40 @@ def test_the_undisturbed_run_is_what_lies_in_its_folder(jobs: dict[str, Any]) ->
 
 
 def test_a_server_killed_three_times_in_a_run(jobs: dict[str, Any], server: Mlflow) -> None:
-    job = Job(jobs["whole"].folder.with_name("killed"), server.uri)
+    folder = jobs["whole"].folder.with_name("killed")
+    hold = Hold(folder.with_name("hold"), 1)
+    job = Job(folder, server.uri, hold.environment)
     process = job.start()
-    seen: list[int] = []
+
+    def wait_for(count: Callable[[], int], least: int) -> None:
+        deadline = time.monotonic() + 300
+        while count() < least:
+            assert process.poll() is None and time.monotonic() < deadline, job.said
+            time.sleep(0.1)
+
+    def journals() -> int:
+        return len(list(job.folder.glob("outputs/*/journal.jsonl")))
+
+    def epochs() -> int:
+        return len(job.journal.history("val/auroc"))
+
+    def rows() -> int:
+        return sum(len(server.rows(run_id)) for run_id in server.run_ids(job.journal))
+
+    seen = 0
     try:
-        for _ in range(OUTAGES):
-            began = time.monotonic()
-            while process.poll() is None and (not seen or time.monotonic() - began < 2):
-                if list(job.folder.glob("outputs/*/journal.jsonl")):
-                    rows = sum(len(server.rows(run_id)) for run_id in server.run_ids(job.journal))
-                    if rows > max(seen, default=0):
-                        break  # it has just sent something
-                time.sleep(0.1)
+        wait_for(journals, 1)
+        for outage in range(1, OUTAGES + 1):
+            wait_for(rows, seen + 1)  # it has just sent something
             server.kill()
-            assert process.poll() is None and job.journal.status == "RUNNING", f"too short:\n{job.said}"
-            seen.append(rows)
+            assert process.poll() is None and job.journal.status == "RUNNING", job.said
+            seen = rows()
+            hold.allow(1 + 3 * outage)
+            wait_for(epochs, 1 + 3 * outage)  # without a server it trains on
             time.sleep(OUTAGE_S)
             server.start()
             server.wait()
+        hold.release()
         assert process.wait() == 0, job.said
     finally:
         process.kill()

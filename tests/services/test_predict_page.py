@@ -20,7 +20,7 @@ from support import odd_files
 from support.browser import BROWSER, FLAGS
 from support.commands import environment
 
-from pneumo.inference import bundle
+from pneumo.inference import model_folder
 
 pytestmark = pytest.mark.services
 
@@ -91,14 +91,14 @@ def ask(address: str, body: bytes, **headers: str) -> tuple[int, dict]:
 def test_it_answers_as_the_command_does(address: str, made_models: dict[str, Path], tmp_path: Path) -> None:
     from pneumo.inference.predictor import Predictor
 
-    predictor = Predictor(bundle.read(made_models["resnet18"]))
+    predictor = Predictor(model_folder.read(made_models["resnet18"]))
     picture = odd_files.encoded(odd_files.phantoms(1)[0], "PNG")
     (tmp_path / "x.png").write_bytes(picture)
-    (row,) = predictor.rows(["x"], [predictor.prepare(tmp_path / "x.png")])
+    (row,) = predictor.predictions(["x"], [predictor.prepare(tmp_path / "x.png")])
     code, said = ask(address, picture)
     assert code == 200 and said["probability"] == pytest.approx(row.probability, abs=1e-6)
     assert (said["decision"], said["model"]) == (row.decision, str(made_models["resnet18"]))
-    assert said["past"] == predictor.bundle.past_at(said["probability"])
+    assert said["past"] == predictor.bundle.similar_cases(said["probability"])
     assert said["past"]["low"] <= said["past"]["share"] <= said["past"]["high"]
 
 
@@ -121,10 +121,10 @@ def probed(made_models: dict[str, Path]) -> Iterator[str]:
     from starlette.responses import HTMLResponse
     from starlette.routing import Route
 
-    from pneumo.inference import web_page as page
+    from pneumo.inference import web_page
     from pneumo.inference.predictor import Predictor
 
-    app = page.application(Predictor(bundle.read(made_models["resnet18"])))
+    app = web_page.application(Predictor(model_folder.read(made_models["resnet18"])))
     dropped = [[name, base64.b64encode(content).decode()] for name, content in FILES.items()]
     text = PROBE.replace("FILES", json.dumps(dropped).replace("</", "<\\/"))
     app.router.routes.append(Route("/probe", lambda request: HTMLResponse(text)))
@@ -161,7 +161,7 @@ def test_dropped_files_in_a_real_browser(probed: str, tmp_path: Path) -> None:
     assert re.search(r"Of the \d+ validation images .* interval \d+\s% to \d+\s%", good["past"])
     assert photo["shown"] and photo["warned"] and "colour" in photo["warnings"][0]
     assert not text["shown"] and "neither a JPEG nor a PNG" in text["state"]
-    assert "No medical device" in found["text"] and "synthetic images" in found["text"]
+    assert "Not a medical device" in found["text"] and "synthetic images" in found["text"]
     assert all(state["width"] == 390 for state in seen.values())
     assert found["loaded"] and all(name.startswith((probed, "data:")) for name in found["loaded"])
     if importlib.util.find_spec("captum"):

@@ -18,22 +18,22 @@ from support.model_runs import make
 from support.servers import Serving, champion
 
 from pneumo.data.images import preprocess, read
-from pneumo.inference import bundle
-from pneumo.inference import pyfunc as served
+from pneumo.inference import model_folder, pyfunc
+from pneumo.inference.bundle import Bundle
 from pneumo.tracking.registry import resolve
 
 pytestmark = pytest.mark.services
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, bundle.Bundle]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, Bundle]]:
     folder = tmp_path_factory.mktemp("serving")
     uri = champion(folder, make(folder / "artifacts", "resnet18"))
     serving = Serving(folder, uri)
     serving.start()
     try:
         serving.wait()
-        yield serving, bundle.read(resolve("models:/pneumo@champion", uri, folder / "cache").folder)
+        yield serving, model_folder.read(resolve("models:/pneumo@champion", uri, folder / "cache").folder)
     finally:
         serving.kill()
 
@@ -48,7 +48,7 @@ def split(*rows: object) -> dict[str, Any]:
     return {"dataframe_split": {"columns": ["image"], "data": [[row] for row in rows]}}
 
 
-def test_it_answers_as_the_model_does(server: tuple[Serving, bundle.Bundle], tmp_path: Path) -> None:
+def test_it_answers_as_the_model_does(server: tuple[Serving, Bundle], tmp_path: Path) -> None:
     serving, model = server
     texts = [encoded(picture(0, 1)), encoded(picture(1, 2), "JPEG"), encoded(picture(1, 3, 300, 400))]
     squares = []
@@ -67,7 +67,7 @@ def test_it_answers_as_the_model_does(server: tuple[Serving, bundle.Bundle], tmp
         status, answer = serving.post(body)
         assert status == 200, answer
         rows = answer["predictions"]
-        assert [set(row) for row in rows] == [set(served.OUTPUTS)] * 3
+        assert [set(row) for row in rows] == [set(pyfunc.OUTPUTS)] * 3
         np.testing.assert_allclose([row["probability"] for row in rows], model.calibrated(raw), atol=1e-5)
         assert [row["decision"] for row in rows] == model.decide(raw).tolist()
         assert {row["threshold"] for row in rows} == {model.threshold}
@@ -76,13 +76,13 @@ def test_it_answers_as_the_model_does(server: tuple[Serving, bundle.Bundle], tmp
         assert {row["version"] for row in rows} == {"pneumo 1"}
 
 
-def test_the_example_that_goes_with_the_model_is_answered(server: tuple[Serving, bundle.Bundle]) -> None:
+def test_the_example_that_goes_with_the_model_is_answered(server: tuple[Serving, Bundle]) -> None:
     serving, model = server
     status, answer = serving.post((model.weights.parent / "serving_input_example.json").read_bytes())
     assert status == 200 and 0 <= answer["predictions"][0]["probability"] <= 1
 
 
-def test_a_malformed_request_gets_400_and_a_reason(server: tuple[Serving, bundle.Bundle]) -> None:
+def test_a_malformed_request_gets_400_and_a_reason(server: tuple[Serving, Bundle]) -> None:
     serving, _ = server
     good = encoded(picture(1, 1))
     bomb = io.BytesIO()
@@ -99,14 +99,14 @@ def test_a_malformed_request_gets_400_and_a_reason(server: tuple[Serving, bundle
         json.dumps(split(17)).encode(): "",
         json.dumps(split(None)).encode(): "",
         json.dumps(split({"a": 1})).encode(): "",
-        json.dumps(split("not base64 !")).encode(): "row 0: image is no base64 text",
+        json.dumps(split("not base64 !")).encode(): "row 0: image is not base64 text",
         json.dumps(split("")).encode(): "row 0",
         json.dumps(split(good, "AAAA")).encode(): "row 1: neither a JPEG nor a PNG",
         json.dumps(split(good[: len(good) // 2 // 4 * 4])).encode(): "row 0: damaged",
         json.dumps(split(encoded(Image.new("P", (9, 9)), "GIF"))).encode(): "row 0: neither",
         json.dumps(split(base64.b64encode(bomb.getvalue()).decode())).encode(): "than the limit",
         json.dumps(split(*[good] * 65)).encode(): "give 1 to 64 images",
-        json.dumps(split("A" * (served.MAX_CHARS + 4))).encode(): "than the limit",
+        json.dumps(split("A" * (pyfunc.MAX_CHARS + 4))).encode(): "than the limit",
         json.dumps(split("/etc/passwd")).encode(): "row 0",
     }
     for body, reason in said.items():
@@ -117,7 +117,7 @@ def test_a_malformed_request_gets_400_and_a_reason(server: tuple[Serving, bundle
     assert serving.post(split(good))[0] == 200
 
 
-def test_the_text_of_the_docker_file(server: tuple[Serving, bundle.Bundle], tmp_path: Path) -> None:
+def test_the_text_of_the_docker_file(server: tuple[Serving, Bundle], tmp_path: Path) -> None:
     serving, _ = server
     command = [
         sys.executable,

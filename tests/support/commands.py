@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
+HOOKS = PROJECT / "tests" / "hooks"  # see its sitecustomize.py
 
 
 @dataclass
@@ -20,11 +21,34 @@ class Ending:
 Command = Callable[..., Ending]  # the fixture `command`
 
 
+def import_path(*folders: Path) -> str:
+    """PYTHONPATH with these folders first, then ours: a child imports what the test run imports."""
+    return os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH")]))
+
+
+class Hold:
+    """Holds trainings back before an epoch: tests wait for events, not for a training's length."""
+
+    def __init__(self, file: Path, epochs: int, fingerprint: str = "") -> None:
+        self.file = file
+        self.environment = {"PNEUMO_TEST_HOLD": str(file), "PYTHONPATH": import_path(PROJECT, HOOKS)}
+        self.allow(epochs, fingerprint)
+
+    def allow(self, epochs: int, fingerprint: str = "") -> None:
+        """Every run, or the one named, trains this many epochs and then waits."""
+        new = self.file.with_suffix(".new")
+        new.write_text(f"{epochs} {fingerprint}")
+        new.replace(self.file)
+
+    def release(self) -> None:
+        self.file.unlink()
+
+
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """Ours, with this checkout first to be imported, and tracking and cache in `folder`; `more` wins."""
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": import_path(PROJECT),
         "PNEUMO_CACHE": str(folder / "cache"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         **more,

@@ -1,10 +1,13 @@
-"""Finished runs as training leaves them, without training: journal and artifacts, sent to a SQLite store."""
+"""Finished runs without training: journals and artifacts sent to a SQLite store, or candidates in memory."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
+from pneumo.comparison import result
+from pneumo.comparison.candidates import Candidate
+from pneumo.comparison.content import Comparison
 from pneumo.config import Config
 from pneumo.evaluation import metrics
 from pneumo.evaluation.predictions import SplitResult, predictions_csv
@@ -22,7 +25,7 @@ PATIENTS_A_SPLIT = 60
 
 
 def split(name: str, seed: int, quality: float, known: bool = True) -> SplitResult:
-    """A split with patients of one to three images, named as in the public set; the same for every seed."""
+    """A split of patients with one to three images, named as in the public set; the same for every seed."""
     rng = np.random.default_rng({"test": 1, "val": 2}[name])
     paths, people, labels = [], [], []
     for number in range(PATIENTS_A_SPLIT):
@@ -36,7 +39,7 @@ def split(name: str, seed: int, quality: float, known: bool = True) -> SplitResu
                 paths.append(f"{name}/NORMAL/IM-{number:04d}-{k:04d}.jpeg")
                 people.append(f"IM-{number}")
             labels.append(int(ill))
-    hard = rng.normal(0, 1.3, len(labels))  # what makes an image hard, it does to every model
+    hard = rng.normal(0, 1.3, len(labels))  # an image that is hard is hard for every model
     own = np.random.default_rng([seed, int(10 * quality)]).normal(0, 0.5, len(labels))
     logits = quality * (np.array(labels) - 0.5) * 2 + hard + own
     return SplitResult(
@@ -108,7 +111,7 @@ def make(
         "config.yaml": settings.as_yaml().encode(),
         "checkpoints/best.json": json.dumps(facts).encode(),
         "checkpoints/best.safetensors": bytes(4096),
-        **{f"predictions/{name}.csv": table(result) for name, result in splits.items()},
+        **{f"predictions/{name}.csv": predictions_csv(content) for name, content in splits.items()},
     }
     for name, content in files.items():
         if name != without:
@@ -116,8 +119,8 @@ def make(
             journal.artifact(name)
     journal.end(status)
     journal.close()
-    result = sync(folder, TrackingSettings(flush_s=30), uri)
-    assert result.left == 0 and not result.error, result
+    sent = sync(folder, TrackingSettings(flush_s=30), uri)
+    assert sent.left == 0 and not sent.error, sent
     return folder
 
 
@@ -127,7 +130,45 @@ COUNTS = {
     "test": {"NORMAL": 46, "PNEUMONIA": 73},
 }
 PATIENTS = {"train": 300, "val": 60, "test": 60}
+SIZES = {
+    name: {
+        "images": sum(counts.values()),
+        "normal": counts["NORMAL"],
+        "pneumonia": counts["PNEUMONIA"],
+        "patients": PATIENTS[name],
+    }
+    for name, counts in COUNTS.items()
+}
 
 
-def table(result: SplitResult) -> bytes:
-    return predictions_csv(result)
+def candidate(model: str = "resnet18", seed: int = 0, quality: float = 2.0, **keys: object) -> Candidate:
+    """A candidate in memory; `keys` replace its fields."""
+    fields: dict = {
+        "run_id": f"{model}{seed}",
+        "name": f"{model}-{seed}",
+        "seed": seed,
+        "config": {"model.name": model},
+        "protocol": "patient_val",
+        "digest": DIGEST,
+        "test": split("test", seed, quality),
+        "val": split("val", seed, quality),
+        "epoch": seed,
+    }
+    return Candidate(**(fields | keys))
+
+
+def candidates() -> list[Candidate]:
+    """Two seeds each of a better and a worse model."""
+    models = (("resnet18", 2.0), ("resnet50", 1.5))
+    return [candidate(model, seed, quality) for model, quality in models for seed in range(2)]
+
+
+def finished(runs: list[Candidate], draws: int = 100, **keys: object) -> Comparison:
+    """A finished comparison of `runs`; `keys` replace what is known about it."""
+    about: dict = {
+        "experiment": "pneumo", "sweep": None, "made": "today", "version": "0", "command": "a command",
+        "software": {"numpy": "2"}, "commits": ["abc"], "digest": DIGEST, "data": "chest_xray",
+        "synthetic": False,
+    }  # fmt: skip
+    rest: dict = {"about": about | keys, "left_out": [], "splits": SIZES}
+    return {**result.build(runs, draws=draws), **rest}  # type: ignore[typeddict-item]

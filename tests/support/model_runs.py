@@ -1,5 +1,6 @@
-"""Trained and made-up models for the tests of their use."""
+"""Trained and generated models for the tests of their use."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from pneumo.data.settings import DataSettings, PhantomSettings
 from pneumo.evaluation.predictions import SplitResult, predictions_csv
 from pneumo.models import build_model
 from pneumo.models.settings import ModelSettings
+from pneumo.names import MODEL_FACTS
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.checkpoint import save_weights
 from support import plain_settings
+from support.images import picture, save
 
 SIZE = 32
 
@@ -32,7 +35,7 @@ def phantom(folder: Path, **keys: object) -> Config:
         augment=plain_settings.augment(),
         optim=plain_settings.optim(),
         schedule=plain_settings.schedule(),
-        trainer=plain_settings.trainer(epochs=1, limit_batches=2, batch_size=16),
+        trainer=plain_settings.trainer(epochs=1, limit_batches=2, batch_size=16, precision="float32"),
         tracking=TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db"),
         output_dir=str(folder / "outputs"),
     )
@@ -96,3 +99,16 @@ def make(folder: Path, name: str, in_channels: int = 3, seed: int = 0, **facts: 
     for split, result in splits.items():
         (folder / "predictions" / f"{split}.csv").write_bytes(predictions_csv(result))
     return folder
+
+
+def change_facts(model_dir: Path, **changed: object) -> None:
+    """Change values of a model folder's model.json."""
+    file = model_dir / MODEL_FACTS
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+
+def image_folder(folder: Path, count: int = 5) -> Path:
+    """`folder`/in with `count` generated images, 0.png to 4.png."""
+    for number in range(count):
+        save(picture(number % 2, number), folder / "in" / f"{number}.png")
+    return folder / "in"

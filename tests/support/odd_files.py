@@ -1,18 +1,15 @@
-"""Two hundred hostile or odd files, and what the prediction makes of them.
+"""Two hundred odd or hostile files. All pictures are synthetic: phantoms, and shapes drawn here.
 
-python tests/odd_files.py MODEL prints, as Markdown, a table by kind of file; tests/test_predict.py holds the
-outcomes to what is promised. All pictures are synthetic: phantoms, and shapes drawn here.
+tests/inference/test_predictor.py checks what the prediction makes of them; `python tools/odd_files_table.py
+MODEL` prints it as a table by kind of file.
 """
 
-import argparse
 import io
 import os
 import pickle
 import struct
-import sys
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from pneumo.data import images, phantom
 from pneumo.data.settings import PhantomSettings
 
 READ, WARNED, REFUSED = "read", "warned", "refused"
-MARK = "was-run"  # the file that a payload would make
+MARK = "was-run"  # the file that a payload would create
 
 
 class Payload:
@@ -122,7 +119,7 @@ def dicom(
 
 
 def ct_slice(rng: np.random.Generator) -> Image.Image:
-    """A body's cross-section: a bright ring of fat and bone, two dark lungs, a spine, on black."""
+    """The cross-section of a body: a bright ring of fat and bone, two dark lungs, a spine, on black."""
     image = Image.new("L", (512, 512))
     pen = ImageDraw.Draw(image)
     cx, cy = 256 + rng.integers(-10, 10), 256 + rng.integers(-10, 10)
@@ -162,7 +159,7 @@ def _grained(image: Image.Image, rng: np.random.Generator, spread: float) -> Ima
 
 
 def strange(kind: str, base: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """An image of a `kind` that no chest X-ray set holds; from `base` where it is one, turned or toned."""
+    """An image of a `kind` that no set of chest X-rays holds; some kinds change `base`, an X-ray."""
     drawn = {
         "colour photo": photo,
         "CT-like slice": ct_slice,
@@ -208,7 +205,7 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     jpeg, data = encoded(base, "JPEG", quality=90), encoded(base, "PNG")
     grey = np.asarray(base)
 
-    # What is good, in every form it may come in.
+    # Good images, in every form.
     for number, image in enumerate(bases[:6]):
         yield "X-ray, JPEG", f"plain{number}.jpeg", encoded(image, "JPEG")
         yield "X-ray, PNG", f"plain{number}.png", encoded(image, "PNG")
@@ -245,13 +242,13 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     for name in names:
         yield "odd file name", name, data
 
-    # What is an image, but no chest X-ray like those of training.
+    # Images that are not like the chest X-rays of training.
     for kind in STRANGE:
         for number in range(3):
             image = strange(kind, bases[6 + number], rng)
             yield f"unlike: {kind}", f"{kind.replace(' ', '_')}{number}.png", encoded(image, "PNG")
 
-    # What is damaged.
+    # Damaged files.
     for part in range(1, 13):
         yield "cut short", f"cut{part}.jpeg", jpeg[: len(jpeg) * part // 13]
         yield "cut short", f"cut{part}.png", data[: len(data) * part // 13]
@@ -266,7 +263,7 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     yield "empty", "empty.jpeg", b""
     yield "empty", "empty.dcm", b""
 
-    # What would take the memory or the time.
+    # Files that would take all memory or much time.
     yield "bomb", "bomb.png", png(30_000, 30_000, 1, 0, b"\0" * 99)
     yield "bomb", "bomb_full.png", png(50_000, 20_000, 8, 0, bytes(10**7))
     yield "bomb", "longest.png", png(2**31 - 1, 2**31 - 1, 16, 6, b"\0")
@@ -286,7 +283,7 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     sized[at + 5 : at + 9] = b"\xff\xff\xff\xff"
     yield "bomb", "sized.jpeg", bytes(sized)
 
-    # What is no such image at all.
+    # Other kinds of files.
     others = {
         "gif.png": encoded(base, "GIF"), "tiff.tif": encoded(base, "TIFF"), "bmp.bmp": encoded(base, "BMP"),
         "webp.webp": encoded(base, "WEBP"), "ppm.png": encoded(base, "PPM"), "ico.png": encoded(base, "ICO"),
@@ -345,7 +342,7 @@ def _zipped() -> bytes:
 
 
 def make(folder: Path) -> dict[str, str]:
-    """Write them all below `folder`/in; each path relative to that -> its kind."""
+    """Write all files below `folder`/in. Returns the kind of each path, relative to that folder."""
     inside = folder / "in"
     inside.mkdir(parents=True)
     (folder / "outside.png").write_bytes(encoded(phantoms(1)[0], "PNG"))
@@ -367,55 +364,7 @@ def make(folder: Path) -> dict[str, str]:
     special = ("pipe", "loop", "dangling", "within", "outside", "device")
     kinds |= {f"{name}.jpeg": "pipe, device or link" for name in special}
     kinds |= {"passwords.png": "pipe, device or link", "deep/er/plain.png": "X-ray, PNG", "huge.jpeg": "bomb"}
-    # Neither is an image to be read: a folder named like one, and a folder that is a link.
+    # Not images: a folder with the name of one, and a folder that is a link.
     (inside / "folder.jpeg").mkdir()
     (inside / "elsewhere").symlink_to("/etc")
     return kinds
-
-
-def main() -> None:
-    import resource
-    import tempfile
-    import time
-
-    from pneumo import predict as door
-    from pneumo.inference.predictor import inputs
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("model")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        kinds = make(Path(name))
-        predictor = door.load(door.PredictConfig(model=args.model, input=name))
-        found = inputs(Path(name) / "in")
-        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        rows = [row for batch in predictor.predict(found.files) for row, _ in batch]
-        seconds = time.monotonic() - started
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        said = {os.path.relpath(row.path, Path(name) / "in"): row for row in rows}
-        said |= {
-            os.path.relpath(path, Path(name) / "in"): predictor.refused(path, "a link out of the folder")
-            for path in found.outside
-        }
-        assert not (Path(name) / MARK).exists() and not Path(MARK).exists()
-        assert sorted(said) == sorted(kinds), set(said) ^ set(kinds)
-    print("| kind of file | files | probability | of these warned | refused | the commonest word on it |")
-    print("|---|---:|---:|---:|---:|---|")
-    for kind in dict.fromkeys(kinds.values()):
-        mine = [said[path] for path in kinds if kinds[path] == kind]
-        refused = [row for row in mine if row.error]
-        warned = [row for row in mine if row.warnings]
-        words = Counter(
-            word.split(" (score")[0] for row in mine for word in [*row.warnings, row.error] if word
-        )
-        first = words.most_common(1)[0][0].replace("|", "/") if words else ""
-        counts = f"{len(mine)} | {len(mine) - len(refused)} | {len(warned)} | {len(refused)}"
-        print(f"| {kind} | {counts} | {first[:90]} |")
-    print(
-        f"\n{len(kinds)} files in {seconds:.1f} s, {grown:.0f} MB more memory at the peak; nothing was run."
-    )
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    main()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.commands import Hold, import_path
 from support.distributed_worker import SIZES, history, plain, trained
 from support.training import CPU, Tiny, make_trainer, split, three_splits
 
@@ -25,10 +26,9 @@ TESTS = Path(__file__).parents[1]
 
 
 def environment(folder: Path) -> dict[str, str]:
-    paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONPATH": import_path(TESTS.parent, TESTS),
         "OMP_NUM_THREADS": "1",
         "PNEUMO_CACHE": str(folder / "cache"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
@@ -149,10 +149,10 @@ def test_the_train_command_under_torchrun_is_one_run(tmp_path: Path) -> None:
 
 @pytest.mark.services
 def test_sigterm_to_the_launcher_stops_both_and_the_same_command_finishes(tmp_path: Path) -> None:
-    line = command(tmp_path, "trainer.epochs=6")
+    line, hold = command(tmp_path, "trainer.epochs=6"), Hold(tmp_path / "hold", 1)
     process = subprocess.Popen(
         line,
-        env=environment(tmp_path),
+        env=environment(tmp_path) | hold.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

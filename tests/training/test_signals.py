@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.commands import import_path
 
 from pneumo.tracking.journal import Journal
 from pneumo.training.signals import EXIT_CODES, Interrupted, StopRequest
@@ -145,7 +146,7 @@ class TrainCommand:
         ]
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": import_path(PROJECT),
             "OMP_NUM_THREADS": "1",
             "PNEUMO_CACHE": str(cache),
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
@@ -291,10 +292,9 @@ def test_a_signal_while_the_cache_is_built(number: int, code: int, workers: int,
     process = subprocess.Popen(
         line, env=train.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not list((tmp_path / "cache").glob("*.tmp*")):
-        time.sleep(0.02)
+    while not any(file.read_bytes()[128:].strip(b"\0") for file in tmp_path.glob("cache/*.tmp*/images.npy")):
+        time.sleep(0.02)  # until the first image stands behind the file's header
         assert process.poll() is None
-    time.sleep(1.5)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors

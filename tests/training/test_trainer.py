@@ -2,6 +2,8 @@
 
 import json
 import mmap
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn import metrics as sk
+from support.commands import HOOKS, PROJECT, import_path
 from support.training import AUGMENT, CPU, Recorder, Tiny, make_trainer, recipe, split, three_splits
 from torch import Tensor, nn
 
@@ -447,6 +450,14 @@ def test_precision_auto_is_bf16_only_where_the_cpu_has_it(monkeypatch: pytest.Mo
     for has, expected in ((True, "bf16"), (False, "float32")):
         monkeypatch.setattr("pneumo.models.precision.cpu_has_bf16", lambda has=has: has)
         assert open_runtime(TrainerSettings(device="cpu")).precision == expected
+
+
+@pytest.mark.parametrize(("switch", "expected"), [("on", "torch.bfloat16"), ("off", "None")])
+def test_a_test_run_can_force_what_auto_gives_in_its_child_processes(switch: str, expected: str) -> None:
+    code = "import torch, pneumo.models.precision as p; print(p.autocast_dtype('auto', torch.device('cpu')))"
+    own = {**os.environ, "PYTHONPATH": import_path(PROJECT, HOOKS), "PNEUMO_TEST_BF16": switch}
+    done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, timeout=100)
+    assert done.stdout == f"{expected}\n", done.stderr
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:

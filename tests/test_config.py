@@ -137,6 +137,22 @@ def test_values_out_of_range_are_named(override: str) -> None:
     assert value.strip("'") in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["true", "false", "auto"])
+def test_compile_takes_true_and_false_as_hydra_reads_them(value: str) -> None:
+    assert composed(f"trainer.compile={value}").trainer.compile == value
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_devices_that_torch_knows_are_taken(device: str) -> None:
+    assert composed(f"trainer.device={device}").trainer.device == device
+
+
+def test_composing_beside_a_running_command_leaves_it_as_it_was() -> None:
+    running = GlobalHydra.instance().hydra
+    assert config.compose(["seed=3", "data=phantom"]).seed == 3
+    assert GlobalHydra.instance().hydra is running and composed("seed=4").seed == 4
+
+
 def test_composing_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['train', '--cfg', 'job']\n"

@@ -1,0 +1,232 @@
+"""Finished runs that may be compared: read from tracking, and sorted out by what they were scored on."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pneumo import UserError, fingerprint
+from pneumo.comparison.content import EpochScores, LeftOut, SplitSize
+from pneumo.data import manifest
+from pneumo.data.settings import DataSettings
+from pneumo.evaluation.metrics import checked
+from pneumo.evaluation.predictions import SplitResult, read_predictions
+from pneumo.names import (
+    CLASS_NAMES,
+    COMMIT_TAG,
+    CONFIG,
+    DATA_DIGEST_TAG,
+    DIRTY_TAG,
+    FINGERPRINT_TAG,
+    MEASURED,
+    PROTOCOL_TAG,
+    SYNTHETIC_TAG,
+    TEST_PREDICTIONS,
+    TEST_SELECTED,
+    VAL_PREDICTIONS,
+)
+from pneumo.text import first_line
+from pneumo.tracking.reading import Found, Reader, TrackedRun
+
+NEEDED = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG)
+# Ten times as fast as OmegaConf, and a run's own file has nothing left to resolve.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(kw_only=True)
+class Candidate:
+    """A finished run that may be compared."""
+
+    run_id: str
+    name: str
+    seed: int
+    config: dict[str, Any]  # flat: what can change the result, without the seed
+    protocol: str
+    digest: str
+    test: SplitResult
+    val: SplitResult
+    fingerprint: str = ""
+    started_ms: int = 0
+    epoch: int | None = None
+    history: list[EpochScores] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    commit: str | None = None
+    device: str | None = None
+    weights_bytes: int | None = None
+    measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/... of the last epoch
+    synthetic: bool = False
+    data_name: str | None = None
+    data_root: str | None = None  # where the run found its images
+    images: dict[str, dict[str, int]] = field(default_factory=dict)  # by split and class, if recorded
+    patients: dict[str, int] = field(default_factory=dict)  # by split, if recorded
+
+    @property
+    def optimistic(self) -> bool:
+        return self.protocol == TEST_SELECTED
+
+
+def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
+    """The finished runs as candidates, and the runs that cannot be one, each with the reason."""
+    candidates: list[Candidate] = []
+    left_out: list[LeftOut] = [
+        {"run": run.name, "reason": f"not finished: {run.status.lower()}"} for run in found.unfinished
+    ]
+    for run in found.runs:
+        missing = ", ".join(name for name in NEEDED if name not in run.files)
+        if missing:
+            reason = f"its artifacts are incomplete: {missing} missing (python -m pneumo.runs sync)"
+            left_out.append({"run": run.name, "reason": reason})
+            continue
+        try:
+            candidates.append(_candidate(run, reader))
+        except UserError as error:
+            left_out.append({"run": run.name, "reason": f"its artifacts cannot be read: {error}"})
+    return candidates, left_out
+
+
+def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
+    config = _config(run.files[CONFIG])
+    settings = fingerprint.relevant(config)
+    seed = int(settings.pop("seed", 0))
+    test, val = (read_predictions(run.files[name]) for name in (TEST_PREDICTIONS, VAL_PREDICTIONS))
+    for split in (test, val):
+        checked(split.labels, split.probabilities)
+    notes = []
+    if settings.get("trainer.limit_batches"):
+        notes.append("Some runs are smoke runs: they trained on part of each epoch (trainer.limit_batches).")
+    if run.tags.get(DIRTY_TAG) == "true":
+        notes.append("Some runs were made with uncommitted changes in the code.")
+    facts = run.facts
+    epoch = facts.get("epoch", run.metrics.get("best/epoch"))
+    data = config.get("data")
+    data = data if isinstance(data, dict) else {}
+    return Candidate(
+        run_id=run.run_id,
+        name=run.name,
+        seed=seed,
+        config=settings,
+        protocol=run.tags.get(PROTOCOL_TAG, "unknown"),
+        digest=run.tags.get(DATA_DIGEST_TAG, ""),
+        test=test,
+        val=val,
+        fingerprint=run.tags.get(FINGERPRINT_TAG, ""),
+        started_ms=run.started_ms,
+        epoch=None if epoch is None else int(epoch),
+        history=facts.get("history") or reader.history(run),
+        notes=notes,
+        commit=run.tags.get(COMMIT_TAG),
+        device=run.params.get("device"),
+        weights_bytes=run.weights_bytes,
+        measured={key: value for key, value in run.metrics.items() if key.startswith(MEASURED)},
+        synthetic=run.tags.get(SYNTHETIC_TAG) == "true",
+        data_name=data.get("name"),
+        data_root=data.get("root"),
+        images=facts.get("images") or {},
+        patients=facts.get("patients") or {},
+    )
+
+
+def _config(text: str) -> dict[str, Any]:
+    try:
+        config = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{CONFIG} is damaged: {first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{CONFIG} does not contain a configuration")
+    return {str(key): value for key, value in config.items()}
+
+
+def sort_out(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[LeftOut]]:
+    """The runs that were scored on the same images, and the others, each with the reason.
+
+    The data set that most runs have wins; of equally many, the one with more test images, then the newest.
+    """
+    kept = list(candidates)
+    left: list[LeftOut] = []
+
+    def keep(key: Callable[[Candidate], Hashable], reason: Callable[[Candidate], str]) -> None:
+        nonlocal kept
+        order = sorted(kept, key=lambda run: run.started_ms)
+        size = {key(run): (len(run.test.paths), run.started_ms) for run in order}
+        counted = Counter(key(run) for run in kept)
+        chosen = max(counted, key=lambda value: (counted[value], size[value]), default=None)
+        left.extend({"run": run.name, "reason": reason(run)} for run in kept if key(run) != chosen)
+        kept = [run for run in kept if key(run) == chosen]
+
+    keep(
+        lambda run: run.digest,
+        lambda run: f"another data set (digest {run.digest[:12] or 'missing'}), so other images",
+    )
+    keep(
+        lambda run: tuple(zip(run.test.paths, run.test.labels.tolist(), strict=True)),
+        lambda run: (
+            f"its {len(run.test.paths)} test predictions are of other images (trainer.limit_batches?)"
+        ),
+    )
+    keep(
+        lambda run: tuple(run.test.patients),
+        lambda run: "its predictions name no patients, or not the same patients as the compared runs",
+    )
+    newest: dict[str, Candidate] = {}
+    for run in sorted(kept, key=lambda run: run.started_ms):
+        mark = run.fingerprint or run.run_id
+        if mark in newest:
+            left.append({"run": newest[mark].name, "reason": "the same run was made again later"})
+        newest[mark] = run
+    return list(newest.values()), left
+
+
+def image_root(kept: Sequence[Candidate], given: str | None) -> Path | None:
+    """The folder with the compared images: `given` (data.root), else where the runs found them.
+
+    None if neither has the first test image. Prints a note if `given` does not.
+    """
+    first = kept[0].test.paths[0]
+    for root in (given, *(run.data_root for run in kept)):
+        if not root:
+            continue
+        path = Path(root).expanduser()
+        for folder in (path, path / "chest_xray", path / "chest_xray" / "chest_xray"):
+            if (folder / first).is_file():
+                return folder
+    if given:
+        print(f"note: data.root={given} does not contain the test images ({first}, ...)")
+    return None
+
+
+def split_sizes(kept: Sequence[Candidate], root: Path | None) -> dict[str, SplitSize] | None:
+    """Images and patients by split: as a run recorded them, else counted in the images below `root`."""
+    for run in kept:
+        if run.images and run.patients:
+            return {
+                split: {
+                    "images": sum(counts.values()),
+                    "normal": counts.get(CLASS_NAMES[0], 0),
+                    "pneumonia": counts.get(CLASS_NAMES[1], 0),
+                    "patients": run.patients.get(split) or None,
+                }
+                for split, counts in run.images.items()
+            }
+    if root is None or not (root / "train").is_dir():
+        return None
+    settings = DataSettings(name="chest_xray", root=str(root), val_protocol="patient")
+    try:
+        table = manifest.describe(settings).table
+    except UserError:
+        return None
+    # The validation images of the runs themselves: their split also keeps copies of an image together.
+    test, val = set(kept[0].test.paths), set(kept[0].val.paths)
+    split_of = table["path"].map(lambda path: "test" if path in test else "val" if path in val else "train")
+    return {
+        name: {
+            "images": len(rows),
+            "normal": int((rows["label"] == 0).sum()),
+            "pneumonia": int((rows["label"] == 1).sum()),
+            "patients": int(rows["patient"].nunique()) or None,
+        }
+        for name in ("train", "val", "test")
+        for rows in [table[split_of == name]]
+    }

@@ -1,0 +1,281 @@
+"""What a comparison holds, as types: the content of comparison.json, key by key.
+
+Scores are fractions. An interval's ends are NaN where there is none; the JSON then has null.
+"""
+
+from typing import NotRequired, TypedDict
+
+Confusion = list[list[int]]  # [[tn, fp], [fn, tp]]
+EpochScores = dict[str, float]  # "epoch", "train/loss", "val/f1", ...
+
+
+class ScoreInterval(TypedDict):
+    """A score on the test images with its 95 % interval over patients."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ScoreRow(ScoreInterval):
+    """As above, the mean over a configuration's runs: their standard deviation, and each run's own score."""
+
+    sd: float | None
+    per_run: list[float]
+
+
+class RunRow(TypedDict):
+    """One run of a configuration."""
+
+    run_id: str
+    name: str
+    seed: int
+    epoch: int | None
+    history: list[EpochScores]
+    notes: list[str]
+    commit: str | None
+
+
+class Validation(TypedDict):
+    """Mean scores on the validation images, and each run's matrix."""
+
+    accuracy: float | None
+    f1: float | None
+    auroc: float | None
+    confusion: list[Confusion]
+
+
+class PredictiveValues(TypedDict):
+    """Positive and negative predictive value at one prevalence."""
+
+    ppv: float
+    npv: float
+
+
+class OperatingPoint(TypedDict):
+    """One threshold rule: each run's threshold, and what these thresholds give on the test images."""
+
+    thresholds: list[float]
+    validation_recall: float | None
+    scores: dict[str, ScoreInterval]
+    predictive_values: dict[str, PredictiveValues]  # by prevalence
+
+
+class Temperature(TypedDict):
+    """Each run's temperature, and the mean calibration of the test images with it."""
+
+    values: list[float]
+    after: dict[str, float]
+
+
+class SubtypeRow(TypedDict):
+    """The pneumonias of one kind against all normal images."""
+
+    images: int
+    normal: int
+    recall: ScoreInterval
+    auroc: ScoreInterval
+    auprc: ScoreInterval
+    accuracy: ScoreInterval
+
+
+class Curve(TypedDict):
+    """A mean curve over the grid, with its 95 % band."""
+
+    value: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class CalibrationBin(TypedDict):
+    """Images of one bin, their mean probability and the observed share of PNEUMONIA."""
+
+    images: int
+    mean: float
+    share: float
+
+
+class Curves(TypedDict):
+    """What is drawn of one configuration."""
+
+    grid: list[float]
+    roc: Curve
+    pr: Curve
+    calibration: list[CalibrationBin]
+
+
+class Cost(TypedDict, total=False):
+    """What a configuration costs to use and to train; None or absent where it is not known."""
+
+    parameters: float
+    flops: float
+    latency_ms: float
+    image_size: int
+    weights_bytes: int | None
+    device: str | None
+    images_per_s: float | None
+    epoch_s: float | None
+    peak_memory_mib: float | None
+
+
+class ConfigurationRow(TypedDict):
+    """Runs that differ by their seed alone; with `ensemble` their averaged probabilities."""
+
+    name: str
+    model: str
+    protocol: str
+    seeds: list[int]
+    rank: int | None  # None: an ensemble, or chosen on the test images
+    ensemble: bool
+    runs: list[RunRow]
+    scores: dict[str, ScoreRow]
+    validation: Validation
+    points: dict[str, OperatingPoint]  # by threshold rule
+    temperature: Temperature | None
+    subtypes: dict[str, SubtypeRow]
+    confusion: list[Confusion]  # of the test images, at probability 0.5, one a run
+    id: NotRequired[str]  # c1, c2, ...; ensembles have none
+    curves: NotRequired[Curves]  # of the first configurations only
+    cost: NotRequired[Cost]
+
+
+class PairScore(TypedDict):
+    """A paired difference, first minus second, with its 95 % interval and p."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    with_seeds: tuple[float, float] | None  # the interval that also counts chance in training
+    p_holm: float
+
+
+class McNemar(TypedDict):
+    """Images that only one of two ensembles gets right."""
+
+    only_first: int
+    only_second: int
+    p: float
+    p_holm: float
+
+
+class DeLong(TypedDict):
+    """The difference in the seeds' mean AUROC."""
+
+    difference: float
+    p: float
+    p_holm: float
+
+
+class PairTests(TypedDict):
+    """Two configurations, by id: their differences and tests."""
+
+    first: str
+    second: str
+    scores: dict[str, PairScore]
+    mcnemar: McNemar
+    delong: NotRequired[DeLong]
+
+
+class PairRow(PairTests):
+    """Two configurations, and by score what may be claimed."""
+
+    verdicts: dict[str, str]
+
+
+class Differences(TypedDict):
+    """The settings in which the configurations differ, each one's values by id, and the shared settings."""
+
+    keys: list[str]
+    values: dict[str, list[object]]
+    shared: dict[str, object]
+
+
+class Mistake(TypedDict):
+    """A test image that the first configuration gets wrong, and how many of all runs do."""
+
+    path: str
+    patient: str | None
+    label: int
+    probability: float
+    wrong_in: int
+    of: int
+
+
+class ImageSet(TypedDict):
+    """The test images."""
+
+    images: int
+    normal: int
+    pneumonia: int
+    patients: int | None  # None unless every image names its patient
+    clusters: int  # patients, where an image without one counts as one
+    images_without_patient: int
+    subtypes: dict[str, int]
+
+
+class Bootstrap(TypedDict):
+    """How the draws were made."""
+
+    draws: int
+    seed: int
+    scheme: str
+    level: float
+
+
+class Result(TypedDict):
+    """What the runs' predictions give."""
+
+    rank_by: str
+    bootstrap: Bootstrap
+    test: ImageSet
+    configurations: list[ConfigurationRow]
+    optimistic: list[ConfigurationRow]
+    ensembles: list[ConfigurationRow]
+    pairs: list[PairRow]
+    differences: Differences
+    mistakes: list[Mistake]
+
+
+class About(TypedDict):
+    """Where the runs came from, and what compared them."""
+
+    experiment: str
+    sweep: str | None
+    made: str
+    version: str
+    command: str
+    software: dict[str, str]
+    commits: list[str]
+    digest: str
+    data: str | None
+    synthetic: bool
+
+
+class LeftOut(TypedDict):
+    """A run that was not compared."""
+
+    run: str
+    reason: str
+
+
+class SplitSize(TypedDict):
+    """Images and patients of one split."""
+
+    images: int
+    normal: int
+    pneumonia: int
+    patients: int | None
+
+
+class Comparison(Result):
+    """A finished comparison."""
+
+    about: About
+    left_out: list[LeftOut]
+    splits: dict[str, SplitSize] | None
+
+
+def all_rows(result: Result) -> list[ConfigurationRow]:
+    """The ranked configurations, then the optimistic ones."""
+    return [*result["configurations"], *result["optimistic"]]

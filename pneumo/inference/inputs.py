@@ -1,0 +1,90 @@
+"""Which files to predict: single files, and all images in and below folders."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pneumo import UserError
+from pneumo.data import dicom
+from pneumo.data.manifest import is_clutter
+
+# Names that count as images. The formats of the second line are refused, with the reason in their row.
+SUFFIXES = (
+    *(".jpeg", ".jpg", ".png", ".dcm", ".dicom"),
+    *(".jpe", ".jfif", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".heic"),
+)
+
+
+@dataclass
+class InputFiles:
+    """The images of a folder in sorted order, the links that lead out of it, and what was left out."""
+
+    files: list[str]
+    outside: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def find(given: str | Path) -> InputFiles:
+    """The file `given`, or all images in and below the folder `given`.
+
+    Links that lead out of the folder are not followed, and linked folders are not entered. UserError if there
+    is no image.
+    """
+    root = Path(given).expanduser()
+    if not root.is_dir():
+        return InputFiles([str(root)])
+    found = InputFiles([])
+    real_root = os.path.realpath(root)
+
+    def note_unreadable(error: OSError) -> None:
+        found.left_out.append(f"{error.filename} ({error.strerror})")
+
+    for folder, folders, files in os.walk(root, onerror=note_unreadable):
+        found.left_out += [f"{folder}/{name} (a link)" for name in folders if _is_link(folder, name)]
+        folders[:] = sorted(name for name in folders if not is_clutter(name))
+        for name in sorted(files):
+            path = os.path.join(folder, name)  # noqa: PTH118 - strings: 100,000 Path objects cost a second
+            if is_clutter(name):
+                continue
+            if not name.lower().endswith(SUFFIXES) and not dicom.is_dicom(path):
+                found.left_out.append(path)
+            elif _is_link(folder, name) and not _is_below(os.path.realpath(path), real_root):
+                found.outside.append(path)
+            else:
+                found.files.append(path)
+    if not found.files and not found.outside:
+        raise UserError(f"input={given} contains no image; images end with {', '.join(SUFFIXES[:5])}.")
+    return found
+
+
+def find_all(paths: Sequence[str]) -> InputFiles:
+    """The images of several files and folders, in the order given, each file once."""
+    parts = [find(path) for path in paths]
+    return InputFiles(
+        files=list(dict.fromkeys(file for part in parts for file in part.files)),
+        outside=list(dict.fromkeys(file for part in parts for file in part.outside)),
+        left_out=[file for part in parts for file in part.left_out],
+    )
+
+
+def common_root(paths: Sequence[str]) -> Path:
+    """The folder that overlays are named relative to: the one input, or what several inputs share."""
+    if len(paths) == 1:
+        return Path(paths[0]).expanduser()
+    return Path(os.path.commonpath([Path(path).expanduser().absolute() for path in paths]))
+
+
+def relative_name(path: Path, root: Path) -> Path:
+    """The name of `path` relative to `root`, which may be the file itself."""
+    if path == root:
+        return Path(path.name)
+    return path.relative_to(root) if path.is_relative_to(root) else path.absolute().relative_to(root)
+
+
+def _is_link(folder: str, name: str) -> bool:
+    return os.path.islink(os.path.join(folder, name))  # noqa: PTH118, PTH114
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return os.path.commonpath([path, folder]) == folder

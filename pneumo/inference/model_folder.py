@@ -1,0 +1,173 @@
+"""A model as a folder: model.safetensors, model.json, model_card.md. Read it, write it, make it from a run.
+
+Files are read as data only: no pickle, and every value of a JSON is checked before it is used.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pneumo import UserError, one_of
+from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation.predictions import SplitResult, read_predictions
+from pneumo.files import read_bounded, write_atomically
+from pneumo.inference import card, schema
+from pneumo.inference.bundle import MAX_WEIGHTS_BYTES, Bundle
+from pneumo.inference.schema import Figure
+from pneumo.names import (
+    BEST_FACTS,
+    BEST_WEIGHTS,
+    MODEL_CARD,
+    MODEL_FACTS,
+    MODEL_WEIGHTS,
+    TEST_PREDICTIONS,
+    THRESHOLD_RULES,
+    TRAINING_REFERENCE,
+    VAL_PREDICTIONS,
+)
+from pneumo.text import finite, first_line
+
+FORMAT = 1
+MAX_JSON_BYTES = 2**24
+SCORES = ("auroc", "auprc", "accuracy", "recall", "specificity", "precision", "f1", "brier", "ece")
+OF_CALIBRATED = ("brier", "ece")  # the other scores do not depend on calibration
+
+
+def read(folder: str | Path, version: str | None = None) -> Bundle:
+    """The model in a model folder, a run's artifacts folder or a run's output folder.
+
+    `version` is what to call it (default: the folder). UserError if there is no usable model.
+    """
+    root = Path(folder).expanduser()
+    if (root / MODEL_FACTS).is_file():
+        facts = _read_json(root / MODEL_FACTS)
+        if facts.pop("format", None) != FORMAT:
+            raise UserError(
+                f"{root / MODEL_FACTS} does not have format {FORMAT}: another version of pneumo wrote it."
+            )
+        return _bundle(facts, root / MODEL_FACTS, root / MODEL_WEIGHTS, version or str(root))
+    for artifacts in (root, root / "artifacts"):
+        if (artifacts / BEST_FACTS).is_file():
+            return from_run(artifacts, version=version)
+    raise UserError(
+        f"{root} does not contain a model: a model folder has {MODEL_FACTS} and {MODEL_WEIGHTS}, a run's "
+        f"artifacts have {BEST_FACTS} and {BEST_WEIGHTS}."
+    )
+
+
+def write(bundle: Bundle, folder: Path) -> None:
+    """Write the model folder; UserError if the weights cannot be used."""
+    bundle.network()  # a model that does not load is not passed on
+    content = read_bounded(bundle.weights, MAX_WEIGHTS_BYTES)
+    facts = {
+        "familiarity" if key == "ood_reference" else key: value  # the file's key is older than the field
+        for key, value in asdict(bundle).items()
+        if key not in ("weights", "version")
+    }
+    facts |= {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()}
+    write_atomically(folder / MODEL_WEIGHTS, content)
+    text = json.dumps(finite(facts), indent=1, allow_nan=False, ensure_ascii=False)
+    write_atomically(folder / MODEL_FACTS, (text + "\n").encode())
+    write_atomically(folder / MODEL_CARD, card.text(bundle).encode())
+
+
+def from_run(
+    artifacts: Path,
+    *,
+    run_id: str | None = None,
+    version: str | None = None,
+    threshold_rule: str = "sensitivity_95",
+) -> Bundle:
+    """The model of a finished run: its best weights, and what follows from its validation and test rows."""
+    one_of("threshold_rule", threshold_rule, THRESHOLD_RULES)
+    best = _read_json(artifacts / BEST_FACTS)
+    val, test = (_read_predictions(artifacts / name) for name in (VAL_PREDICTIONS, TEST_PREDICTIONS))
+    thresholds = metrics.operating_points(val.labels, val.probabilities)
+    temperature = metrics.temperature(val.labels, val.probabilities)
+    rule = threshold_rule if threshold_rule in thresholds else "half"
+    copied = ("preprocess", "class_names", "data_digest", "protocol", "synthetic", "fingerprint", "monitor")
+    saved = best.get("model")
+    model: dict[str, Any] = saved if isinstance(saved, dict) else {}
+    reference = artifacts / TRAINING_REFERENCE
+    facts = {
+        **{key: best.get(key) for key in (*copied, "epoch")},
+        "model": {key: model.get(key) for key in ("name", "in_channels", "dropout")} | {"num_classes": 2},
+        "precision": best.get("precision", "float32"),
+        "counts": {
+            "images": best.get("images") or {},
+            "patients": best.get("patients") or {},
+            "test": len(test.paths),
+            "val": len(val.paths),
+        },
+        "thresholds": thresholds,
+        "temperature": temperature,
+        "threshold_rule": rule,
+        "figures": _figures(test, temperature, thresholds[rule]),
+        "past": {
+            "labels": val.labels.tolist(),
+            "probabilities": metrics.tempered(val.probabilities, temperature).tolist(),
+        },
+        "test_digest": test_digest(test),
+        "familiarity": _read_json(reference) if reference.is_file() else None,
+        "run_id": run_id,
+    }
+    return _bundle(
+        facts, artifacts / BEST_FACTS, artifacts / BEST_WEIGHTS, version or run_id or str(artifacts)
+    )
+
+
+def test_digest(test: SplitResult) -> str:
+    """Identifies the images that a model was tested on: models with equal digests can be compared."""
+    rows = zip(test.paths, test.patients, test.labels.tolist(), strict=True)
+    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+
+
+def _bundle(facts: dict[str, Any], source: Path, weights: Path, version: str) -> Bundle:
+    facts = {"weights_sha256": None, **facts}
+    schema.check(facts, source)
+    reference = facts.pop("familiarity")
+    return Bundle(**facts, ood_reference=reference, weights=weights, version=version)
+
+
+def _figures(test: SplitResult, temperature: float, threshold: float) -> dict[str, Figure]:
+    calibrated = metrics.tempered(test.probabilities, temperature)
+    observed = metrics.all_scores(test.labels, test.probabilities, threshold)
+    of_calibrated = metrics.all_scores(test.labels, calibrated)
+    observed |= {name: of_calibrated[name] for name in OF_CALIBRATED}
+    weights = statistics.resample(test.labels, test.patients)
+    draws = statistics.resampled_scores(test.labels, test.probabilities, weights, threshold)
+    draws |= statistics.resampled_scores(test.labels, calibrated, weights, parts=("losses",))
+    figures = {}
+    for name in SCORES:
+        low, high = statistics.interval(name, observed[name], draws[name])
+        figures[name] = finite({"value": observed[name], "low": low, "high": high})
+    return figures
+
+
+# ---- reading
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    def refuse(name: str) -> float:
+        raise ValueError(f"{name} is not a number in JSON")
+
+    try:
+        content = json.loads(read_bounded(path, MAX_JSON_BYTES), parse_constant=refuse)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a complete JSON file: {first_line(error)[:200]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not contain a JSON object.")
+    return content
+
+
+def _read_predictions(path: Path) -> SplitResult:
+    try:
+        result = read_predictions(read_bounded(path, MAX_JSON_BYTES).decode(errors="surrogateescape"))
+        metrics.checked(result.labels, result.probabilities)
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix(f'{path} ')}") from None
+    return result

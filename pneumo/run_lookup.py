@@ -1,0 +1,64 @@
+"""The folder of a run, from any name that people have for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pneumo import UserError
+from pneumo.commands import RUN_FORMS
+from pneumo.sweep.jobs import read_json
+from pneumo.tracking.journal import read_records, redact
+from pneumo.tracking.mlflow_client import read_note
+
+
+def run_folders(output_dir: str, kind: str = "*") -> list[Path]:
+    """The folder of every run (for `sweeps/*`: of every sweep), the oldest first."""
+    root = Path(output_dir).expanduser()
+    if not root.is_dir():
+        raise UserError(f"output_dir={root} is not a folder: no run has been made there.")
+    found = [file.parent for file in root.glob(f"{kind}/journal.jsonl")]
+    return sorted(found, key=lambda folder: (folder / "journal.jsonl").stat().st_mtime)
+
+
+def find_run(output_dir: str, name: str) -> Path:
+    """The folder of the run that `name` means (see commands.RUN_FORMS); UserError for none or several."""
+    given = Path(name).expanduser()
+    if (given / "journal.jsonl").is_file():
+        return given
+    begun = []
+    named = []
+    for folder in run_folders(output_dir):
+        ids = [folder.name, *(str(known) for known in _run_ids(folder))]
+        if name in ids:
+            return folder
+        if any(known.startswith(name) for known in ids):
+            begun.append(folder)
+        if _run_name(folder) == name:
+            named.append(folder)
+    found = named or begun
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} runs ({', '.join(folder.name for folder in found)})" if found else "not a run there"
+    raise UserError(f"{name} in output_dir={output_dir}: {what}. Give {RUN_FORMS}.")
+
+
+def run_id_of(output_dir: str, name: str, uri: str) -> str:
+    """The MLflow id that the run has in the tracker at `uri`; UserError where it has none."""
+    folder = find_run(output_dir, name)
+    run_id = read_note(folder, uri).run_id
+    if run_id is None:
+        raise UserError(f"run {folder.name} is not in {redact(uri)} yet: `pneumo runs sync` sends it.")
+    return run_id
+
+
+def _run_ids(folder: Path) -> Iterator[str]:
+    for note in folder.glob("sent-*.json"):
+        if run_id := read_json(note).get("run_id"):
+            yield run_id
+
+
+def _run_name(folder: Path) -> str | None:
+    try:
+        records, _ = read_records(folder / "journal.jsonl")
+    except UserError:  # damaged: it can still be found by its folder
+        return None
+    return next((record["body"]["name"] for record in records if record["kind"] == "start"), None)

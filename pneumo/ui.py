@@ -1,0 +1,162 @@
+"""`pneumo ui`: MLflow's pages of the configured store, on 127.0.0.1."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import IO
+
+from pneumo import UserError, config
+from pneumo.config_files import project_dir
+from pneumo.tracking.journal import redact
+from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
+from pneumo.tracking.settings import TrackingSettings
+
+PORTS_TRIED = 100
+START_S = 120.0
+STOP_S = 10.0
+
+
+@dataclass(kw_only=True)
+class UiConfig:
+    """What to serve, and where."""
+
+    port: int = 5000
+    open: bool = True
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise UserError(f"port={self.port} must be between 1 and 65535.")
+
+
+def main() -> None:
+    """Serve until Ctrl-C; the exit code is 0 ended by Ctrl-C, 1 failed, 2 wrong usage, 143 terminated."""
+    sys.exit(config.run_typed(show, "ui", UiConfig))
+
+
+def show(settings: UiConfig) -> int:
+    """Serve the store and open the experiment; only open it where the store is a server already."""
+    uri = settings.tracking.uri or ""
+    page = _page(uri, settings.tracking.experiment)
+    if uri.startswith(("http://", "https://")):
+        print(f"{redact(uri).rstrip('/')}{page}")
+        _open(f"{uri.rstrip('/')}{page}", settings.open)
+        return 0
+    port = free_port(settings.port)
+    address = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile() as log, _server(uri, port, log) as server:
+        _wait_until_ready(server, address, log)
+        print(f"{address}{page}\nCtrl-C ends it.", flush=True)
+        _open(f"{address}{page}", settings.open)
+        with suppress(KeyboardInterrupt):
+            server.wait()
+            raise UserError(f"the server ended: {_last_line(log)}")
+    return 0
+
+
+def free_port(first: int) -> int:
+    """`first`, or the next port on 127.0.0.1 that nothing listens on."""
+    for port in range(first, min(first + PORTS_TRIED, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise UserError(f"port={first}: the {PORTS_TRIED} ports from there are all taken; give another one.")
+
+
+def server_environment(uri: str) -> dict[str, str]:
+    """Settings of the server, by environment: an argument would show the store's password to `ps`."""
+    database = sqlite_file(uri)
+    folder = database.parent if database else project_dir()
+    return {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(folder / "mlartifacts"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 GB of helper processes that nothing here needs
+    }
+
+
+def _page(uri: str, experiment: str) -> str:
+    """The path of the experiment's runs; of all experiments where there is none of this name."""
+    try:
+        found = open_client(uri).get_experiment_by_name(experiment)
+    except Exception as error:  # whatever a database driver or a server raises
+        raise UserError(f"tracking.uri={redact(uri)} does not answer: {describe(error, uri)}") from None
+    if found is None:
+        print(f"note: there is no experiment {experiment} yet; `pneumo train` makes it.", file=sys.stderr)
+        return "/#/experiments?workflowType=machine_learning"
+    return f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+
+
+@contextmanager
+def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """MLflow's server as a process group, which ends with the block."""
+
+    def terminated(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(
+        [*command, "--workers", "1"],
+        env=server_environment(uri),
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield server
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _stop(server)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_S)
+            return
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach 127.0.0.1
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise UserError(f"the server did not start: {_last_line(log)}")
+        with suppress(OSError), opener.open(f"{address}/health", timeout=5):
+            return
+        time.sleep(0.2)
+    raise UserError(f"the server did not answer within {START_S:.0f} s: {_last_line(log)}")
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return redact(lines[-1]) if lines else "it printed nothing"
+
+
+def _open(address: str, wanted: bool, environment: Mapping[str, str] = os.environ) -> None:
+    """Open a browser, but not one that would take over the terminal."""
+    shown = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    if wanted and (sys.platform != "linux" or any(environment.get(name) for name in shown)):
+        webbrowser.open(address)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Which runs are compared, and what is known about their images."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.comparison_runs import SIZES, candidate, candidates, make, split
+from support.images import make_kaggle, picture, save
+
+from pneumo.comparison.candidates import image_root, read, sort_out, split_sizes
+from pneumo.evaluation.predictions import SplitResult
+from pneumo.tracking.reading import Found, Reader, TrackedRun
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    root = tmp_path_factory.mktemp("candidates")
+    uri = f"sqlite:///{root}/mlflow.db"
+    make(root / "outputs", uri, "resnet18", 1, data_root="/images")
+    return Reader(uri)
+
+
+@pytest.fixture
+def tracked(reader: Reader) -> TrackedRun:
+    (run,) = reader.find("pneumo").runs
+    return run
+
+
+def only(run: TrackedRun, reader: Reader) -> tuple[list, list]:
+    return read(Found(runs=[run], unfinished=[], parent=None), reader)
+
+
+def test_a_tracked_run_becomes_a_candidate(tracked: TrackedRun, reader: Reader) -> None:
+    (run,), left = only(tracked, reader)
+    assert not left
+    assert (run.seed, run.protocol, run.epoch, run.device) == (1, "patient_val", 4, "cpu")
+    assert run.config["model.name"] == "resnet18" and "seed" not in run.config
+    assert run.data_root == "/images" and run.weights_bytes == 4096 and not run.synthetic
+    assert run.measured == {"time/images_per_s": 91, "time/epoch_s": 50, "memory/peak_mib": 2001}
+    assert run.test.probabilities.tolist() == split("test", 1, 1.3).probabilities.tolist()
+    assert [row["epoch"] for row in run.history] == [1, 2, 3, 4]
+
+
+def test_the_history_comes_from_mlflow_where_the_run_has_none(tracked: TrackedRun, reader: Reader) -> None:
+    del tracked.files["checkpoints/best.json"]
+    (run,), _ = only(tracked, reader)
+    assert [row["epoch"] for row in run.history] == [1, 2, 3, 4] and not run.images
+    assert run.history[1]["val/auroc"] == pytest.approx(0.92)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("config.yaml", "a: [", "cannot be read: config.yaml is damaged: while parsing"),
+        ("config.yaml", "3", "cannot be read: config.yaml does not contain a configuration"),
+        ("predictions/val.csv", "path,patient,label,probability\na,,0,7\n", "not in \\[0, 1\\]"),
+        ("predictions/test.csv", None, "incomplete: predictions/test.csv missing .*pneumo.runs sync"),
+    ],
+)
+def test_damaged_artifacts_leave_a_run_out(
+    tracked: TrackedRun, reader: Reader, file: str, content: str | None, reason: str
+) -> None:
+    tracked.files.pop(file)
+    if content is not None:
+        tracked.files[file] = content
+    kept, (left,) = only(tracked, reader)
+    assert not kept and left["run"] == tracked.name
+    assert re.search(reason, left["reason"])
+
+
+def test_notes_name_smoke_runs_and_uncommitted_code(tracked: TrackedRun, reader: Reader) -> None:
+    tracked.tags["pneumo.git_dirty"] = "true"
+    tracked.files["config.yaml"] = tracked.files["config.yaml"].replace(
+        "limit_batches: null", "limit_batches: 2"
+    )
+    (run,), _ = only(tracked, reader)
+    assert "smoke runs" in run.notes[0] and "uncommitted changes" in run.notes[1]
+
+
+def test_the_same_run_made_twice_counts_once() -> None:
+    runs = candidates()
+    for number, run in enumerate(runs):
+        run.fingerprint, run.started_ms = f"f{min(number, 2)}", number
+    kept, left = sort_out(runs)
+    assert [run.name for run in kept] == ["resnet18-0", "resnet18-1", "resnet50-1"]
+    assert left == [{"run": "resnet50-0", "reason": "the same run was made again later"}]
+
+
+def test_other_images_and_other_data_sets_are_left_out() -> None:
+    runs = candidates()
+    runs[1].digest = "e" * 64
+    runs[2].test.paths[0] = "another.jpeg"
+    kept, left = sort_out(runs)
+    assert [run.name for run in kept] == ["resnet18-0", "resnet50-1"]
+    assert [entry["run"] for entry in left] == ["resnet18-1", "resnet50-0"]
+    assert left[0]["reason"].startswith("another data set (digest eeeeeeeeeeee)")
+    assert "test predictions are of other images" in left[1]["reason"]
+
+
+def test_of_two_data_sets_as_common_the_larger_wins() -> None:
+    small, large = candidates()[:2]
+    small.digest, small.started_ms = "e" * 64, 99
+    small.test = SplitResult(
+        paths=["a", "b"], patients=[None, None], labels=np.array([0, 1]), probabilities=np.array([0.1, 0.9])
+    )
+    kept, _ = sort_out([small, large])
+    assert kept == [large]
+
+
+def test_the_images_are_found_where_the_runs_found_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = candidate(data_root=str(tmp_path))
+    assert image_root([run], None) is None
+    save(picture(0, 0), tmp_path / "chest_xray" / run.test.paths[0])
+    assert image_root([run], None) == tmp_path / "chest_xray"
+    assert image_root([run], str(tmp_path / "nothing")) == tmp_path / "chest_xray"
+    assert not capsys.readouterr().out
+    shutil.rmtree(tmp_path / "chest_xray")
+    assert image_root([run], str(tmp_path)) is None
+    assert f"data.root={tmp_path} does not contain the test images" in capsys.readouterr().out
+
+
+def test_the_splits_are_what_a_run_recorded() -> None:
+    images = {name: {"NORMAL": s["normal"], "PNEUMONIA": s["pneumonia"]} for name, s in SIZES.items()}
+    patients = {name: size["patients"] for name, size in SIZES.items()}
+    assert split_sizes([candidate(), candidate(images=images, patients=patients)], None) == SIZES
+    assert split_sizes([candidate()], None) is None
+
+
+def test_the_splits_are_counted_where_no_run_recorded_them(tmp_path: Path) -> None:
+    root = make_kaggle(tmp_path / "chest_xray")
+    paths = sorted(str(path.relative_to(root)) for path in root.glob("test/*/*"))
+    run = candidate()
+    run.test.paths[:] = (paths + ["-"] * 999)[: len(run.test.paths)]
+    run.val.paths[:] = ["-"] * len(run.val.paths)
+    sizes = split_sizes([run], root)
+    assert sizes == {
+        "train": {"images": 44, "normal": 22, "pneumonia": 22, "patients": 22},  # val's folder joins it
+        "val": {"images": 0, "normal": 0, "pneumonia": 0, "patients": None},
+        "test": {"images": 16, "normal": 8, "pneumonia": 8, "patients": 8},
+    }

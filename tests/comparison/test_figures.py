@@ -1,0 +1,95 @@
+"""What the comparison's figures say. How they look was judged by eye."""
+
+import pytest
+from matplotlib.figure import Figure
+from support.comparison_runs import candidate, candidates, finished
+
+from pneumo.comparison import figures
+from pneumo.comparison.content import Comparison
+
+HISTORY = [
+    {"epoch": e, **{f"{s}/{m}": e / 9 for s in ("train", "val") for m in ("accuracy", "f1", "loss")}}
+    for e in range(1, 5)
+]
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    runs = [*candidates(), candidate(protocol="test_selected", history=HISTORY)]
+    for run in runs:
+        run.history = HISTORY
+    return finished(runs)
+
+
+@pytest.fixture(scope="module")
+def drawn(comparison: Comparison) -> dict[str, Figure]:
+    return figures.draw(comparison)
+
+
+def labels(figure: Figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_every_figure_is_drawn_where_there_is_data(drawn: dict[str, Figure]) -> None:
+    assert list(drawn) == [
+        "forest",
+        "differences",
+        "roc",
+        "precision_recall",
+        "calibration",
+        "curves_loss",
+        "curves_accuracy",
+        "curves_f1",
+        "confusion_test",
+        "confusion_validation",
+        "class_distribution",
+    ]
+
+
+def test_figures_without_data_are_left_out() -> None:
+    alone = finished([candidate()])
+    alone["splits"] = None
+    assert not {"differences", "curves_loss", "class_distribution"} & figures.draw(alone).keys()
+
+
+def test_the_forest_names_every_row(drawn: dict[str, Figure]) -> None:
+    ticks = [tick.get_text() for tick in drawn["forest"].axes[0].get_yticklabels()]
+    assert ticks[:2] == ["1. resnet18", "2. resnet50"] and ticks[-1] == "(optimistic) resnet18"
+    assert ticks[2] == "resnet18, 2 seeds avg."
+
+
+def test_curves_carry_their_area(drawn: dict[str, Figure], comparison: Comparison) -> None:
+    first = comparison["configurations"][0]["scores"]
+    assert f"resnet18 ({first['auroc']['value']:.3f})" in labels(drawn["roc"])
+    assert f"resnet18 ({first['auprc']['value']:.3f})" in labels(drawn["precision_recall"])
+    assert f"resnet18 (ECE {first['ece']['value']:.3f})" in labels(drawn["calibration"])
+    line = drawn["roc"].axes[0].lines[0]
+    assert line.get_ydata().tolist() == comparison["configurations"][0]["curves"]["roc"]["value"]
+
+
+def test_the_difference_is_marked_at_its_value(drawn: dict[str, Figure], comparison: Comparison) -> None:
+    entry = comparison["pairs"][0]["scores"]["accuracy"]
+    interval, point, zero = drawn["differences"].axes[0].lines
+    assert list(interval.get_xdata()) == [entry["low"], entry["high"]]
+    assert list(point.get_xdata()) == [entry["difference"]] and set(zero.get_xdata()) == {0}
+
+
+def test_epochs_are_averaged_over_seeds(drawn: dict[str, Figure]) -> None:
+    panels = drawn["curves_accuracy"].axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["training", "validation"]
+    assert panels[0].lines[0].get_ydata().tolist() == pytest.approx([e / 9 for e in range(1, 5)])
+
+
+def test_matrices_have_counts_and_shares(drawn: dict[str, Figure], comparison: Comparison) -> None:
+    (tn, fp), _ = comparison["configurations"][0]["confusion"][0]
+    texts = [text.get_text() for text in drawn["confusion_test"].axes[0].texts]
+    assert texts[0] == f"{tn}\n{tn / (tn + fp):.1%}" and len(texts) == 4
+
+
+def test_long_names_are_cut() -> None:
+    assert figures.short("a" * 34) == "a" * 34
+    assert figures.short("a" * 35) == "a" * 33 + "…"
+
+
+def test_a_png_is_written_on_white(drawn: dict[str, Figure]) -> None:
+    assert figures.png(drawn["forest"]).startswith(b"\x89PNG")

@@ -1,0 +1,93 @@
+"""The page and the files beside it, from a comparison in memory."""
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.comparison_runs import candidate, candidates, finished
+from support.images import picture, save
+
+from pneumo.comparison import figures, page
+from pneumo.comparison.content import Comparison
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    return finished([*candidates(), candidate(protocol="test_selected")])
+
+
+@pytest.fixture(scope="module")
+def written(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> page.Page:
+    return page.write(tmp_path_factory.mktemp("page"), comparison, {})
+
+
+def test_hostile_names_do_not_become_html() -> None:
+    run = candidate(name="<img src=x onerror=alert(1)>", config={"model.name": "<script>alert(1)</script>"})
+    run.test.paths[:] = [f"<b>{path}" for path in run.test.paths]
+    found = finished([run], experiment="</title><script>", data="csv")
+    text = page.html(found, figures.draw(found), {})
+    assert (
+        "<script" not in text
+        and "onerror=alert(1)>" not in text.replace("&gt;", "")
+        and "<b>test" not in text
+    )
+
+
+def test_the_json_is_the_comparison_itself(written: page.Page, comparison: Comparison) -> None:
+    found = json.loads((written.folder / "comparison.json").read_text())
+    assert list(found) == list(comparison)
+    assert found["configurations"][0]["scores"] == comparison["configurations"][0]["scores"]
+
+
+def test_scores_csv_has_a_line_for_each_score(written: page.Page, comparison: Comparison) -> None:
+    rows = list(csv.DictReader((written.folder / "scores.csv").open()))
+    first = comparison["configurations"][0]["scores"]
+    assert len(rows) == len(first) * 6  # two configurations, three ensembles, one optimistic
+    assert [row["score"] for row in rows[: len(first)]] == list(first)
+    assert float(rows[0]["low"]) == first["accuracy"]["low"] and rows[0]["seeds"] == "0 1"
+    assert [float(value) for value in rows[0]["per_run"].split()] == first["accuracy"]["per_run"]
+    assert (rows[-1]["rank"], rows[-1]["protocol"], rows[-1]["sd"]) == ("", "test_selected", "")
+
+
+def test_pairs_csv_has_a_line_for_each_score(written: page.Page, comparison: Comparison) -> None:
+    rows = list(csv.DictReader((written.folder / "pairs.csv").open()))
+    (pair,) = comparison["pairs"]
+    assert len(rows) == len(pair["scores"]) and rows[3]["score"] == "sensitivity"
+    entry = pair["scores"]["accuracy"]
+    assert (rows[0]["first"], rows[0]["second"]) == ("resnet18", "resnet50")
+    assert (float(rows[0]["p_holm"]), float(rows[0]["low_seeds"])) == (
+        entry["p_holm"],
+        entry["with_seeds"][0],
+    )
+
+
+def test_the_terminal_has_the_ranking_and_the_verdicts(written: page.Page) -> None:
+    lines = written.terminal.splitlines()
+    assert lines[0].split()[:3] == ["rank", "configuration", "seeds"]
+    assert lines[2].split()[:2] == ["1", "resnet18"]
+    assert "test_selected OPTIMISTIC, not ranked" in written.terminal
+    assert lines[-2].startswith("resnet18 has a higher accuracy than resnet50")
+
+
+def test_every_file_is_listed_and_written(written: page.Page) -> None:
+    on_disk = {str(path.relative_to(written.folder)) for path in written.folder.rglob("*") if path.is_file()}
+    assert on_disk == set(written.files) >= {"index.html", "pairs.csv", "figures/forest.png"}
+
+
+def test_pictures_are_small_and_never_from_elsewhere(comparison: Comparison, tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    first, second, third = comparison["mistakes"][:3]
+    save(picture(0, 1, height=900, width=600), root / first["path"])
+    (root / second["path"]).parent.mkdir(parents=True, exist_ok=True)
+    (root / second["path"]).write_bytes(b"not an image")
+    save(picture(0, 2), tmp_path / "secret.jpeg")
+    outside = third | {"path": "../secret.jpeg"}
+    found = page.pictures([first, second, outside], root)  # type: ignore[list-item]
+    assert list(found) == [first["path"]]
+    with Image.open(io.BytesIO(base64.b64decode(found[first["path"]].partition(",")[2]))) as image:
+        assert max(image.size) == page.PICTURE_PIXELS
+    assert page.pictures([first], None) == {}

@@ -1,0 +1,62 @@
+"""Every two configurations: differences, tests and their correction."""
+
+import numpy as np
+import pytest
+from statsmodels.stats.multitest import multipletests
+from support.comparison_runs import candidate, candidates
+
+from pneumo.comparison import pairs, result
+
+
+def test_two_equal_models_are_not_distinguished() -> None:
+    runs = candidates()
+    for run in runs[2:]:
+        run.test.probabilities = runs[run.seed].test.probabilities.copy()
+    (pair,) = result.build(runs, draws=200)["pairs"]
+    assert pair["verdicts"]["accuracy"].startswith("No difference in accuracy can be claimed")
+    assert pair["scores"]["auroc"]["p"] == pair["mcnemar"]["p"] == pair["delong"]["p"] == 1.0
+
+
+def test_holm_corrects_each_score_over_all_pairs() -> None:
+    models = (("resnet18", 2.0), ("resnet50", 1.4), ("densenet121", 1.0))
+    runs = [candidate(model, seed, quality) for model, quality in models for seed in (0, 1)]
+    found = result.build(runs, draws=100)
+    assert [(pair["first"], pair["second"]) for pair in found["pairs"]] == [
+        ("c1", "c2"),
+        ("c1", "c3"),
+        ("c2", "c3"),
+    ]
+    tests = [[pair["scores"][score] for pair in found["pairs"]] for score in pairs.PAIRED]
+    tests += [[pair["mcnemar"] for pair in found["pairs"]], [pair["delong"] for pair in found["pairs"]]]
+    for entries in tests:
+        expected = multipletests([entry["p"] for entry in entries], method="holm")[1]
+        assert [entry["p_holm"] for entry in entries] == pytest.approx(expected)
+
+
+def test_differences_are_first_minus_second_and_the_seeds_widen_them() -> None:
+    found = result.build(candidates(), draws=100)
+    first, second = found["configurations"]
+    (pair,) = found["pairs"]
+    for score, entry in pair["scores"].items():
+        expected = first["scores"][score]["value"] - second["scores"][score]["value"]
+        assert entry["difference"] == pytest.approx(expected)
+        assert entry["low"] < entry["difference"] < entry["high"]
+    noise = pair["scores"]["accuracy"]["with_seeds"]
+    assert noise is not None and noise[0] < pair["scores"]["accuracy"]["low"]
+
+
+def test_one_configuration_makes_no_pair_and_one_seed_no_noise() -> None:
+    assert result.build([candidate()], draws=100)["pairs"] == []
+    two = [candidate("resnet18", 0, 2.0), candidate("resnet50", 0, 1.5)]
+    (pair,) = result.build(two, draws=100)["pairs"]
+    assert all(entry["with_seeds"] is None for entry in pair["scores"].values())
+
+
+def test_delong_needs_two_images_of_each_class() -> None:
+    two = [candidate("resnet18", 0, 2.0), candidate("resnet50", 0, 1.5)]
+    labels = np.ones_like(two[0].test.labels)
+    labels[0] = 0
+    for run in two:
+        run.test.labels = labels
+    (pair,) = result.build(two, draws=100)["pairs"]
+    assert "delong" not in pair and pair["mcnemar"]["p"] <= 1

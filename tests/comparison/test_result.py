@@ -1,0 +1,86 @@
+"""What is claimed about configurations, and by which names."""
+
+import numpy as np
+import pytest
+from support.comparison_runs import candidate, candidates
+
+from pneumo import UserError
+from pneumo.comparison import result
+
+
+def test_permuted_test_labels_change_no_choice() -> None:
+    """Thresholds, temperatures and epochs come from validation; test labels only score."""
+
+    def choices(found: dict) -> dict:
+        return {
+            row["name"]: (
+                [point["thresholds"] for point in row["points"].values()],
+                row["temperature"]["values"],
+                [run["epoch"] for run in row["runs"]],
+            )
+            for row in [*found["configurations"], *found["ensembles"]]
+        }
+
+    honest = candidates()
+    permuted = candidates()
+    labels = np.random.default_rng(0).permutation(honest[0].test.labels)
+    for run in permuted:
+        run.test.labels = labels
+    one, other = result.build(honest, draws=100), result.build(permuted, draws=100)
+    assert choices(one) == choices(other)
+    value = [found["configurations"][0]["scores"]["auroc"]["value"] for found in (one, other)]
+    assert value[0] > 0.9 > 0.65 > value[1]
+
+
+def test_configurations_are_named_by_what_distinguishes_them() -> None:
+    base = {"model.name": "resnet18", "sampler.name": "shuffle", "optim.lr": 0.001, "augment.name": "strong"}
+    configs = [base, base | {"optim.lr": 0.01}, base | {"model.name": "resnet50"}]
+    assert result._names(configs) == [
+        "resnet18, lr=0.001",
+        "resnet18, lr=0.01",
+        "resnet50, lr=0.001",
+    ]
+    assert result._names([base, base]) == ["resnet18", "resnet18 (2)"]
+
+
+def test_what_differs_is_kept_apart_from_what_is_shared() -> None:
+    runs = [candidate(config={"optim.lr": lr, "model.name": "resnet18"}, run_id=str(lr)) for lr in (1, 2)]
+    found = result.build(runs, draws=100)["differences"]
+    assert found["keys"] == ["optim.lr"] and found["shared"] == {"model.name": "resnet18"}
+    assert sorted(found["values"].values()) == [[1], [2]] and found["values"].keys() == {"c1", "c2"}
+
+
+def test_the_mistakes_are_of_the_first_configuration() -> None:
+    found = result.build(candidates(), draws=100)
+    sure = [abs(mistake["probability"] - 0.5) for mistake in found["mistakes"]]
+    assert sure == sorted(sure, reverse=True) and len(sure) <= result.MISTAKES
+    assert all((mistake["probability"] >= 0.5) != mistake["label"] for mistake in found["mistakes"])
+    assert all(0 <= mistake["wrong_in"] <= mistake["of"] == 4 for mistake in found["mistakes"])
+
+
+def test_the_test_images_are_counted() -> None:
+    run = candidate()
+    run.test.patients[0] = None
+    found = result.build([run], draws=100)["test"]
+    assert found["images"] == found["normal"] + found["pneumonia"] == len(run.test.paths)
+    assert (found["patients"], found["images_without_patient"]) == (None, 1)
+    assert found["clusters"] == len(set(run.test.patients))
+    assert sum(found["subtypes"].values()) == found["pneumonia"]
+
+
+def test_what_compared_the_runs_is_recorded() -> None:
+    runs = [candidate(commit="a" * 40), candidate(commit=None, synthetic=True)]
+    about = result.about(runs, experiment="e", sweep=None, command="c")
+    assert (about["commits"], about["synthetic"]) == (["a" * 12], True)
+    assert about["software"].keys() == set(result.SOFTWARE)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(UserError, match="rank_by=luck is not known"):
+        result.build(candidates(), rank_by="luck")
+    with pytest.raises(UserError, match="no finished runs"):
+        result.build([])
+    run = candidate()
+    run.test.labels[:] = 1
+    with pytest.raises(UserError, match="all of one class"):
+        result.build([run])

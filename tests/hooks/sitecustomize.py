@@ -1,0 +1,75 @@
+"""Two switches for the processes of a test run. Python runs this file when it starts.
+
+    PNEUMO_TEST_BF16=on|off    pneumo believes that the CPU has bf16 units, or that it has none
+    PNEUMO_TEST_HOLD=FILE      training waits while FILE holds its epoch back; commands.Hold writes FILE
+
+conftest.py runs this file for the test process itself and puts its folder on PYTHONPATH for child processes.
+Each switch changes one module of pneumo right after its import, so start-up imports nothing more than before.
+"""
+
+import os
+import sys
+import time
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def force_bf16(precision: Any) -> None:
+    answer = {"on": True, "off": False}[os.environ["PNEUMO_TEST_BF16"]]
+    precision.cpu_has_bf16 = lambda: answer
+
+
+def hold_epochs(trainer: Any) -> None:
+    """Before each epoch, wait while the file holds it back. A request to stop ends the wait."""
+    train_epoch = trainer.Trainer._train_epoch
+
+    def waits(self: Any) -> None:
+        while held(self.folder.parent.name, self.progress.epoch) and self.should_stop() is None:
+            time.sleep(0.05)
+        train_epoch(self)
+
+    trainer.Trainer._train_epoch = waits
+
+
+def held(fingerprint: str, epoch: int) -> bool:
+    """True where FILE says so. It holds a number of epochs that may be trained, and perhaps a fingerprint."""
+    try:
+        allowed, *runs = Path(os.environ["PNEUMO_TEST_HOLD"]).read_text().split()
+    except FileNotFoundError:
+        return False
+    return epoch > int(allowed) and fingerprint in (runs or [fingerprint])
+
+
+CHANGES = {
+    "PNEUMO_TEST_BF16": ("pneumo.models.precision", force_bf16),
+    "PNEUMO_TEST_HOLD": ("pneumo.training.trainer", hold_epochs),
+}
+
+
+class Change(MetaPathFinder):
+    """Finds one module as usual, and changes it once it is loaded."""
+
+    def __init__(self, name: str, change: Any) -> None:
+        self.name, self.change = name, change
+
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == self.name else None
+        if spec and spec.loader:
+            load = spec.loader.exec_module
+
+            def load_and_change(module: ModuleType) -> None:
+                load(module)
+                self.change(module)
+
+            spec.loader.exec_module = load_and_change  # type: ignore[method-assign]
+        return spec
+
+
+for variable, (module, change) in CHANGES.items():
+    if os.environ.get(variable):
+        sys.meta_path.insert(0, Change(module, change))
+        if module in sys.modules:
+            change(sys.modules[module])

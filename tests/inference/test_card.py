@@ -1,0 +1,44 @@
+"""The model card: every figure is the bundle's own, and the limits are in it."""
+
+from pathlib import Path
+
+from pneumo.inference import card, model_folder
+from pneumo.inference.schema import Figure
+from pneumo.names import PROTOCOLS, TEST_SELECTED
+
+
+def test_the_card_has_the_models_facts_and_figures(made: Path) -> None:
+    bundle = model_folder.read(made)
+    text = card.text(bundle)
+    assert text.startswith("# Model card: resnet18, NORMAL or PNEUMONIA\n\n**Not a medical device.**")
+    for fact in (
+        bundle.fingerprint,
+        bundle.data_digest,
+        f"{bundle.temperature:.3f}",
+        f"{bundle.threshold:.3f}",
+    ):
+        assert fact in text
+    assert "black border cropped, histogram equalised, resized and padded to 32 x 32 grey pixels" in text
+    assert card.RULE_WORDS[bundle.threshold_rule] in text.replace("\n", " ")
+    assert "- train: not recorded\n- val: 24 images\n- test: 24 images" in text
+    auroc = bundle.figures["auroc"]
+    row = f"{auroc['value']:.4f} | {auroc['low']:.4f} to {auroc['high']:.4f}"
+    assert f"| area under the ROC curve | {row} |" in text
+    assert text.count("\n| ") == 1 + len(bundle.figures)  # the table's head and a row per score
+
+
+def test_what_is_not_defined_or_not_prepared_is_not_claimed(made: Path) -> None:
+    bundle = model_folder.read(made)
+    bundle.synthetic, bundle.protocol, bundle.run_id = False, TEST_SELECTED, "a" * 32
+    bundle.preprocess = {"image_size": 224, "crop_black": False, "equalize": False}
+    bundle.figures = {"f1": Figure(value=None, low=None, high=None)}
+    bundle.counts = {
+        "images": {"train": {"NORMAL": 1341, "PNEUMONIA": 3875}, "val": {}, "test": {}},
+        "patients": {"train": 2790},
+    }
+    text = card.text(bundle)
+    assert "synthetic" not in text and f"run `{'a' * 32}`" in text
+    assert PROTOCOLS[TEST_SELECTED] in text
+    assert "order: resized and padded to 224 x 224" in text and "cropped" not in text
+    assert "| F1 | - | - |" in text
+    assert "- train: 5,216 images of 2,790 patients: 1,341 NORMAL, 3,875 PNEUMONIA" in text

@@ -1,0 +1,59 @@
+"""The output file of a prediction: the same values in CSV and JSON, whole at any moment."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from pneumo import UserError
+from pneumo.inference import output
+from pneumo.inference.predictor import Prediction
+
+GOOD = Prediction(
+    path="a,b\n.png",
+    probability=0.12345678,
+    decision="NORMAL",
+    threshold=0.5,
+    model="pneumo 3",
+    warnings=["seems upside down", "colour in 30% of the pixels: an X-ray has none"],
+)
+ODD = Prediction(path="x\udcff.png", probability=float("nan"), threshold=None)
+BAD = Prediction(path="bad.png", model="pneumo 3", error="neither a JPEG nor a PNG")
+
+
+def test_csv_and_json_hold_the_same_values(tmp_path: Path) -> None:
+    for name in ("out.csv", "deeper/out.json"):
+        with output.PredictionFile(tmp_path / name) as file:
+            for prediction in (GOOD, ODD, BAD):
+                file.write(prediction)
+    with (tmp_path / "out.csv").open(newline="", errors="surrogateescape") as opened:
+        rows = list(csv.DictReader(opened))
+    listed = json.loads((tmp_path / "deeper" / "out.json").read_text(errors="surrogateescape"))
+    assert list(rows[0]) == list(output.COLUMNS) == list(listed[0])
+    assert (
+        [row["path"] for row in rows] == [row["path"] for row in listed] == [p.path for p in (GOOD, ODD, BAD)]
+    )
+    assert [row["probability"] for row in rows] == ["0.123457", "", ""]
+    assert [row["probability"] for row in listed] == [0.123457, None, None]
+    assert rows[0]["warnings"] == "; ".join(GOOD.warnings) and listed[0]["warnings"] == GOOD.warnings
+    assert rows[2]["error"] == listed[2]["error"] == BAD.error
+
+
+def test_json_is_whole_also_without_rows_and_after_an_error(tmp_path: Path) -> None:
+    with output.PredictionFile(tmp_path / "none.json"):
+        pass
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+    with pytest.raises(KeyboardInterrupt), output.PredictionFile(tmp_path / "cut.json") as file:
+        file.write(GOOD)
+        raise KeyboardInterrupt
+    assert [row["path"] for row in json.loads((tmp_path / "cut.json").read_text())] == [GOOD.path]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"output=.*out\.csv cannot be written"),
+        output.PredictionFile(tmp_path / "file" / "out.csv"),
+    ):
+        pass

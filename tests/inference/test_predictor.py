@@ -1,0 +1,101 @@
+"""Predictions of files: the pixels of training, the same answer in any batch, odd and hostile files."""
+
+import os
+import resource
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import odd_files
+from support.model_runs import image_folder
+
+from pneumo.data import cache, images, manifest
+from pneumo.data.settings import DataSettings
+from pneumo.inference import inputs, model_folder, ood
+from pneumo.inference.predictor import Prediction, Predictor
+
+
+@pytest.fixture(scope="module")
+def predictor(made_models: dict[str, Path]) -> Predictor:
+    return Predictor(model_folder.read(made_models["resnet18"]))
+
+
+def test_neither_batches_nor_threads_change_a_row(made_models: dict[str, Path], tmp_path: Path) -> None:
+    folder = image_folder(tmp_path, 9)
+    (folder / "4b.png").write_bytes(b"no image")
+    model, files = model_folder.read(made_models["resnet18"]), inputs.find(folder).files
+
+    def predicted(num_workers: int, batch_size: int) -> list[Prediction]:
+        predictor = Predictor(model, num_workers=num_workers)
+        return [row for batch in predictor.predict(files, batch_size=batch_size) for row, _ in batch]
+
+    alone = predicted(1, 64)
+    assert [Path(row.path).name for row in alone if row.error] == ["4b.png"] and len(alone) == 10
+    for rows in (predicted(3, 1), predicted(2, 4)):
+        assert [(row.path, row.error, row.decision) for row in rows] == [
+            (row.path, row.error, row.decision) for row in alone
+        ]
+        assert [row.probability for row in rows if not row.error] == pytest.approx(
+            [row.probability for row in alone if not row.error], abs=1e-6
+        )
+
+
+def test_the_pixels_are_those_of_training(native: list[Path], predictor: Predictor, tmp_path: Path) -> None:
+    """Every original: what the prediction prepares is byte for byte what the training's cache holds."""
+    root = native[0].parents[1]
+    parts: dict[str, list[str]] = {"train": [], "test": []}
+    for file in native:
+        patient, _ = manifest.parse_name(file.name) or ("", "")
+        line = f"{file.relative_to(root)},{int(file.parent.name == 'PNEUMONIA')}\n"
+        parts["test" if int(patient.rpartition("-")[2]) % 2 else "train"].append(line)
+    for split, part in parts.items():
+        (tmp_path / f"{split}.csv").write_text("path,label\n" + "".join(part))
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)  # no path of a set may lead out of its folder
+    size = predictor.bundle.image_size
+    settings = DataSettings(
+        name="csv", root=str(tmp_path), image_size=size, cache_dir=str(tmp_path / "cache"), num_workers=2
+    )
+    data = cache.prepare(manifest.build(settings), settings)
+    trained = dict(zip(data.manifest.table["path"], data.images[data.rows], strict=True))
+    prepared = predictor.predict([str(file) for file in native])
+    seen = {str(Path(row.path).relative_to(root)): image for batch in prepared for row, image in batch}
+    assert len(seen) == len(native) == len(trained)
+    for path, image in seen.items():
+        assert image is not None and image.square.tobytes() == trained[path].tobytes(), path
+
+
+def test_two_hundred_odd_files(made_models: dict[str, Path], tmp_path: Path) -> None:
+    kinds = odd_files.make(tmp_path)
+    assert len(kinds) >= 200
+    model = model_folder.read(made_models["resnet18"])
+    train, val = odd_files.phantoms(200, "train"), odd_files.phantoms(60)
+    squares = [
+        [images.preprocess(np.asarray(image), **model.preprocess) for image in part] for part in (train, val)
+    ]
+    model.ood_reference = ood.fit(*squares)
+    found = inputs.find(tmp_path / "in")
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    by_path = {row.path: row for batch in Predictor(model).predict(found.files) for row, _ in batch}
+    assert time.process_time() - started < 60  # 8 s on an idle machine
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 1500  # MB
+    assert {os.path.relpath(path, tmp_path / "in") for path in [*by_path, *found.outside]} == set(kinds)
+    assert not (tmp_path / odd_files.MARK).exists() and not Path(odd_files.MARK).exists()
+    outcomes: dict[str, Counter] = {}
+    for path, row in by_path.items():
+        assert bool(row.error) is (row.probability is None)
+        assert row.error or 0 <= float(str(row.probability)) <= 1
+        assert "\n" not in row.error and "SECRET" not in row.error + "".join(row.warnings)
+        outcome = odd_files.REFUSED if row.error else odd_files.WARNED if row.warnings else odd_files.READ
+        outcomes.setdefault(kinds[os.path.relpath(path, tmp_path / "in")], Counter())[outcome] += 1
+    for kind in ("X-ray, JPEG", "X-ray, PNG", "X-ray, odd form or size", "X-ray with EXIF orientation",
+                 "wrong suffix", "odd file name", "with something after it"):  # fmt: skip
+        assert not outcomes[kind][odd_files.REFUSED], kind
+    for kind in ("cut short", "empty", "bomb", "another kind of file", "DICOM, of another kind or damaged"):
+        assert set(outcomes[kind]) == {odd_files.REFUSED}, kind
+    for kind in ("colour photo", "noise", "blank", "checkerboard", "rotated 90 degrees", "upside down"):
+        assert set(outcomes[f"unlike: {kind}"]) == {odd_files.WARNED}, kind
+    assert outcomes["X-ray, PNG"][odd_files.READ] >= 5 and outcomes["odd file name"][odd_files.READ] == 18
+    assert len(found.outside) == 3 and all(Path(path).is_symlink() for path in found.outside)

@@ -1,0 +1,118 @@
+"""Registering a run's model: once, unless it is unfit or worse, with what serving needs."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.models import Model
+from support.model_tracker import ModelTracker
+
+from pneumo import UserError, __version__
+from pneumo.inference import model_folder
+from pneumo.names import TRAINING_REFERENCE
+from pneumo.tracking.registry import resolve
+
+WORSE = "is worse than the model that has the alias champion"
+
+
+def good(labels: np.ndarray, _: np.ndarray) -> np.ndarray:
+    row = np.arange(len(labels))
+    return 0.1 + 0.7 * labels + 0.01 * row / len(labels) - 0.695 * (row == 1)
+
+
+def bad(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    return 1 - good(labels, probabilities)
+
+
+def test_mlflow_is_told_what_serving_needs(tracker: ModelTracker, tmp_path: Path) -> None:
+
+    tracker.register(tracker.run())
+    folder = resolve("models:/pneumo@champion", tracker.uri, tmp_path).folder
+    model = Model.load(str(folder))
+    assert model.flavors["python_function"]["loader_module"] == "pneumo.inference.pyfunc"
+    assert model.signature.inputs.input_names() == ["image"]
+    assert {"probability", "decision", "class", "threshold", "warnings", "version"} == set(
+        model.signature.outputs.input_names()
+    )
+    assert (folder / "requirements.txt").read_text() == f"pneumo=={__version__}\n"
+    example = json.loads((folder / "input_example.json").read_text())
+    assert example["columns"] == ["image"] and len(example["data"]) == 1
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pth", ".pt", ".bin")]
+
+
+def test_a_run_without_a_reference_gets_one_where_its_images_are(phantom_run: Path, tmp_path: Path) -> None:
+    tracker = ModelTracker(tmp_path, phantom_run)
+    run_id = tracker.run()
+    (tmp_path / "mlartifacts" / run_id / "artifacts" / TRAINING_REFERENCE).unlink()
+    tracker.register(run_id)
+    kept = model_folder.read(resolve("models:/pneumo@champion", tracker.uri, tmp_path / "cache").folder)
+    assert kept.ood_reference == model_folder.from_run(phantom_run).ood_reference is not None
+
+
+def test_registering_twice_gives_one_version(tracker: ModelTracker) -> None:
+    run_id = tracker.run()
+    tracker.register(run_id)
+    assert "nothing to do" in tracker.register(run_id)
+    assert tracker.register(run_id, alias="second").startswith("pneumo 1: already registered")
+    assert [version.version for version in tracker.versions()] == [1]
+    assert dict(tracker.client.get_registered_model("pneumo").aliases) == {"champion": 1, "second": 1}
+
+
+def test_a_worse_run_is_refused_unless_forced(tracker: ModelTracker) -> None:
+    tracker.register(tracker.run(good))
+    worse = tracker.run(bad)
+    with pytest.raises(UserError, match=rf"{WORSE}.*paired.*force=true"):
+        tracker.register(worse)
+    assert len(tracker.versions()) == 1
+    assert "forced" in tracker.register(worse, force=True)
+    assert tracker.client.get_model_version_by_alias("pneumo", "champion").version == 2
+    better = tracker.register(tracker.run(good))
+    assert "paired on 24 test images +" in better
+
+
+def test_without_the_champions_predictions_the_intervals_decide(tracker: ModelTracker) -> None:
+    first = tracker.run(good)
+    tracker.register(first)
+    tracker.client.delete_run(first)
+    with pytest.raises(UserError, match=rf"{WORSE}: AUROC .* against"):
+        tracker.register(tracker.run(bad))
+    assert "paired" not in tracker.register(tracker.run(good))
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ({"status": "FAILED"}, "is FAILED: only a finished run"),
+        ({"status": "KILLED"}, "is KILLED: only a finished run"),
+        ({"protocol": "test_selected"}, "tagged test_selected"),
+        ({"path": "other/"}, "was not tested on the images of pneumo 1"),
+    ],
+)
+def test_unfit_runs_are_refused_unless_forced(
+    tracker: ModelTracker, way: dict[str, str], reason: str
+) -> None:
+    tracker.register(tracker.run())
+    run_id = tracker.run(**way)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=reason) as told:
+        tracker.register(run_id)
+    assert "force=true" in str(told.value)
+    assert len(tracker.versions()) == 1
+    tracker.register(run_id, force=True)
+    assert len(tracker.versions()) == 2
+
+
+def test_a_run_without_a_model_is_refused(tracker: ModelTracker) -> None:
+    run_id = tracker.run()
+    shutil.rmtree(tracker.folder / "mlartifacts" / run_id / "artifacts" / "checkpoints")
+    with pytest.raises(UserError, match=r"best\.json"):
+        tracker.register(run_id)
+    assert not tracker.client.search_registered_models()
+
+
+@pytest.mark.parametrize("alias", ["not/this", "latest", "v3", "", "a'b", "a" * 200])
+def test_an_alias_that_mlflow_refuses_is_named(alias: str, tracker: ModelTracker) -> None:
+    with pytest.raises(UserError, match="alias="):
+        tracker.register(tracker.run(), alias=alias)
+    assert not tracker.client.search_registered_models()

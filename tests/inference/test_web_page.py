@@ -1,0 +1,107 @@
+"""The page to try a model, asked in this process; tests/services drives it in a browser."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.images import GREY, encoded, save
+
+from pneumo import UserError
+from pneumo.inference import explain, model_folder, web_page
+from pneumo.inference.predictor import DISCLAIMER, Predictor
+from pneumo.inference.schema import Figure
+
+pytest.importorskip("starlette", reason="starlette is not installed: pip install 'pneumo[ui]'")
+
+
+@pytest.fixture
+def predictor(made: Path) -> Predictor:
+    return Predictor(model_folder.read(made))
+
+
+def ask(
+    predictor: Predictor, method: str, path: str, body: bytes = b"", **headers: str
+) -> tuple[int, dict[str, str], str]:
+    """Status, headers and text of the reply to one request."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    fields = {"host": "127.0.0.1", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
+    }
+    asyncio.run(web_page.application(predictor)(scope, receive, send))  # type: ignore[arg-type]
+    got = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], got, b"".join(message.get("body", b"") for message in sent[1:]).decode()
+
+
+def test_the_page_shows_what_the_model_is_and_loads_nothing(predictor: Predictor) -> None:
+    predictor.bundle.class_names = ["NORMAL", "';alert(1)//"]
+    predictor.bundle.figures["auroc"] = Figure(value=0.9, low=0.8, high=0.95)
+    status, headers, text = ask(predictor, "GET", "/")
+    assert status == 200 and "text/html" in headers["content-type"]
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["cache-control"] == "no-store"
+    assert DISCLAIMER in text and all(note in text for note in predictor.notes())
+    assert "resnet18 at 32 x 32 pixels, AUROC on the test images 0.900" in text
+    assert "http" not in text.replace("http-equiv", "") and "alert(1)" not in text
+    del predictor.bundle.figures["auroc"]
+    assert "AUROC" not in ask(predictor, "GET", "/")[2]
+
+
+def test_an_answer_is_the_predictors(predictor: Predictor, tmp_path: Path) -> None:
+    file = save(GREY, tmp_path / "x.png")
+    (expected,) = predictor.predictions([""], [predictor.prepare(file)])
+    answer = web_page.answer(predictor, file)
+    assert (answer["probability"], answer["decision"]) == (expected.probability, expected.decision)
+    assert answer["past"] == predictor.bundle.similar_cases(answer["probability"])
+    assert answer["image"].startswith("data:image/png;base64,")
+    assert answer.keys() == {
+        *("probability", "decision", "threshold", "model", "warnings", "past", "image", "overlay")
+    }
+
+
+def test_no_overlay_where_captum_is_missing(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise UserError("explain=true needs captum")
+
+    monkeypatch.setattr(explain, "overlay", missing)
+    assert web_page.answer(predictor, save(GREY, tmp_path / "x.png"))["overlay"] is None
+
+
+def test_what_cannot_be_answered_gets_its_status(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, headers, text = ask(predictor, "POST", "/predict", encoded(GREY, "PNG"), x_pneumo="page")
+    assert status == 200 and '"decision"' in text and headers["cache-control"] == "no-store"
+    status, _, text = ask(predictor, "POST", "/predict", b"no image", x_pneumo="page")
+    assert status == 400 and "neither a JPEG nor a PNG" in text
+    assert ask(predictor, "POST", "/predict", b"x", x_pneumo="other")[0] == 403
+    assert ask(predictor, "GET", "/", host="evil.example")[0] == 400
+    monkeypatch.setattr(web_page, "MAX_BYTES", 10)
+    status, _, text = ask(predictor, "POST", "/predict", b"x" * 11, x_pneumo="page")
+    assert status == 413 and "the limit of 10" in text
+
+
+def test_a_port_that_is_taken_is_named(predictor: Predictor) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"port={port} on 127.0.0.1: Address already in use"):
+            web_page.serve(predictor, port)

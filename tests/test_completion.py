@@ -1,0 +1,88 @@
+"""TAB in a real bash completes commands, sub-commands, groups, options and keys."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.commands import environment
+
+from pneumo import completion
+
+
+@pytest.fixture
+def bash(tmp_path: Path) -> dict[str, str]:
+    """The environment of a bash that finds `pneumo`, as an installed package gives it."""
+    program = tmp_path / "bin" / "pneumo"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pneumo "$@"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return environment(tmp_path, PATH=f"{program.parent}:{os.environ['PATH']}")
+
+
+def completed(bash: dict[str, str], line: str) -> list[str]:
+    """What bash would offer at the end of `line`: the words as readline cuts them, then COMPREPLY."""
+    script = (
+        'eval "$(pneumo completion bash)"; COMP_LINE=$1; COMP_POINT=${#COMP_LINE}; COMP_WORDS=($1); '
+        '_pneumo; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    command = ["bash", "--norc", "-c", script, "bash", line]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=bash)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("pneumo tr", ["train"]),
+        ("pneumo runs st", ["status"]),
+        ("pneumo train mod", ["model.", "model="]),
+        ("pneumo train model=res", ["resnet18", "resnet50"]),
+        ("pneumo train model=resnet18 -m trainer.epo", ["trainer.epochs="]),
+        ("pneumo runs status wa", ["watch="]),
+    ],
+)
+def test_bash_completes(bash: dict[str, str], line: str, words: list[str]) -> None:
+    assert completed(bash, line) == words
+
+
+def test_tab_in_a_terminal(bash: dict[str, str], tmp_path: Path) -> None:
+    if not shutil.which("tmux"):
+        pytest.skip("tmux is not installed")
+    rc = tmp_path / "rc"
+    rc.write_text('PS1="ready> "; eval "$(pneumo completion bash)"\n')
+    tmux = ["tmux", "-S", str(tmp_path / "socket")]
+
+    def call(*arguments: str) -> str:
+        return subprocess.run(
+            [*tmux, *arguments], capture_output=True, text=True, env=bash, check=True
+        ).stdout
+
+    def wait_for(text: str) -> None:
+        deadline = time.monotonic() + 60
+        while text not in (screen := call("capture-pane", "-p")):
+            assert time.monotonic() < deadline, screen
+            time.sleep(0.2)
+
+    call("-f", "/dev/null", "new-session", "-d", f"bash --noprofile --rcfile {rc} -i")
+    try:
+        wait_for("ready>")
+        call("send-keys", "pneumo train mod", "Tab")
+        wait_for("pneumo train model")
+        call("send-keys", "=den", "Tab")
+        wait_for("pneumo train model=densenet121")
+    finally:
+        call("kill-server")
+
+
+def test_flags_are_completed_and_wrong_usage_is_named(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", "pneumo train --mul")
+    assert completion.answer(["query"]) == [] and capsys.readouterr().out == "--multirun \n"
+    assert completion.answer(["fish"]) is None and "pneumo completion bash" in capsys.readouterr().err

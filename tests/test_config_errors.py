@@ -1,0 +1,42 @@
+"""Hydra's errors in our words, for the schema of the command that was typed."""
+
+from collections.abc import Callable
+
+import pytest
+from support.commands import Ending
+
+from pneumo.config import Config
+from pneumo.config_errors import unknown_key
+from pneumo.runs import StatusConfig
+
+Door = Callable[..., Ending]
+
+
+def test_an_unknown_key_is_answered_with_those_of_its_command() -> None:
+    words = unknown_key("wacth", StatusConfig, "runs status")
+    assert words == (
+        "the key wacth is not known; runs status has which, sweep_id, watch, output_dir. Did you mean watch?"
+    )
+    assert "the top level has model" in unknown_key("foo", Config, "train")
+    assert "experiment, sweep" in unknown_key("foo", Config, "train")
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        (
+            "tracking.experiment=my exp (1)",
+            """pneumo train 'tracking.experiment="my exp (1)"' data=phantom""",
+        ),
+        ("tracking.experiment=胸部", """pneumo train 'tracking.experiment="胸部"' data=phantom"""),
+    ],
+)
+def test_a_refused_text_is_shown_quoted_for_the_shell(door: Door, argument: str, line: str) -> None:
+    ending = door("train", argument, "data=phantom")
+    assert ending.code == 2 and line in ending.err and "Traceback" not in ending.err
+
+
+def test_a_number_is_not_told_to_be_quoted(door: Door) -> None:
+    ending = door("train", "trainer.epochs=[1", "data=phantom")
+    assert ending.code == 2 and "trainer.epochs takes a whole number" in ending.err
+    assert "pneumo train" not in ending.err

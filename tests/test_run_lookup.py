@@ -1,0 +1,47 @@
+"""A run is found by each name that people have for it, and by nothing that means two runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pneumo import UserError
+from pneumo.run_lookup import find_run, run_folders, run_id_of
+from pneumo.tracking.journal import Journal
+from pneumo.tracking.mlflow_client import note_path
+
+URI = "sqlite:///somewhere.db"
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    for fingerprint, name in (("aa11", "resnet18 strong"), ("aa22", "resnet50 strong"), ("bb33", "twice")):
+        journal = Journal(tmp_path / "outputs" / fingerprint)
+        journal.start(name, "pneumo", {"pneumo.fingerprint": fingerprint})
+        journal.close()
+    note = {"uri": URI, "run_id": "c" * 32, "sequence": 1}
+    note_path(tmp_path / "outputs" / "aa11", URI).write_text(json.dumps(note))
+    return tmp_path / "outputs"
+
+
+@pytest.mark.parametrize("name", ["aa11", "aa1", "c" * 32, "ccc", "resnet18 strong", "{outputs}/aa11"])
+def test_every_name_of_a_run_finds_it(outputs: Path, name: str) -> None:
+    assert find_run(str(outputs), name.format(outputs=outputs)) == outputs / "aa11"
+
+
+@pytest.mark.parametrize(("name", "words"), [("aa", "2 runs .aa11, aa22"), ("zz", "not a run there")])
+def test_none_or_several_are_named(outputs: Path, name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        find_run(str(outputs), name)
+
+
+def test_the_id_in_a_tracker(outputs: Path) -> None:
+    assert run_id_of(str(outputs), "resnet18 strong", URI) == "c" * 32
+    with pytest.raises(UserError, match=r"bb33 is not in sqlite:///.* yet: `pneumo runs sync`"):
+        run_id_of(str(outputs), "twice", URI)
+
+
+def test_a_missing_folder_is_named(outputs: Path) -> None:
+    assert len(run_folders(str(outputs))) == 3
+    with pytest.raises(UserError, match=f"output_dir={outputs}/none is not a folder"):
+        run_folders(f"{outputs}/none")
