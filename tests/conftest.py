@@ -180,12 +180,6 @@ def command(
     return run
 
 
-@pytest.fixture
-def door(command: Callable[..., Ending]) -> Callable[..., Ending]:
-    """The old name of `command`."""
-    return command
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Postgres"]:
     from support.servers import Postgres

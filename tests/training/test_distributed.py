@@ -118,7 +118,7 @@ def test_a_loss_that_is_not_finite_is_told_by_all(ranks: Ranks) -> None:
         assert "not finite in epoch 1, step 1 of 21" in result["broken"]
 
 
-# ---- through the door
+# ---- through the train command
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
