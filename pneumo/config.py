@@ -31,7 +31,7 @@ from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSet
 
 USAGE = 2  # the exit code of a wrong command line
 _SWEEP_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,79}", re.ASCII)
-# What a command with a schema of its own adds to the keys of its file.
+# Added to the file of a command that has its own schema.
 _SMALL = {
     "defaults": ["schema", "_self_", {"override hydra/job_logging": "stdout"}],
     "hydra": {"job": {"chdir": False}, "output_subdir": None, "run": {"dir": "."}},

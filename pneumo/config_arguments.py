@@ -137,7 +137,7 @@ def quote(text: str) -> str:
 
 
 def corrected(arguments: list[str], refused: str, name: str) -> str | None:
-    """The command line with the value of `refused` quoted, as a shell takes it; None if that is no help."""
+    """The command line with the value of `refused` quoted for a shell; None if that does not help."""
     match = _KEY.fullmatch(refused)
     if match is None:
         return None

@@ -10,6 +10,7 @@ from typing import Any
 
 from pneumo import UserError, config
 from pneumo.commands import RUN_FORMS
+from pneumo.reproduce import reproduce as reproduce_run
 from pneumo.run_lookup import find_run, run_folders, run_id_of
 from pneumo.sweep import jobs
 from pneumo.text import table
@@ -210,11 +211,9 @@ def sync(settings: SyncConfig) -> int:
 
 def reproduce(settings: ReproduceConfig) -> int:
     """Print a run's command; with run=true carry it out elsewhere and compare. 1 if a figure differs."""
-    from pneumo import reproduce
-
     assert settings.which is not None
     folder = find_run(settings.output_dir, settings.which)
-    return reproduce.reproduce(folder, settings.output_dir, run=settings.run)
+    return reproduce_run(folder, settings.output_dir, run=settings.run)
 
 
 # ---- register, export

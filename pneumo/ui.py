@@ -22,7 +22,7 @@ from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 from pneumo.tracking.settings import TrackingSettings
 
 PORTS_TRIED = 100
-START_S = 120.0
+START_S = 300.0  # MLflow takes 10 s to start, a minute on a busy machine
 STOP_S = 10.0
 
 
@@ -96,7 +96,10 @@ def _page(uri: str, experiment: str) -> str:
     except Exception as error:  # whatever a database driver or a server raises
         raise UserError(f"tracking.uri={redact(uri)} does not answer: {describe(error, uri)}") from None
     if found is None:
-        print(f"note: there is no experiment {experiment} yet; `pneumo train` makes it.", file=sys.stderr)
+        print(
+            f"note: the experiment {experiment} does not exist yet; `pneumo train` creates it.",
+            file=sys.stderr,
+        )
         return "/#/experiments?workflowType=machine_learning"
     return f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
 

@@ -82,22 +82,12 @@ def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("phantom"))
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tracker's database without runs: MLflow takes seconds to create its tables."""
-    from pneumo.tracking.mlflow_client import open_client
-
-    file = tmp_path_factory.mktemp("database") / "mlflow.db"
-    open_client(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
-def tracker(tmp_path: Path, made_models: dict[str, Path], empty_database: Path) -> "ModelTracker":
+def tracker(tmp_path: Path, made_models: dict[str, Path], empty_store: Path) -> "ModelTracker":
     """A SQLite tracker whose runs hold the artifacts of a ResNet-18."""
     from support.model_tracker import ModelTracker
 
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return ModelTracker(tmp_path, made_models["resnet18"])
 
 

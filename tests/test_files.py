@@ -48,7 +48,7 @@ def test_reading_stops_at_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
     assert read_bounded(path, 5) == b"12345"
-    with pytest.raises(UserError, match="5 bytes, more than the limit of 4"):
+    with pytest.raises(UserError, match="more than the limit of 4"):
         read_bounded(path, 4)
-    with pytest.raises(UserError, match="missing or is not a file"):
-        read_bounded(tmp_path / "missing", 4)
+    with pytest.raises(UserError, match="is missing or is not a file"):
+        read_bounded(tmp_path, 4)

@@ -79,7 +79,7 @@ def test_the_experiments_page_is_served_until_terminated(tmp_path: Path) -> None
         ) as page:
             assert b'"mine"' in page.read()
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(30) == 143
+        assert process.wait(60) == 143
         with pytest.raises(OSError):
             urllib.request.urlopen(f"{base}/health", timeout=5)
     finally:

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from pneumo import UserError
 from pneumo.data.augment import normalise
 from pneumo.evaluation import metrics, statistics
-from pneumo.files import read_bounded
+from pneumo.files import MAX_MODEL_BYTES, read_bounded
 from pneumo.inference.schema import Figure, ModelArguments, PastCases, PreprocessArguments
 from pneumo.models import build_model
 from pneumo.models.precision import autocast_dtype, cpu_has_bf16
 from pneumo.text import first_line
 
-MAX_WEIGHTS_BYTES = 2**30  # a ResNet-50 has 0.1 GB
 SIMILAR_CASES = 50  # validation images with the nearest probabilities, for the interval of past cases
 
 Floats = NDArray[np.float64]
@@ -114,7 +113,7 @@ class Bundle:
 
     def network(self, device: torch.device | str = "cpu") -> nn.Module:
         """The network in eval mode; UserError if the weights are damaged or belong to another network."""
-        content = read_bounded(self.weights, MAX_WEIGHTS_BYTES)
+        content = read_bounded(self.weights, MAX_MODEL_BYTES)
         if self.weights_sha256 and hashlib.sha256(content).hexdigest() != self.weights_sha256:
             raise UserError(f"{self.weights} is damaged or was exchanged: its checksum is not the model's.")
         try:

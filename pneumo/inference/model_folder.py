@@ -12,9 +12,9 @@ from typing import Any
 from pneumo import UserError, one_of
 from pneumo.evaluation import metrics, statistics
 from pneumo.evaluation.predictions import SplitResult, read_predictions
-from pneumo.files import read_bounded, write_atomically
+from pneumo.files import MAX_MODEL_BYTES, read_bounded, write_atomically
 from pneumo.inference import card, schema
-from pneumo.inference.bundle import MAX_WEIGHTS_BYTES, Bundle
+from pneumo.inference.bundle import Bundle
 from pneumo.inference.schema import Figure
 from pneumo.names import (
     BEST_FACTS,
@@ -60,7 +60,7 @@ def read(folder: str | Path, version: str | None = None) -> Bundle:
 def write(bundle: Bundle, folder: Path) -> None:
     """Write the model folder; UserError if the weights cannot be used."""
     bundle.network()  # a model that does not load is not passed on
-    content = read_bounded(bundle.weights, MAX_WEIGHTS_BYTES)
+    content = read_bounded(bundle.weights, MAX_MODEL_BYTES)
     facts = {
         "familiarity" if key == "ood_reference" else key: value  # the file's key is older than the field
         for key, value in asdict(bundle).items()

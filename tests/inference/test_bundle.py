@@ -26,7 +26,7 @@ def test_a_run_in_bf16_is_used_in_bf16_where_the_cpu_has_it(
     assert model.precision == "bf16"
     found = []
     for has, used in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("pneumo.models.precision.cpu_has_bf16", lambda has=has: has)
+        monkeypatch.setattr("pneumo.inference.bundle.cpu_has_bf16", lambda has=has: has)
         with model.autocast(torch.device("cpu")):
             assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype is used
         found.append(model.probabilities(images(8)))

@@ -122,11 +122,11 @@ def test_what_was_deleted_in_mlflow_is_named(tmp_path: Path, database: Path, uri
 
 
 def test_a_new_database_gets_everything_again(
-    tmp_path: Path, database: Path, uri: str, empty_database: Path
+    tmp_path: Path, database: Path, uri: str, empty_store: Path
 ) -> None:
     journal = whole(tmp_path / "run")
     sync(journal.folder, SETTINGS, uri)
-    with sqlite3.connect(empty_database) as new, sqlite3.connect(database) as old:
+    with sqlite3.connect(empty_store) as new, sqlite3.connect(database) as old:
         new.backup(old)
     assert rows(database) == []
     result = sync(journal.folder, SETTINGS, uri)
