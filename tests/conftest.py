@@ -113,10 +113,19 @@ def settings(tmp_path: Path) -> Callable[..., DataSettings]:
     return make
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def store(tmp_path: Path, empty_database: Path) -> Path:
+def store(tmp_path: Path, empty_store: Path) -> Path:
     """MLflow's migrations take seconds: once is enough."""
-    return Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+    return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
 
 
 @pytest.fixture
