@@ -1,5 +1,6 @@
 """What the tests share: the real images where there are any, tiny generated sets, the commands in-process."""
 
+import logging
 import os
 import platform
 import runpy
@@ -168,6 +169,7 @@ def command(
             line.append(f"output_dir={tmp_path}/outputs")
         monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *line])
         capfd.readouterr()
+        logging.getLogger().handlers.clear()  # those of an earlier test write to its closed output
         with pytest.raises(SystemExit) as end:
             {
                 "train": train, "data": data_command, "runs": runs,
@@ -177,12 +179,6 @@ def command(
         return Ending(int(end.value.code or 0), out, err)
 
     return run
-
-
-@pytest.fixture
-def door(command: Callable[..., Ending]) -> Callable[..., Ending]:
-    """The old name of `command`."""
-    return command
 
 
 @pytest.fixture(scope="session")

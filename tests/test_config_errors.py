@@ -1,15 +1,11 @@
 """Hydra's errors in our words, for the schema of the command that was typed."""
 
-from collections.abc import Callable
-
 import pytest
-from support.commands import Ending
+from support.commands import Command
 
 from pneumo.config import Config
 from pneumo.config_errors import unknown_key
 from pneumo.runs import StatusConfig
-
-Door = Callable[..., Ending]
 
 
 def test_an_unknown_key_is_answered_with_those_of_its_command() -> None:
@@ -31,12 +27,12 @@ def test_an_unknown_key_is_answered_with_those_of_its_command() -> None:
         ("tracking.experiment=胸部", """pneumo train 'tracking.experiment="胸部"' data=phantom"""),
     ],
 )
-def test_a_refused_text_is_shown_quoted_for_the_shell(door: Door, argument: str, line: str) -> None:
-    ending = door("train", argument, "data=phantom")
+def test_a_refused_text_is_shown_quoted_for_the_shell(command: Command, argument: str, line: str) -> None:
+    ending = command("train", argument, "data=phantom")
     assert ending.code == 2 and line in ending.err and "Traceback" not in ending.err
 
 
-def test_a_number_is_not_told_to_be_quoted(door: Door) -> None:
-    ending = door("train", "trainer.epochs=[1", "data=phantom")
+def test_a_number_is_not_told_to_be_quoted(command: Command) -> None:
+    ending = command("train", "trainer.epochs=[1", "data=phantom")
     assert ending.code == 2 and "trainer.epochs takes a whole number" in ending.err
     assert "pneumo train" not in ending.err

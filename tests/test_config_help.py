@@ -3,21 +3,18 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
-from support.commands import PROJECT, Ending
+from support.commands import PROJECT, Command
 
 from pneumo import config_help
 from pneumo.commands import COMMANDS, find
 from pneumo.config_files import groups, key_lines, options, shipped_dir
 
-Door = Callable[..., Ending]
-
 
 @pytest.mark.parametrize("module", ["train", "compare", "predict"])
-def test_a_commands_help_is_ours_and_not_hydras(door: Door, module: str) -> None:
-    ending = door(module, "-h")
+def test_a_commands_help_is_ours_and_not_hydras(command: Command, module: str) -> None:
+    ending = command(module, "-h")
     assert ending.code == 0 and not ending.err
     assert ending.out.startswith(f"pneumo {module}: {find(module).purpose}.")
     assert "powered by Hydra" not in ending.out and ending.out.count(f"\n  pneumo {module} ") == 3
@@ -45,11 +42,11 @@ def test_sub_commands_have_help_of_their_own() -> None:
             assert all(example in config_help.of_command(f"{name} {action}") for example in inner.examples)
 
 
-def test_hydras_own_flags_still_work(door: Door) -> None:
-    assert "seed: 7" in door("train", "seed=7", "--cfg", "job").out
-    assert "Hydra" in door("train", "--hydra-help").out
-    assert "Defaults List" in door("train", "--info", "defaults", "seed=1").out
-    assert "draws: 2000" in door("compare", "--cfg", "job").out
+def test_hydras_own_flags_still_work(command: Command) -> None:
+    assert "seed: 7" in command("train", "seed=7", "--cfg", "job").out
+    assert "Hydra" in command("train", "--hydra-help").out
+    assert "Defaults List" in command("train", "--info", "defaults", "seed=1").out
+    assert "draws: 2000" in command("compare", "--cfg", "job").out
 
 
 def test_a_reader_that_ends_early_is_not_an_error() -> None:

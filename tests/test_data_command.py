@@ -3,24 +3,22 @@
 import shutil
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.commands import Ending
+from support.commands import Command
 from support.images import make_kaggle, picture, save
 
 from pneumo.data_command import KAGGLE_HANDLE
 
-Door = Callable[..., Ending]
 SMALL = ("data.image_size=32", "data.num_workers=1")
 
 
-def test_check_reports_everything(kaggle: Path, door: Door) -> None:
+def test_check_reports_everything(kaggle: Path, command: Command) -> None:
     folder = kaggle / "train" / "NORMAL"
     shutil.copy(folder / "IM-0001-0001.jpeg", folder / "IM-0001-0009.jpeg")
     (folder / "notes.txt").write_text("x")
-    ending = door("data", "check", f"data.root={kaggle}", *SMALL)
+    ending = command("data", "check", f"data.root={kaggle}", *SMALL)
     assert ending.code == 0, ending.err
     for words in (
         f"chest_xray in {kaggle}",
@@ -36,57 +34,57 @@ def test_check_reports_everything(kaggle: Path, door: Door) -> None:
     assert not ending.err
 
 
-def test_check_names_each_problem_and_ends_with_1(kaggle: Path, door: Door) -> None:
+def test_check_names_each_problem_and_ends_with_1(kaggle: Path, command: Command) -> None:
     (kaggle / "train" / "NORMAL" / "IM-0001-0091.jpeg").write_bytes(b"")
     save(picture(0, 5), kaggle / "test" / "NORMAL" / "IM-0002-0009.jpeg")
     shutil.copy(
         kaggle / "train" / "NORMAL" / "IM-0003-0001.jpeg", kaggle / "test" / "NORMAL" / "IM-0701-0009.jpeg"
     )
-    ending = door("data", "check", f"data.root={kaggle}", *SMALL)
+    ending = command("data", "check", f"data.root={kaggle}", *SMALL)
     assert ending.code == 1
     assert "IM-0001-0091.jpeg: the file is empty" in ending.out and "result: 3 problems" in ending.out
     assert "IM-2" in ending.err and "identical bytes" in ending.err and "on_bad_image=skip" in ending.err
     assert "Traceback" not in ending.err
-    ending = door("data", "check", f"data.root={kaggle}", "data.on_bad_image=skip", *SMALL)
+    ending = command("data", "check", f"data.root={kaggle}", "data.on_bad_image=skip", *SMALL)
     assert ending.code == 1 and "result: 2 problems" in ending.out
 
 
-def test_check_of_a_table_without_patients_warns(tmp_path: Path, door: Door) -> None:
+def test_check_of_a_table_without_patients_warns(tmp_path: Path, command: Command) -> None:
     for split, first in (("train", 0), ("test", 20)):
         lines = ["path,label"]
         for number in range(first, first + 12):
             save(picture(number % 2, number), tmp_path / "set" / f"{number}.png")
             lines.append(f"{number}.png,{number % 2}")
         (tmp_path / "set" / f"{split}.csv").write_text("\n".join(lines))
-    ending = door("data", "check", "data=csv", f"data.root={tmp_path}/set", *SMALL)
+    ending = command("data", "check", "data=csv", f"data.root={tmp_path}/set", *SMALL)
     assert ending.code == 0 and "note: 24 images have no patient" in ending.out
     assert "unknown" in ending.out
 
 
-def test_cache_prepares_ahead(kaggle: Path, door: Door, tmp_path: Path) -> None:
-    ending = door("data", "cache", f"data.root={kaggle}", *SMALL)
+def test_cache_prepares_ahead(kaggle: Path, command: Command, tmp_path: Path) -> None:
+    ending = command("data", "cache", f"data.root={kaggle}", *SMALL)
     assert ending.code == 0 and f"60 images of 32 px are ready in {tmp_path}/cache" in ending.out
     (kaggle / "train" / "NORMAL" / "IM-0001-0001.jpeg").write_bytes(b"")
-    ending = door("data", "cache", f"data.root={kaggle}", *SMALL)
+    ending = command("data", "cache", f"data.root={kaggle}", *SMALL)
     assert ending.code == 1 and "the file is empty" in ending.err and "Traceback" not in ending.err
 
 
-def test_phantom_is_checked_like_any_set(door: Door) -> None:
+def test_phantom_is_checked_like_any_set(command: Command) -> None:
     sizes = ("data.phantom.train_patients=12", "data.phantom.test_patients=8")
-    ending = door("data", "check", "data=phantom", *sizes, *SMALL)
+    ending = command("data", "check", "data=phantom", *sizes, *SMALL)
     assert ending.code == 0 and "phantom" in ending.out and "ready to train on" in ending.out
 
 
 @pytest.mark.parametrize("arguments", [(), ("chek",), ("data=phantom",)])
-def test_an_unknown_action_shows_the_usage(door: Door, arguments: tuple[str, ...]) -> None:
-    ending = door("data", *arguments)
+def test_an_unknown_action_shows_the_usage(command: Command, arguments: tuple[str, ...]) -> None:
+    ending = command("data", *arguments)
     assert ending.code == 2 and "sage: pneumo data fetch|check|cache" in ending.err and not ending.out
 
 
-def test_help(door: Door) -> None:
-    ending = door("data", "--help")
+def test_help(command: Command) -> None:
+    ending = command("data", "--help")
     assert ending.code == 0 and "fetch" in ending.out and not ending.err
-    of_check = door("data", "check", "-h")
+    of_check = command("data", "check", "-h")
     assert of_check.code == 0 and "data=chest_xray|csv|phantom" in of_check.out
     assert "\nmodel=" not in of_check.out and of_check.out.count("  pneumo data check") == 3
 
@@ -101,8 +99,8 @@ def test_help(door: Door) -> None:
         (("fetch", "data=phantom"), 1, ["data=phantom"]),
     ],
 )
-def test_wrong_usage(door: Door, arguments: tuple[str, ...], code: int, words: list[str]) -> None:
-    ending = door("data", *arguments)
+def test_wrong_usage(command: Command, arguments: tuple[str, ...], code: int, words: list[str]) -> None:
+    ending = command("data", *arguments)
     assert ending.code == code and "Traceback" not in ending.err
     assert all(word in ending.err for word in words), ending.err
 
@@ -137,52 +135,54 @@ def kagglehub(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     return hub
 
 
-def test_fetch_then_check(tmp_path: Path, door: Door, kagglehub: types.SimpleNamespace) -> None:
+def test_fetch_then_check(tmp_path: Path, command: Command, kagglehub: types.SimpleNamespace) -> None:
     (tmp_path / "xrays").mkdir()  # an empty folder is taken
-    ending = door("data", "fetch", f"data.root={tmp_path}/xrays", *SMALL)
+    ending = command("data", "fetch", f"data.root={tmp_path}/xrays", *SMALL)
     assert ending.code == 0, ending.err
     assert "result: ready to train on" in ending.out
     assert (tmp_path / "xrays" / "chest_xray" / "train" / "NORMAL").is_dir()
     assert not (tmp_path / ".xrays.part").exists()
-    again = door("data", "fetch", f"data.root={tmp_path}/xrays", *SMALL)
+    again = command("data", "fetch", f"data.root={tmp_path}/xrays", *SMALL)
     assert again.code == 0 and "already" in again.out and kagglehub.calls == 1
 
 
 def test_a_broken_fetch_is_kept_and_goes_on(
-    tmp_path: Path, door: Door, kagglehub: types.SimpleNamespace
+    tmp_path: Path, command: Command, kagglehub: types.SimpleNamespace
 ) -> None:
     kagglehub.fail = True
-    ending = door("data", "fetch", "data.root=some/where/xrays", *SMALL)
+    ending = command("data", "fetch", "data.root=some/where/xrays", *SMALL)
     assert ending.code == 1 and "connection reset by peer" in ending.err and "more lines" not in ending.err
     assert "is kept" in ending.err and "by hand" in ending.err and "Traceback" not in ending.err
     assert not (tmp_path / "some/where/xrays").exists()
     assert [*(tmp_path / "some/where/.xrays.part").rglob("2.archive")]
     kagglehub.fail = False
-    ending = door("data", "fetch", "data.root=some/where/xrays", *SMALL)
+    ending = command("data", "fetch", "data.root=some/where/xrays", *SMALL)
     assert ending.code == 0 and kagglehub.resumed
     assert (tmp_path / "some/where/xrays").is_dir() and not (tmp_path / "some/where/.xrays.part").exists()
 
 
 def test_fetch_does_not_touch_other_files(
-    tmp_path: Path, door: Door, kagglehub: types.SimpleNamespace
+    tmp_path: Path, command: Command, kagglehub: types.SimpleNamespace
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x")
     (tmp_path / "file").write_text("x")
     for name in ("full", "file"):
-        ending = door("data", "fetch", f"data.root={tmp_path}/{name}", *SMALL)
+        ending = command("data", "fetch", f"data.root={tmp_path}/{name}", *SMALL)
         assert ending.code == 1 and "holds something else" in ending.err and not kagglehub.calls
     assert (tmp_path / "full" / "thesis.txt").read_text() == "x"
 
 
-def test_a_mounted_set_is_named(tmp_path: Path, door: Door, kagglehub: types.SimpleNamespace) -> None:
+def test_a_mounted_set_is_named(tmp_path: Path, command: Command, kagglehub: types.SimpleNamespace) -> None:
     kagglehub.path = tmp_path / "kaggle" / "input"
-    ending = door("data", "fetch", f"data.root={tmp_path}/xrays", *SMALL)
+    ending = command("data", "fetch", f"data.root={tmp_path}/xrays", *SMALL)
     assert ending.code == 1 and f"data.root={tmp_path}/kaggle/input" in ending.err
 
 
-def test_without_kagglehub_it_says_how(tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kagglehub_it_says_how(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    ending = door("data", "fetch", f"data.root={tmp_path}/xrays")
+    ending = command("data", "fetch", f"data.root={tmp_path}/xrays")
     assert ending.code == 1 and "pip install 'pneumo[fetch]'" in ending.err and KAGGLE_HANDLE in ending.err
     assert not (tmp_path / "xrays").exists()

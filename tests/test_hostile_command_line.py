@@ -2,15 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.commands import PROJECT as ROOT
-from support.commands import Ending
+from support.commands import Command, Ending
 from support.images import GREY, encoded, png
-
-Door = Callable[..., Ending]
 
 
 def check_words(ending: Ending, code: int, words: tuple[str, ...]) -> None:
@@ -75,43 +72,43 @@ TYPOS = [
 
 @pytest.mark.parametrize(("arguments", "words"), TYPOS, ids=[" ".join(case[0]) for case in TYPOS])
 def test_a_typo_is_answered_with_what_there_is(
-    door: Door, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+    command: Command, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    ending = door("train", *arguments, "data=phantom")
+    ending = command("train", *arguments, "data=phantom")
     check_words(ending, 2, words)
     nothing_half_made(tmp_path)
 
 
-def test_a_wrong_value_in_a_file_is_named_too(door: Door, tmp_path: Path) -> None:
+def test_a_wrong_value_in_a_file_is_named_too(command: Command, tmp_path: Path) -> None:
     (tmp_path / "more" / "experiment").mkdir(parents=True)
     text = "# @package _global_\ntrainer:\n  epochs: many\n"
     (tmp_path / "more" / "experiment" / "mine.yaml").write_text(text)
-    ending = door("train", "--config-dir", str(tmp_path / "more"), "experiment=mine", "data=phantom")
+    ending = command("train", "--config-dir", str(tmp_path / "more"), "experiment=mine", "data=phantom")
     check_words(ending, 2, ("trainer.epochs=many", "a whole number"))
 
 
-def test_a_missing_environment_variable_is_named(door: Door) -> None:
-    ending = door("data", "check", "data.root=${oc.env:PNEUMO_NOT_SET}")
+def test_a_missing_environment_variable_is_named(command: Command) -> None:
+    ending = command("data", "check", "data.root=${oc.env:PNEUMO_NOT_SET}")
     check_words(ending, 2, ("data.root", "PNEUMO_NOT_SET is not set"))
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_ours_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ValueError in a job that is not a UserError must not look like wrong usage."""
-    from pneumo import train
+    from pneumo import run
 
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(train, "run", broken)
+    monkeypatch.setattr(run, "run", broken)
     with pytest.raises(ValueError, match="a bug"):
-        door("train", "data=phantom")
+        command("train", "data=phantom")
 
 
 # ---- data
 
 
-def test_a_missing_root(door: Door, tmp_path: Path) -> None:
-    ending = door("train", "data.root=nowhere")
+def test_a_missing_root(command: Command, tmp_path: Path) -> None:
+    ending = command("train", "data.root=nowhere")
     check_words(ending, 1, ("data.root=nowhere", "pneumo.data fetch", "data.root=DIR", "data=phantom"))
     nothing_half_made(tmp_path)
 
@@ -127,11 +124,11 @@ CSVS = [
 
 
 @pytest.mark.parametrize(("text", "words"), CSVS)
-def test_a_hostile_csv(door: Door, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+def test_a_hostile_csv(command: Command, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
     (tmp_path / "set").mkdir()
     for split in ("train", "test"):
         (tmp_path / "set" / f"{split}.csv").write_text(text)
-    ending = door("train", "data=csv", f"data.root={tmp_path}/set")
+    ending = command("train", "data=csv", f"data.root={tmp_path}/set")
     check_words(ending, 1, words)
     nothing_half_made(tmp_path)
 
@@ -150,9 +147,11 @@ def spoiled(root: Path) -> dict[str, str]:
     return {f"train/NORMAL/{name}": reason for name, (_, reason) in files.items()}
 
 
-def test_unreadable_images_are_all_named_before_training(door: Door, kaggle: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_all_named_before_training(
+    command: Command, kaggle: Path, tmp_path: Path
+) -> None:
     bad = spoiled(kaggle)
-    ending = door("train", f"data.root={kaggle}", "data.image_size=32", "data.num_workers=1")
+    ending = command("train", f"data.root={kaggle}", "data.image_size=32", "data.num_workers=1")
     check_words(ending, 1, ("4 images cannot be read", "data.on_bad_image=skip"))
     for path, reason in bad.items():
         assert any(path in line and reason in line for line in ending.err.splitlines()), ending.err
@@ -160,7 +159,7 @@ def test_unreadable_images_are_all_named_before_training(door: Door, kaggle: Pat
 
 
 def test_a_password_in_the_address_is_nowhere(
-    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not in config.yaml, the journal, the sender's notes, nor a traceback that names the address."""
     uri = "http://me:s3cret@127.0.0.1:9"
@@ -170,7 +169,7 @@ def test_a_password_in_the_address_is_nowhere(
 
     monkeypatch.setattr("pneumo.training.trainer.Trainer.fit", broken)
     small = "data=phantom data.phantom.train_patients=40 data.phantom.test_patients=16 data.image_size=32"
-    ending = door("train", *small.split(), "tracking.flush_s=0", f"tracking.uri={uri}")
+    ending = command("train", *small.split(), "tracking.flush_s=0", f"tracking.uri={uri}")
     assert ending.code == 1, ending.err
     assert "s3cret" not in ending.out + ending.err
     assert "no answer from http://127.0.0.1:9" in ending.err
@@ -179,9 +178,9 @@ def test_a_password_in_the_address_is_nowhere(
     assert not [file for file in files if b"s3cret" in file.read_bytes()]
 
 
-def test_a_name_cannot_steer_the_terminal(door: Door, kaggle: Path) -> None:
+def test_a_name_cannot_steer_the_terminal(command: Command, kaggle: Path) -> None:
     (kaggle / "train" / "NORMAL" / "\x1b[2Jx.jpeg").write_bytes(b"")
-    ending = door("train", f"data.root={kaggle}")
+    ending = command("train", f"data.root={kaggle}")
     check_words(ending, 1, ("\\x1b[2Jx.jpeg", "`patient` column"))
     assert "\x1b" not in ending.err
 

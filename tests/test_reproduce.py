@@ -1,18 +1,15 @@
 """The command of a run, from its saved configuration."""
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.commands import Ending
+from support.commands import Command
 
 from pneumo import UserError, reproduce
 from pneumo.config import Config, compose
 from pneumo.fingerprint import fingerprint
 from pneumo.tracking.journal import Journal
-
-Door = Callable[..., Ending]
 
 
 def saved(outputs: Path, settings: Config, digest: str = "d" * 64) -> Path:
@@ -37,10 +34,10 @@ def saved(outputs: Path, settings: Config, digest: str = "d" * 64) -> Path:
     ],
 )
 def test_the_command_composes_to_the_same_configuration(
-    door: Door, tmp_path: Path, overrides: list[str]
+    command: Command, tmp_path: Path, overrides: list[str]
 ) -> None:
     folder = saved(tmp_path / "outputs", compose(overrides))
-    ending = door("runs", "reproduce", folder.name[:6], "run=false")
+    ending = command("runs", "reproduce", folder.name[:6], "run=false")
     assert ending.code == 0, ending.err
     (line,) = ending.out.splitlines()
     assert line.startswith("python -m pneumo.train model=")

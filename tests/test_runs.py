@@ -1,16 +1,13 @@
 """`pneumo runs`: sub-commands with keys of their own."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.commands import Ending
+from support.commands import Command
 
 from pneumo import runs
 from pneumo.tracking.journal import Journal
-
-Door = Callable[..., Ending]
 
 
 @pytest.fixture
@@ -27,16 +24,16 @@ def outputs(tmp_path: Path) -> Path:
     return root
 
 
-def test_bare_runs_prints_the_sub_commands(door: Door) -> None:
-    ending = door("runs")
+def test_bare_runs_prints_the_sub_commands(command: Command) -> None:
+    ending = command("runs")
     assert ending.code == 2 and not ending.out
     for action in runs.ACTIONS:
         assert f"  {action} " in ending.err
 
 
 @pytest.mark.parametrize("action", runs.ACTIONS)
-def test_help_of_each_sub_command(door: Door, action: str) -> None:
-    ending = door("runs", action, "-h")
+def test_help_of_each_sub_command(command: Command, action: str) -> None:
+    ending = command("runs", action, "-h")
     assert ending.code == 0 and ending.out.count(f"\n  pneumo runs {action}") == 3
     assert "output_dir" in ending.out and "trainer" not in ending.out
 
@@ -55,33 +52,33 @@ def test_help_of_each_sub_command(door: Door, action: str) -> None:
         (("export", "x"), "output=model.onnx"),
     ],
 )
-def test_wrong_usage_ends_with_two(door: Door, arguments: tuple[str, ...], words: str) -> None:
-    ending = door("runs", *arguments)
+def test_wrong_usage_ends_with_two(command: Command, arguments: tuple[str, ...], words: str) -> None:
+    ending = command("runs", *arguments)
     assert ending.code == 2 and re.search(words.replace("?", r"\?"), ending.err), ending.err
     assert "Traceback" not in ending.err and ending.err.count("error:") == 1
 
 
-def test_status_shows_runs_and_one_run(door: Door, outputs: Path) -> None:
-    ending = door("runs", "status", f"output_dir={outputs}")
+def test_status_shows_runs_and_one_run(command: Command, outputs: Path) -> None:
+    ending = command("runs", "status", f"output_dir={outputs}")
     assert ending.code == 0 and "no more disk" in ending.out and "0.7500" in ending.out
     assert "status sweep_id=one shows its jobs" in ending.out and "2/3" in ending.out
-    one = door("runs", "status", "name of aa11", f"output_dir={outputs}")
+    one = command("runs", "status", "name of aa11", f"output_dir={outputs}")
     assert one.code == 0 and "aa11" in one.out and "bb22" not in one.out and "sweep" not in one.out
 
 
-def test_the_old_spelling_of_a_sweep_works(door: Door, outputs: Path) -> None:
-    ending = door("runs", "status", "sweep=two", f"output_dir={outputs}")
+def test_the_old_spelling_of_a_sweep_works(command: Command, outputs: Path) -> None:
+    ending = command("runs", "status", "sweep=two", f"output_dir={outputs}")
     assert ending.code == 1 and "note: sweep= is the old spelling; write sweep_id=" in ending.err
     assert "sweep_id=two is not known; there are one" in ending.err
 
 
-def test_sync_sends_one_run(door: Door, outputs: Path) -> None:
-    ending = door("runs", "sync", "aa11", f"output_dir={outputs}")
+def test_sync_sends_one_run(command: Command, outputs: Path) -> None:
+    ending = command("runs", "sync", "aa11", f"output_dir={outputs}")
     assert ending.code == 0, ending.err
     assert re.search(r"aa11: [1-9]\d* records sent, 0 left", ending.out) and "bb22" not in ending.out
 
 
 @pytest.mark.parametrize("action", [("register", "alias=champion"), ("export", "output=x.onnx")])
-def test_an_unknown_run_is_named(door: Door, outputs: Path, action: tuple[str, str]) -> None:
-    ending = door("runs", action[0], "nothing", action[1], f"output_dir={outputs}")
+def test_an_unknown_run_is_named(command: Command, outputs: Path, action: tuple[str, str]) -> None:
+    ending = command("runs", action[0], "nothing", action[1], f"output_dir={outputs}")
     assert ending.code == 1 and "not a run there" in ending.err and "Traceback" not in ending.err

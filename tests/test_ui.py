@@ -7,17 +7,14 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from support.commands import Ending, environment
+from support.commands import Command, environment
 
 from pneumo import UserError, ui
 from pneumo.tracking.settings import TrackingSettings
-
-Door = Callable[..., Ending]
 
 
 def test_a_taken_port_is_passed_over() -> None:
@@ -58,8 +55,8 @@ def test_a_server_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(("argument", "words"), [("port=0", "port=0"), ("prot=1", "Did you mean port?")])
-def test_wrong_usage(door: Door, argument: str, words: str) -> None:
-    ending = door("ui", argument)
+def test_wrong_usage(command: Command, argument: str, words: str) -> None:
+    ending = command("ui", argument)
     assert ending.code == 2 and words in ending.err
 
 

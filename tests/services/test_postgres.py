@@ -40,14 +40,14 @@ class Job:
     uri: str
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, door: str = "train", *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, module: str = "train", *arguments: str) -> "subprocess.Popen[str]":
         self.folder.mkdir(exist_ok=True)
         # All jobs share one cache; and the servers want a core too.
         own = environment(
             self.folder.parent, MLFLOW_TRACKING_URI=self.uri, OMP_NUM_THREADS="1", **self.environment
         )
-        command = [sys.executable, "-m", f"pneumo.{door}", *(arguments or OVERRIDES)]
-        with self.log(door).open("a") as log:
+        command = [sys.executable, "-m", f"pneumo.{module}", *(arguments or OVERRIDES)]
+        with self.log(module).open("a") as log:
             return subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=log, text=True)
 
     def sync(self, times_at_once: int = 1) -> str:
@@ -58,8 +58,8 @@ class Job:
         assert not any(code for code, _ in said), said
         return said[-1][1]
 
-    def log(self, door: str) -> Path:
-        return self.folder / f"{door}.log"
+    def log(self, module: str) -> Path:
+        return self.folder / f"{module}.log"
 
     @property
     def journal(self) -> Journal:
@@ -128,7 +128,7 @@ def server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def late_server(
     postgres: Postgres, server: Mlflow, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mlflow]:
-    """A second door to the same database and artifacts; the test starts it, when the run is over."""
+    """A second way to the same database and artifacts; the test starts it, when the run is over."""
     late = Mlflow(tmp_path_factory.mktemp("late"), postgres.uri)
     late.artifacts = server.artifacts
     yield late

@@ -30,16 +30,16 @@ def test_a_sweep_killed_twice_ends_as_if_undisturbed(tmp_path: Path) -> None:
 
 
 def test_a_run_is_reproduced_or_what_differs_is_shown(tmp_path: Path) -> None:
-    def door(name: str, *more: str) -> subprocess.CompletedProcess[str]:
+    def pneumo(name: str, *more: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", f"pneumo.{name}", *more, f"output_dir={tmp_path / 'outputs'}"]
         own = environment(tmp_path, OMP_NUM_THREADS="1")
         return subprocess.run(line, capture_output=True, text=True, timeout=200, env=own, cwd=tmp_path)
 
     small = "data.image_size=32 trainer.epochs=1 trainer.limit_batches=2 trainer.batch_size=16".split()
     data = data_overrides(None, train_patients=30, test_patients=10)
-    assert door("train", *data, *small, "tracking.enabled=false").returncode == 0
+    assert pneumo("train", *data, *small, "tracking.enabled=false").returncode == 0
     (file,) = tmp_path.glob("outputs/*/journal.jsonl")
-    again = door("runs", "reproduce", file.parent.name, "run=true")
+    again = pneumo("runs", "reproduce", file.parent.name, "run=true")
     equal, _, every = again.stdout.splitlines()[-1].partition(" of ")
     assert again.returncode == 0 and every == f"{equal} figures are equal to the last bit", again.stdout
     # As if the run had been made otherwise: one figure of its record is another.
@@ -48,7 +48,7 @@ def test_a_run_is_reproduced_or_what_differs_is_shown(tmp_path: Path) -> None:
         0.125
     )
     file.write_bytes(b"".join(encode(record) for record in records))
-    again = door("runs", "reproduce", file.parent.name, "run=true")
+    again = pneumo("runs", "reproduce", file.parent.name, "run=true")
     assert again.returncode == 1 and "Traceback" not in again.stderr
     assert re.search(r"val/loss +1 +0\.125 ", again.stdout), again.stdout
     assert f"{int(equal) - 1} of {equal} figures" in again.stdout

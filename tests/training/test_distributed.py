@@ -123,7 +123,7 @@ def test_no_trainer_holds_on_to_its_process_group(ranks: Ranks) -> None:
     assert [result["ddp_left"] for result, _ in ranks] == [0, 0]
 
 
-# ---- through the door
+# ---- through the train command
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
