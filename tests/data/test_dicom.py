@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from support import odd_files
 import pytest
+from support import odd_files
 
-from pneumo.data.images import BadImage
 from pneumo.data import dicom
+from pneumo.data.images import BadImage
 
 GREY = np.asarray(odd_files.phantoms(1)[0])
 DEEP = GREY.astype(np.uint16) * 16

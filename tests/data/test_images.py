@@ -1,10 +1,8 @@
 """The reader: every kind of file it promises, every hostile one; and preprocessing against plain Pillow."""
 
-import io
 import itertools
 import os
 import pickle
-import struct
 import subprocess
 import sys
 import zlib
@@ -12,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.images import GREY, chunk, encoded, picture, png, save
 from PIL import Image, ImageOps, PngImagePlugin
+from support.images import GREY, chunk, encoded, picture, png, save
 
 from pneumo.data import images
 from pneumo.data.images import BadImage, preprocess, read
-
 
 # ---- what must be read
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.images import make_kaggle, picture, save
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from support.images import make_kaggle, picture, save
 
 from pneumo import UserError
 from pneumo.data import manifest
 from pneumo.data.manifest import Manifest, build, describe, parse_name
-from pneumo.names import CLASS_NAMES
 from pneumo.data.settings import DataSettings
+from pneumo.names import CLASS_NAMES
 
 Make = Callable[..., DataSettings]
 
