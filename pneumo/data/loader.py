@@ -20,7 +20,7 @@ def epoch_order(settings: SamplerSettings, labels: NDArray[np.int64], *, seed: i
     `shuffle` sees each image once. `imbalanced` and `weighted` draw N times with replacement so that the
     classes come equally often: `imbalanced` with the seed report's weight 1 / (n_class + smoothing),
     `weighted` with torch's WeightedRandomSampler and weight 1 / n_class. Without smoothing the two draw the
-    same images in the same order. They stay two options, and a run of each stays a run of its own.
+    same images in the same order. They stay two options, and each has its runs.
     """
     generator = torch.Generator().manual_seed(mix(seed, epoch))
     if settings.name == "shuffle":

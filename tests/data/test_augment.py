@@ -115,7 +115,7 @@ def test_brightness_and_contrast_equal_torchvision_with_its_clipping() -> None:
 def test_no_factor_inverts_an_image(key: str) -> None:
     """At the largest strength that is accepted, brighter pixels stay brighter."""
     ramp = torch.linspace(0, 255, 64).to(torch.uint8).expand(2000, 64, 64)
-    augmented = unnormalised(AugmentSettings(**{key: 1.0}), ramp)
+    augmented = unnormalised(plain_settings.augment(**{key: 1.0}), ramp)
     assert (augmented[:, 0, 63] - augmented[:, 0, 0] >= -1e-6).all()
     with pytest.raises(UserError, match=rf"augment.{key}=1.5 must be at most 1"):
         AugmentSettings(**{key: 1.5})
