@@ -28,7 +28,7 @@ from pneumo.tracking.journal import Journal
 from pneumo.versions import CORE
 
 # Keys of `data` that lead to the same images; the other keys outside the fingerprint are not needed again.
-_NEEDED = ("root", "on_bad_image", "phantom")
+_NEEDED = ("root", "on_bad_image", "phantom", "pixels")
 
 
 def reproduce(folder: Path, output_dir: str, *, run: bool) -> int:

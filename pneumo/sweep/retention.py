@@ -22,9 +22,11 @@ def keep_best(folder: Path, keep: int | None, tracking: TrackingSettings) -> lis
     if keep is None:
         return []
     with locked(folder / "retention.lock", LOCK_WAIT_S):
-        runs = {folder.parents[1] / str(job["fingerprint"]) for job in jobs.records(folder)}
+        # By number, so that of equal runs the one stays that the parent names as the best.
+        records = sorted(jobs.records(folder), key=lambda job: (job["number"], job["key"]))
+        runs = dict.fromkeys(folder.parents[1] / str(job["fingerprint"]) for job in records)
         journals = []
-        for run in sorted(run for run in runs if artifact_file(run, BEST_WEIGHTS).exists()):
+        for run in (run for run in runs if artifact_file(run, BEST_WEIGHTS).exists()):
             with contextlib.suppress(UserError):  # damaged: the command that trains or sends it says so
                 journals.append(Journal(run))
         finished = [journal for journal in journals if journal.status == "FINISHED"]

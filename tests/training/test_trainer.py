@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pneumo import UserError
 from pneumo.models import MODELS, build_model
+from pneumo.models.weights import load_plain
 from pneumo.training import trainer as core
 from pneumo.training.checkpoint import load_weights
 from pneumo.training.runtime import Runtime, forget_peak_memory, open_runtime, peak_memory_mib
@@ -398,10 +399,13 @@ def test_early_stopping(patience: int | None, epochs: int, tmp_path: Path) -> No
 
 def test_only_the_files_that_a_kept_state_may_name_stay(tmp_path: Path) -> None:
     chosen(tmp_path, rows("val/auroc", [0.1, 0.2, 0.3, 0.4, 0.35, 0.3]))
+    states = [load_plain(path, skip=32) for path in tmp_path.glob("step-*.pt")]
+    assert len(states) == 2
+    named = sorted({state["progress"]["best_epoch"] for state in states})  # type: ignore[index]
+    assert named[-1] == 4
     assert sorted(p.name for p in tmp_path.glob("best-*")) == [
-        f"best-0000{epoch}.{kind}" for epoch in (3, 4) for kind in ("json", "safetensors")
+        f"best-{epoch:05d}.{kind}" for epoch in named for kind in ("json", "safetensors")
     ]
-    assert len(list(tmp_path.glob("step-*.pt"))) == 2
 
 
 # ---- trouble
