@@ -79,7 +79,7 @@ class Resolved:
     world_size: int
 
 
-TORCH_VERSION = torch.__version__
+TORCH_VERSION = str(torch.__version__)  # its own class would make saved states unreadable
 
 
 def resolve(settings: TrainerSettings) -> Resolved:

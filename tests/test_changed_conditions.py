@@ -1,0 +1,103 @@
+"""A state that was saved under other conditions: nothing goes on from it without a word."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.commands import Command, small_run
+
+from pneumo import provenance
+from pneumo.tracking.journal import Journal
+from pneumo.tracking.run_log import RunLog
+
+LINE = [*small_run(train_patients=24, test_patients=12, batch_size=8), "trainer.precision=float32", "seed=4"]
+
+
+@pytest.fixture
+def stopped(command: Command, tiny: dict, tmp_path: Path) -> Path:
+    """The folder of a run that failed after its first epoch, whose state is saved."""
+    metrics = RunLog.metrics
+
+    def fail(self: RunLog, values: dict[str, float], step: int) -> None:
+        metrics(self, values, step)
+        raise RuntimeError("the machine failed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "metrics", fail)
+        assert command("train", *LINE).code == 1
+    (folder,) = [path.parent for path in (tmp_path / "outputs").glob("*/journal.jsonl")]
+    assert list((folder / "state").glob("step-*.pt"))
+    return folder
+
+
+def edit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "CODE", "0" * 16)
+
+
+def test_the_same_conditions_go_on(stopped: Path, command: Command) -> None:
+    ending = command("train", *LINE)
+    assert ending.code == 0 and "epoch   2" in ending.out and "epoch   1" not in ending.out
+    starts = json.loads((stopped / "artifacts" / "starts.json").read_text())
+    assert len(starts) == 2 and starts[0]["code"] == starts[1]["code"] == provenance.CODE
+    assert starts[0]["precision"] == "float32" and "seed=4" in starts[0]["command"]
+    assert "pneumo.mixed" not in Journal(stopped).tags_logged
+
+
+def test_edited_code_stops_and_leaves_the_run_as_it_was(
+    stopped: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_code(monkeypatch)
+    before = (stopped / "journal.jsonl").read_bytes()
+    ending = command("train", *LINE)
+    assert ending.code == 1 and "Traceback" not in ending.err, ending.out
+    offered = ("on_code_change=keep", "on_code_change=retrain")
+    for words in ("the code that decides the numbers", "0" * 16, *offered):
+        assert words in ending.err
+    assert (stopped / "journal.jsonl").read_bytes() == before
+
+
+def test_keep_goes_on_and_tags_the_run(
+    stopped: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_code(monkeypatch)
+    assert command("train", *LINE, "on_code_change=keep").code == 0
+    journal = Journal(stopped)
+    assert journal.status == "FINISHED" and "the code" in journal.tags_logged["pneumo.mixed"]
+
+
+def test_retrain_sets_the_old_run_aside(
+    stopped: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_code(monkeypatch)
+    assert command("train", *LINE, "on_code_change=retrain").code == 0
+    assert Journal(stopped).status == "FINISHED" and "pneumo.mixed" not in Journal(stopped).tags_logged
+    (aside,) = stopped.parent.glob(f"{stopped.name}-*")
+    assert Journal(aside).status == "FAILED"
+
+
+def test_another_release_goes_on_with_one_line(
+    stopped: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_code(monkeypatch)
+    monkeypatch.setattr("pneumo.__version__", "9.9.9")
+    ending = command("train", *LINE)
+    assert ending.code == 0
+    (line,) = [line for line in ending.out.splitlines() if "the release" in line]
+    assert "9.9.9 now" in line
+
+
+def test_another_precision_stops_and_keep_takes_the_recorded_one(
+    stopped: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` means bf16 on one machine and float32 on another; the configuration is the same."""
+    resolve = provenance.start_record
+
+    def on_another_machine(**given: object) -> provenance.StartRecord:
+        return resolve(**{**given, "precision": "bf16"})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(provenance, "start_record", on_another_machine)
+    ending = command("train", *LINE)
+    assert ending.code == 1 and "the precision: float32 in the saved state, bf16 now" in ending.err
+    assert command("train", *LINE, "on_code_change=keep").code == 0
+    starts = json.loads((stopped / "artifacts" / "starts.json").read_text())
+    assert starts[-1]["precision"] == "float32"
