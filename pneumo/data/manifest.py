@@ -141,7 +141,7 @@ def _from_folders(root: Path) -> Manifest:
                 else:
                     others.append(name)
     if not rows:
-        contents = f"only found {_first(others)}" if others else "none was found"
+        contents = f"it has only {_first(others)}" if others else "none was found"
         raise UserError(f"{root} holds no image: .jpeg, .jpg and .png files are read, and {contents}.")
     paths = [path for path, _, _ in rows]
     table = pd.DataFrame({"path": paths, "label": [label for _, label, _ in rows]})

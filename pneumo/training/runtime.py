@@ -212,8 +212,8 @@ def _device(name: str) -> torch.device:
     count = torch.cuda.device_count()
     if device.index >= count:
         raise UserError(
-            f"trainer.device={name} needs device {device.index}, but this machine has {count} CUDA devices "
-            "that torch can use. Set trainer.device=cpu or auto, or use fewer processes."
+            f"trainer.device={name}: this machine has {count} CUDA devices that torch can use, but this "
+            f"process needs device {device.index}. Set trainer.device=cpu or auto, or use fewer processes."
         )
     return device
 

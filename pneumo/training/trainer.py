@@ -356,9 +356,7 @@ class Trainer:
         rows = []
         together = evaluation_batch(self.settings.batch_size, split.images.shape[-1], self.runtime.device)
         for part in mine.split(together) if len(mine) else ():
-            if (
-                self.runtime.world_size == 1
-            ):  # shares differ in length, so processes cannot agree to stop here
+            if self.runtime.world_size == 1:  # shares differ in length, so several processes cannot stop here
                 self._obey_stop()
             images, labels = split.take(part)
             with self.runtime.autocast():
