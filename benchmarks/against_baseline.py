@@ -3,8 +3,9 @@
     python benchmarks/against_baseline.py [--rounds 5] [--images 160] [--batch 16] [--figure FILE.png]
 
 ResNet-18 at 224 px from original files (PNEUMO_ORIGINALS, else synthetic ones), `augment=light`, the same
-sampler and scores: the baseline prepares every image anew in two workers and trains in float32; pneumo takes
-it from its cache, in float32 and in what trainer.precision=auto gives. Then the evaluation of as many images.
+sampler and scores. The baseline prepares every image again in two workers and trains in float32. pneumo
+reads images from its cache and trains in float32 and with trainer.precision=auto. Then both evaluate as many
+images.
 """
 
 import argparse
@@ -41,7 +42,7 @@ PARTS = (
 
 
 def warm_cache(files: list[Path], labels: list[int], folder: Path) -> dict[str, Split]:
-    """The files as a cache holds them: uint8, mapped from the disk."""
+    """The files as in a cache: uint8, mapped from the disk."""
     np.save(folder / "images.npy", np.stack([preprocess(read(file), image_size=SIZE) for file in files]))
     images = np.load(folder / "images.npy", mmap_mode="r")
 
@@ -66,7 +67,7 @@ def warm_cache(files: list[Path], labels: list[int], folder: Path) -> dict[str, 
 
 
 def watched(trainer: Trainer, watch: measure.Stopwatch) -> None:
-    """Time the parts of a step; what the network takes is the rest of the step."""
+    """Time the parts of a step. The network's time is the rest of the step."""
 
     def timed(function: Callable, part: str) -> Callable:
         @functools.wraps(function)
@@ -87,7 +88,7 @@ def watched(trainer: Trainer, watch: measure.Stopwatch) -> None:
 def where_time_goes(
     files: list[Path], labels: list[int], data: dict[str, Split], folder: Path, batch: int
 ) -> dict[str, dict[str, float]]:
-    """Processor ms an image, by part, of one epoch of each program (the baseline in one process)."""
+    """Processor ms per image, by part, for one epoch of each program (the baseline in one process)."""
     shares = {}
     watch = measure.Stopwatch()
     model = build_model("resnet18")
@@ -144,7 +145,7 @@ def draw(shares: dict[str, dict[str, float]], file: Path) -> None:
     for name, total in zip(names, left, strict=True):
         axes.text(total, name, f" {total:.0f} ms", va="center")
     axes.set_xlim(0, 1.12 * left.max())
-    axes.set_xlabel("processor time an image, milliseconds (ResNet-18, 224 px, training from originals)")
+    axes.set_xlabel("processor time per image, milliseconds (ResNet-18, 224 px, training from originals)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=5, frameon=False)
     figure.savefig(file, dpi=130)
@@ -213,11 +214,11 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
     shares = where_time_goes(files, labels, data, folder, args.batch)
     print()
     measure.table(
-        ["processor ms an image", *shares],
+        ["processor ms per image", *shares],
         [[part, *(shares[name][part] for name in shares)] for part in PARTS],
     )
     fastest = f"pneumo, {precisions[-1]}"
-    note = {} if cpu_has_bf16() else {"note": "this processor has no bf16 units: auto is float32"}
+    remark = {} if cpu_has_bf16() else {"note": "this processor has no bf16 units: auto is float32"}
     for question, seconds, ours, target in (
         ("training, trainer.precision=auto", taken, fastest, 5.0),
         ("training, both float32", taken, "pneumo, float32", 1.5),
@@ -230,7 +231,7 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
             target,
             images_per_s=round(speeds[ours][kind], 2),
             baseline_images_per_s=round(speeds["baseline"][kind], 2),
-            **(note if target == 5.0 else {}),
+            **(remark if target == 5.0 else {}),
             **({"processor_ms": shares} if target == 1.5 else {}),
         )
     for trainer in trainers.values():

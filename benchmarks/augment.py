@@ -1,14 +1,14 @@
-"""What does augmentation cost, and is it better bought than made?
+"""Question: what does augmentation cost, and are the libraries faster?
 
     python benchmarks/augment.py [--sizes 64 224] [--batch 64] [--rounds 7] [--device cpu]
 
-Times `light` and `strong` by pneumo, by kornia (batched) and by torchvision v2 (image by image), each from
-uint8 [B, S, S] to normalised float32 [B, 3, S, S], in turns with one training step of a ResNet-18 (float32,
-channels_last). Prints the median milliseconds per batch and their share of that step; the target is at most
-5 %. On a busy machine set OMP_NUM_THREADS=1: threads that wait for a lost core say nothing about the code.
+Times `light` and `strong` with pneumo, kornia (batched) and torchvision v2 (image by image), each from uint8
+[B, S, S] to normalised float32 [B, 3, S, S]. They take turns with one training step of a ResNet-18 (float32,
+channels_last). Prints the median milliseconds per batch and their share of that step. The target is at most
+5 %. On a busy machine set OMP_NUM_THREADS=1, because times of threads that wait for a core mean nothing.
 
-kornia and torchvision get their nearest equivalents; they lack degrade, kornia's brightness is additive and
-its contrast multiplies (no mean), and torchvision scales both axes alike.
+kornia and torchvision run their closest equivalents. Both lack degrade. kornia adds brightness, and its
+contrast multiplies without the mean. torchvision scales both axes by the same factor.
 """
 
 import argparse

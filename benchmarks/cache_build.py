@@ -2,10 +2,13 @@
 
     python benchmarks/cache_build.py [--rounds 5] [--images 60] [--pool 1500] [--small 100000]
 
-Measures: the deterministic part of preprocessing per core against the baseline's, in turns on the same
-originals, whose pixels must be equal; a whole cache built by two processes against one; ten times as many
-images (small synthetic files) against one tenth; the memory of a run that builds and trains on them above
-that of a run on 1,000 images; the time from the command's first look at the data to a warm cache of them.
+Measures:
+- the deterministic part of preprocessing on one core against the baseline, in turns on the same originals;
+  the pixels must be equal
+- building a cache with two processes against one
+- building with many small synthetic images against a tenth of them
+- the memory of a run that builds and trains on these images, minus that of a run on 1,000 images
+- the time to read a warm cache of these images
 """
 
 import json
@@ -27,7 +30,7 @@ SIZE, SMALL_SIZE = 224, 64
 
 
 def per_core(files: list[Path], rounds: int) -> None:
-    import seed_baseline  # and torch, which the processes that build a cache have no use for
+    import seed_baseline  # it imports torch, which the processes that build a cache do not need
 
     for file in files[:20]:
         same = np.asarray(seed_baseline.prepare(file, SIZE))
@@ -52,7 +55,7 @@ def per_core(files: list[Path], rounds: int) -> None:
         with watch.part("ours: preprocess"):
             preprocess(grey, image_size=SIZE)
     rows = [[part, 1e3 * seconds / len(files)] for part, seconds in watch.wall_s.items()]
-    measure.table(["one core, part", "ms an image"], rows)
+    measure.table(["one core, part", "ms per image"], rows)
     speeds = {name: len(files) / sorted(seconds)[len(seconds) // 2] for name, seconds in taken.items()}
     measure.record(
         "cache/deterministic part, one core",
@@ -70,7 +73,7 @@ def settings(root: Path, cache_dir: Path, size: int, workers: int | None = None)
 
 
 def kaggle_layout(root: Path, contents: list[bytes]) -> Path:
-    """A chest_xray folder of these files, told apart by bytes after their ends; a tenth for testing."""
+    """A chest_xray folder of these files, a tenth for testing. Extra bytes at the end make each unique."""
     for number, content in enumerate(contents):
         split = "test" if number % 10 == 0 else "train"
         kind, name = ("NORMAL", f"IM-{number:06d}-0001") if number // 10 % 2 else (
@@ -84,7 +87,7 @@ def kaggle_layout(root: Path, contents: list[bytes]) -> Path:
 
 
 def prepare(root: Path, cache_dir: Path, size: int, workers: int | None = None) -> float:
-    """Seconds of a build from nothing, in this process."""
+    """Seconds to build the cache from nothing, in this process."""
     asked = settings(root, cache_dir, size, workers)
     began = time.perf_counter()
     cache.prepare(manifest.build(asked), asked)
@@ -114,7 +117,7 @@ def two_processes(folder: Path, files: list[Path], count: int, rounds: int) -> N
 
 
 def child(root: str, cache_dir: str) -> None:
-    """In a process of its own: a warm start's seconds, printed as JSON."""
+    """In a separate process: print the seconds of a warm start as JSON."""
     asked = settings(Path(root), Path(cache_dir), SMALL_SIZE)
     began = time.perf_counter()
     data = cache.prepare(manifest.build(asked), asked)
@@ -122,7 +125,7 @@ def child(root: str, cache_dir: str) -> None:
 
 
 def train(root: Path, folder: Path, report: Path) -> int:
-    """A short run of the command that builds and trains; the largest resident memory of it, in bytes."""
+    """A short run that builds a cache and trains. Returns its peak resident memory in bytes."""
     sys.path.insert(0, str(measure.PROJECT / "tests"))
     from support.commands import environment
 
@@ -163,13 +166,11 @@ def many(folder: Path, count: int, rounds: int) -> None:
     seconds = sorted(start["seconds"] for start in warm)[rounds // 2]
     measure.record(f"cache/warm start of {count:,} images", 3 / seconds, 1.0, seconds=round(seconds, 2))
 
-    few, all_of_them = (
+    few, whole = (
         train(root, folder, folder / "memory.json") for root in (small, big)
-    )  # both build their cache, as output_dir's cache is another one
-    above = (all_of_them - few) / 2**30
-    print(
-        f"resident at most: {few / 2**30:.2f} GB with 1,000 images, {all_of_them / 2**30:.2f} with {count:,}"
-    )
+    )  # both build a cache, because these runs use another cache folder
+    above = (whole - few) / 2**30
+    print(f"peak resident memory: {few / 2**30:.2f} GB with 1,000 images, {whole / 2**30:.2f} with {count:,}")
     measure.record(
         f"cache/memory of {count:,} images built and trained on",
         2 / max(above, 0.01),

@@ -1,11 +1,12 @@
-"""Question: how near does a real training epoch come to the network's own speed?
+"""Question: how close is a real training epoch to the speed of the network alone?
 
     python benchmarks/ceiling.py [--models resnet18 resnet50 densenet121] [--sizes 64 224] [--rounds 5]
 
-Trains through `Trainer` (cache, sampler, augmentation, metrics, journal and MLflow in SQLite) and, in turns,
-makes the same steps on one fixed prepared batch: forward, loss, backward, optimiser. Images a second of the
-training part of the epoch, the record of its figures included. Validation, which a fixed batch has no
-counterpart for, is shown beside it; the state is not saved, since it is written beside the next measurement.
+Takes turns between two runs. One trains through `Trainer` (cache, sampler, augmentation, metrics, journal and
+MLflow in SQLite). The other makes the same steps on one fixed, prepared batch: forward, loss, backward,
+optimiser. Prints images per second of the training part of the epoch, including the record of its figures.
+Validation has no counterpart with a fixed batch, so its time is a separate column. The state is not saved,
+because the write would overlap with the next measurement.
 """
 
 import tempfile
@@ -34,7 +35,7 @@ TARGETS = {64: 0.93, 224: 0.97}
 
 
 class TimedLog(RunLog):
-    """A run's log that notes how long the record of an epoch took."""
+    """A run's log that measures how long recording an epoch takes."""
 
     spent_s = 0.0
 
@@ -53,7 +54,7 @@ class TimedLog(RunLog):
 def trainer_for(
     model: str, augment: str, data: ImageCache, folder: Path, batch: int, steps: int
 ) -> tuple[Trainer, TimedLog]:
-    """A run's trainer on the CPU, with a low rate and nothing regular but the augmentation; and its log."""
+    """A run's trainer on the CPU and its log. The rate is low, and only augmentation regularises."""
     strengths = yaml.safe_load((measure.PROJECT / "conf" / "augment" / f"{augment}.yaml").read_text())
     settings = Config(
         model=ModelSettings(name=model),
@@ -77,7 +78,7 @@ def trainer_for(
 
 
 def train_epoch(trainer: Trainer, log: TimedLog) -> tuple[float, float]:
-    """Seconds of an epoch's training and its record, and of the whole epoch."""
+    """Seconds for training an epoch and recording it, and for the whole epoch."""
     began = time.perf_counter()
     trainer._train_epoch()
     trainer._finish_epoch()
@@ -121,8 +122,8 @@ def compare(model: str, size: int, batch: int, steps: int, rounds: int, folder: 
     whole: dict[str, list[float]] = {augment: [] for augment in runs}
 
     def epoch(augment: str) -> float:
-        taken, all_of_it = train_epoch(*runs[augment])
-        whole[augment].append(all_of_it)
+        taken, epoch_s = train_epoch(*runs[augment])
+        whole[augment].append(epoch_s)
         return taken
 
     taken = measure.interleaved(
@@ -139,7 +140,7 @@ def compare(model: str, size: int, batch: int, steps: int, rounds: int, folder: 
         log.finish()
         reached = measure.ratio(taken["fixed batch"], taken[augment])
         rest_s = sorted(
-            all_of_it - part for all_of_it, part in zip(whole[augment][1:], taken[augment], strict=True)
+            epoch_s - part for epoch_s, part in zip(whole[augment][1:], taken[augment], strict=True)
         )
         rows.append(
             [

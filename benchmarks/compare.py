@@ -1,7 +1,7 @@
-"""Question: how long does comparing 50 runs take? Target: less than 20 s, including the program's start.
+"""Question: how long does comparing 50 runs take? Target: less than 20 s, including the start of the program.
 
-Command: python benchmarks/compare.py [runs]. It makes runs with as many test images as the public set in a
-SQLite store (one minute), then times python -m pneumo.compare on them.
+Command: python benchmarks/compare.py [runs]. It writes runs with as many test images as the public set to a
+SQLite store (one minute). Then it times python -m pneumo.compare on them.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""Question: how much faster than a plain loop does `predict` go through a folder of originals?
+"""Question: how much faster than a plain loop does `predict` process a folder of originals?
 
     python benchmarks/inference.py [--rounds 5] [--images 500]
 
-Both start from JPEG files and end with probabilities, in float32 and with the same network: the plain loop
-prepares one image at a time with Pillow and computes it alone; pneumo's Predictor reads ahead in threads and
-computes batches. The model is a ResNet-18 that one short run on synthetic images leaves.
+Both start from JPEG files and end with probabilities, in float32 and with the same network. The plain loop
+prepares and computes one image at a time, with Pillow. pneumo's Predictor reads ahead in threads and computes
+batches. The model is a ResNet-18 from one short run on synthetic images.
 """
 
 import subprocess
@@ -57,8 +57,8 @@ def main() -> None:
             paths = [str(file) for file in files]
             return [prediction.probability for batch in predictor.predict(paths) for prediction, _ in batch]
 
-        expected, found = np.array(plain()), np.array(ours(), dtype=float)
-        assert np.allclose(made.calibrated(expected), found, atol=1e-3), "other probabilities"
+        expected, predicted = np.array(plain()), np.array(ours(), dtype=float)
+        assert np.allclose(made.calibrated(expected), predicted, atol=1e-3), "other probabilities"
         taken = measure.interleaved({"plain loop": plain, "predict": ours}, args.rounds, warm_up=0)
     speeds = {name: len(files) / sorted(seconds)[args.rounds // 2] for name, seconds in taken.items()}
     measure.table(

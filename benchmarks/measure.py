@@ -1,7 +1,7 @@
-"""What every benchmark shares: taking turns, tables, and the file of ratios.
+"""Shared parts of the benchmarks: taking turns, tables, and the file of ratios.
 
-A benchmark compares things that run on the same machine at the same time, in turns (A B A B ...), and gives
-medians and ratios. A ratio is written so that larger is better; it is good when it reaches its target.
+A benchmark compares things on the same machine at the same time, in turns (A B A B ...), and prints medians
+and ratios. Larger ratios are better. A ratio is good if it reaches its target.
 """
 
 import argparse
@@ -35,21 +35,21 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of every run in every round, after `warm_up` rounds that do not count.
 
-    A run that returns a float has timed itself.
+    If a run returns a float, that is its own measurement in seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(-warm_up, rounds):
         for name, run in runs.items():
             began = time.perf_counter()
-            told = run()
-            taken = told if isinstance(told, float) else time.perf_counter() - began
+            result = run()
+            taken = result if isinstance(result, float) else time.perf_counter() - began
             if number >= 0:
                 seconds[name].append(taken)
     return seconds
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> float:
-    """The median of the ratios of each round: what slows a whole round down does not change it."""
+    """The median of the rounds' ratios: a slow round as a whole does not change it."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
@@ -71,7 +71,7 @@ class Stopwatch:
 
 
 def table(header: list[str], rows: list[list[Any]]) -> None:
-    """Print rows under a header: words to the left, numbers (already formatted or not) to the right."""
+    """Print rows under a header: the first column aligned left, the others right."""
     cells = [
         header,
         *([f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows),
@@ -86,7 +86,7 @@ def table(header: list[str], rows: list[list[Any]]) -> None:
 
 
 def record(name: str, ratio: float, target: float, **figures: Any) -> None:
-    """Print a ratio with its target and put it in results/bench.json, instead of an older one of its name."""
+    """Print a ratio with its target. In results/bench.json it replaces an older ratio of the same name."""
     word = "good" if ratio >= target else "MISSED"
     print(f"-> {name}: ratio {ratio:.3f}, target {target:g}: {word}", flush=True)
     rows = [row for row in recorded() if row["name"] != name]
@@ -103,16 +103,19 @@ def recorded() -> list[dict[str, Any]]:
 
 
 def originals(folder: Path, count: int) -> list[Path]:
-    """`count` X-rays at their original size: of the folder PNEUMO_ORIGINALS, repeated where it has fewer,
-    else synthetic ones of the public set's usual size and JPEG quality, drawn into `folder`."""
+    """`count` X-rays at their original size.
+
+    They come from the folder PNEUMO_ORIGINALS, repeated if it has fewer. Without it, synthetic X-rays with
+    the public set's usual size and JPEG quality are drawn into `folder`.
+    """
     if known := os.environ.get("PNEUMO_ORIGINALS"):
         files = sorted(path for path in Path(known).rglob("*.jp*g"))
         if not files:
             raise SystemExit(f"PNEUMO_ORIGINALS={known} holds no .jpeg files")
         print(f"originals: {len(files)} files of {known}")
-        random.Random(0).shuffle(files)  # the classes differ in size, and lie in folders of their own
+        random.Random(0).shuffle(files)  # the classes have different image sizes and separate folders
         return [files[number % len(files)] for number in range(count)]
-    print("originals: synthetic ones; PNEUMO_ORIGINALS=DIR takes real ones")
+    print("originals: synthetic; set PNEUMO_ORIGINALS=DIR to use real ones")
     return [draw(folder / f"person{number}_virus_{number}.jpeg", number) for number in range(count)]
 
 

@@ -1,10 +1,10 @@
-"""Question: does training reach the network's own speed on a CUDA device, and how long do 50 epochs take?
+"""Question: does training reach the speed of the network alone on a CUDA device? How long do 50 epochs take?
 
     python benchmarks/on_cuda.py [--rounds 5] [--epochs 50] [--batch 64] [--images 4700]
 
-ResNet-18 at 224 px on random images of the public training set's number, in trainer.precision=auto: the epoch
-against the same steps on one fixed batch (target .95), and the whole training, validation included (target on
-an H100: 90 s). Ends at once where there is no CUDA device.
+ResNet-18 at 224 px with trainer.precision=auto, on as many random images as the public training set has.
+Compares an epoch with the same steps on one fixed batch (target .95). Then times the whole training,
+including validation (target on an H100: 90 s). Ends at once without a CUDA device.
 """
 
 import tempfile

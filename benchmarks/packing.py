@@ -2,8 +2,8 @@
 
     python benchmarks/packing.py [--rounds 5]
 
-Two processes train a ResNet-18 on a prepared batch; they warm up, wait for each other, then make their steps.
-The ratio is the time of the two in turn over that of the two at once; above 1, packing pays.
+Two processes train a ResNet-18 on a prepared batch. They warm up, wait for each other, then make their steps.
+The ratio is the time in turn over the time at once. Above 1, packing is faster.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from pneumo.models import build_model
 
 
 def worker(threads: int, size: int, batch: int, steps: int) -> None:
-    """Warm up, say so, and on every line from standard input make `steps` steps and say so."""
+    """Warm up and print "ready". For every line on standard input, make `steps` steps and print "done"."""
     torch.set_num_threads(threads)
     model = build_model("resnet18").to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)

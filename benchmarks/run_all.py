@@ -1,9 +1,9 @@
-"""Run every benchmark at a size that ends in a quarter of an hour in all, and list every ratio.
+"""Run the benchmarks at a size that takes a quarter of an hour in total, and list every ratio.
 
     python benchmarks/run_all.py [NAME ...]
 
-Ratios and figures go to results/bench.json, each benchmark's tables to the terminal. Missed targets are
-listed plainly; the exit code is 1 only when a benchmark itself breaks.
+Ratios and figures go to results/bench.json. The tables of each benchmark go to the terminal. Missed targets
+are listed, but the exit code is 1 only if a benchmark fails to run.
 """
 
 import subprocess
@@ -12,13 +12,13 @@ import time
 
 import measure
 
-# Without arguments most run longer and measure finer. Those for other questions (augment, compare, serving,
-# statistics_simulation) are run by themselves.
+# Run alone, without these arguments, most take longer and measure more precisely. The benchmarks for other
+# questions (augment, compare, serving, statistics_simulation) are run separately.
 QUICK = {
     "ceiling": [],
-    # Small batches, so that a short epoch does not mostly wait for the baseline's first one.
+    # Small batches, so that a short epoch does not mostly wait for the baseline's first batch.
     "against_baseline": ["--images", "48", "--batch", "8", "--figure", str(measure.RESULTS / "epoch.png")],
-    # Many images, since starting the processes takes a second; one round, since it takes most of a minute.
+    # Many images, because starting the processes takes a second. One round, because it takes about a minute.
     "cache_build": ["--pool", "3000", "--pool-rounds", "1"],
     "start": [],
     "inference": ["--images", "48"],
@@ -31,7 +31,7 @@ QUICK = {
 def main() -> int:
     chosen = sys.argv[1:] or list(QUICK)
     if unknown := [name for name in chosen if name not in QUICK]:
-        raise SystemExit(f"no benchmark is called {unknown[0]}; there are {', '.join(QUICK)}")
+        raise SystemExit(f"{unknown[0]} is not a benchmark; the options are {', '.join(QUICK)}")
     measure.RESULTS.mkdir(exist_ok=True)
     (measure.RESULTS / "bench.json").unlink(missing_ok=True)
     broken, spent = [], {}

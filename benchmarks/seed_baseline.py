@@ -1,13 +1,13 @@
-"""The seed report's program, rewritten plainly from its description: what the other benchmarks compare with.
+"""The seed report's program, rewritten from its description. The other benchmarks compare with it.
 
-Every image is decoded, cropped, equalised, resized (as three equal channels) and augmented by Pillow, one by
-one, in every epoch; a DataLoader's workers do that. The network trains in float32 on NCHW tensors with AdamW,
-and the figures are kept in Python after every step. Model, sampler, augmentation's figures, loss and scores
-are those that pneumo uses with `sampler=imbalanced augment=light`, so both do the same work.
+In every epoch, the workers of a DataLoader decode, crop, equalise, resize (as three equal channels) and
+augment every image with Pillow, one by one. The network trains in float32 on NCHW tensors with AdamW. The
+figures are updated in Python after every step. Model, sampler, augmentation strengths, loss and scores are
+those of pneumo with `sampler=imbalanced augment=light`, so both do the same work.
 
     python benchmarks/seed_baseline.py FOLDER [--epochs 1] [--size 224] [--batch 64] [--workers 2]
 
-trains ResNet-18 on the files of FOLDER/NORMAL and FOLDER/PNEUMONIA and prints images a second.
+trains ResNet-18 on the files of FOLDER/NORMAL and FOLDER/PNEUMONIA and prints images per second.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def augment(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image, noisy: bool = False) -> Tensor:
-    """Normalised float32 [3, S, S]; noise of deviation .005 on one image in ten where `noisy`."""
+    """Normalised float32 [3, S, S]. With `noisy`, one image in ten gets noise of deviation .005."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     if noisy and random.random() < 0.1:
         pixels = (pixels + 0.005 * torch.randn_like(pixels)).clamp(0, 1)
@@ -84,7 +84,7 @@ def to_tensor(image: Image.Image, noisy: bool = False) -> Tensor:
 
 
 class XRays(Dataset):
-    """Normalised float32 [3, S, S] and label of each file, made anew each time."""
+    """Normalised float32 [3, S, S] and label of each file, prepared again each time."""
 
     def __init__(
         self, paths: Sequence[Path], labels: Sequence[int], size: int, train: bool, watch: Watch = NO_WATCH
@@ -104,7 +104,7 @@ class XRays(Dataset):
 
 
 def loader(data: XRays, batch_size: int, workers: int) -> DataLoader:
-    """Training draws with replacement so that the classes come equally often; evaluation goes in order."""
+    """Training draws with replacement and all classes equally often. Evaluation keeps the order."""
     sampler = None
     if data.train:
         counts = np.bincount(data.labels, minlength=2)
@@ -121,7 +121,7 @@ def loader(data: XRays, batch_size: int, workers: int) -> DataLoader:
 def train_epoch(
     model: nn.Module, data: DataLoader, optimizer: torch.optim.Optimizer, watch: Watch = NO_WATCH
 ) -> dict[str, float]:
-    """One epoch; its loss, accuracy and F1."""
+    """Train one epoch; return its loss, accuracy and F1."""
     model.train()
     loss_sum, seen, counts = 0.0, 0, np.zeros((2, 2), dtype=int)
     for images, labels in _watched(data, watch):
@@ -141,8 +141,10 @@ def train_epoch(
 
 
 def _watched(data: DataLoader, watch: Watch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Its batches, the time to wait for each as a part of its own (the images' own parts lie in it where
-    there are no workers)."""
+    """The batches of `data`. Waiting for each counts as the part "batch".
+
+    Without workers, that part includes the parts of preparing the images.
+    """
     batches = iter(data)
     while True:
         with watch.part("batch"):
@@ -183,8 +185,8 @@ def main() -> None:
         began = time.perf_counter()
         figures = train_epoch(model, data, optimizer)
         speed = len(paths) / (time.perf_counter() - began)
-        said = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        print(f"epoch {epoch}: {said}  {speed:.1f} images/s")
+        text = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        print(f"epoch {epoch}: {text}  {speed:.1f} images/s")
 
 
 if __name__ == "__main__":

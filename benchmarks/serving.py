@@ -1,11 +1,11 @@
-"""How much does `mlflow models serve` add to the model's own time, and does its memory stay flat?
+"""Question: how much time does `mlflow models serve` add to the model's, and does its memory stay constant?
 
 python benchmarks/serving.py [--requests 10000] [--threads 2] [--image FILE] [--model FOLDER]
 
-A made-up ResNet-18 at 64 pixels (or the model folder or run given) is registered in a tracker of its own and
-served on 127.0.0.1; threads then send one image a request. Printed: requests a second, p50 and p99 latency
-over the model's own time for one image (reading, preparing and predicting in this process), errors, and the
-memory of the server and its workers over the requests. Not part of `make bench`'s targets: it sets none.
+Registers a ResNet-18 with random weights at 64 pixels (or the given model folder or run) in a new tracker and
+serves it on 127.0.0.1. Threads then send one image per request. Prints requests per second, p50 and p99
+latency relative to the model alone (reading, preparing and predicting one image in this process), errors, and
+the memory of the server and its workers over the requests. It has no target and is not part of `make bench`.
 """
 
 import argparse
@@ -35,8 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--image", type=Path, help="a JPEG or PNG; without: the example of the model")
-    parser.add_argument("--model", type=Path, help="artifacts of a finished run; without: weights drawn")
+    parser.add_argument("--image", type=Path, help="a JPEG or PNG; default: the model's example")
+    parser.add_argument("--model", type=Path, help="artifacts of a finished run; default: random weights")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pneumo-serving-") as scratch:
         measure(Path(scratch), options)
@@ -53,7 +53,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         Predictor(model_folder.read(resolve("models:/pneumo@champion", uri, folder).folder)), text, folder
     )
     threads = torch.get_num_threads()
-    print(f"the model's own time for one image: p50 {1000 * np.median(own):.1f} ms, {threads} threads")
+    print(f"the model alone, one image: p50 {1000 * np.median(own):.1f} ms, {threads} threads")
     server = Serving(folder, uri)
     server.start()
     try:
@@ -117,8 +117,8 @@ def load(server: Serving, text: str, options: argparse.Namespace, own_s: float) 
     p50, p99 = (1000 * np.quantile(spent, q) for q in (0.5, 0.99))
     print(
         f"{len(spent)} requests by {options.threads} threads, {len(body) / 1000:.0f} kB each: "
-        f"{len(spent) / wall:.1f} a second; latency p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
-        f"{p50 / (1000 * own_s):.2f} and {p99 / (1000 * own_s):.2f} times the model's own; "
+        f"{len(spent) / wall:.1f} per second; latency p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
+        f"{p50 / (1000 * own_s):.2f} and {p99 / (1000 * own_s):.2f} times the model alone; "
         f"{len(wrong)} not answered with 200"
     )
     print("memory, MB: " + ", ".join(f"{mb:.0f} at {number}" for number, mb in memory))

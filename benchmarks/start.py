@@ -1,10 +1,10 @@
-"""Question: how long from the command to the first training step, with a warm cache?
+"""Question: with a warm cache, how long does it take from the command to the first training step?
 
     python benchmarks/start.py [--rounds 5]
 
-In turns: `python -c "import torch, torchvision"`, and `python -m pneumo.train` until its first optimiser step
-is done (synthetic images whose cache is there, tracking on). Target: at most 1.3 times the first plus four
-seconds.
+Takes turns between `python -c "import torch, torchvision"` and `python -m pneumo.train` up to the end of its
+first optimiser step (synthetic images with an existing cache, tracking on). Target: at most 1.3 times the
+imports plus four seconds.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ import measure
 
 sys.path.insert(0, str(measure.PROJECT / "tests"))
 ALLOWED, SPARE_S = 1.3, 4.0
-# Ends the process when the first optimiser step is done, and says so; the command before it is the real one.
+# The real command, except that the process ends with exit code 77 after the first optimiser step.
 FIRST_STEP = """
 import os, sys
 from pneumo import train

@@ -77,14 +77,14 @@ def simulate(
 def main() -> None:
     sets = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     began = time.monotonic()
-    found = simulate(sets)
+    results = simulate(sets)
     print(f"{sets} sets of 428 patients, 2,000 draws each, {time.monotonic() - began:.0f} s")
     print(f"{'score':<18} {'truth':>8} {'coverage':>9} {'rejects (patients)':>19} {'rejects (images)':>17}")
-    for name, row in found.items():
+    for name, row in results.items():
         images = f"{row['rejects_images']:.3f}" if "rejects_images" in row else "-"
         figures = f"{row['truth']:8.4f} {row['coverage']:9.3f} {row['rejects_patients']:19.3f}"
         print(f"{name:<18} {figures} {images:>17}")
-    for name, row in found.items():
+    for name, row in results.items():
         for kind, key, low, high in (
             ("coverage", "coverage", 0.93, 0.97),
             ("type-one", "rejects_patients", 0.03, 0.07),

@@ -1,11 +1,11 @@
-"""What does a sweep add to the training itself? Six tiny jobs, basic launcher, one process.
+"""Question: what does a sweep add to the training itself? Six tiny jobs, basic launcher, one process.
 
     python benchmarks/sweep_overhead.py
 
-Prints, per job: the wall time; what the run itself takes, as its journal says (the model, epochs with their
-validation and saved states, and the report: final scores, nine figures, predictions); and the rest, which is
-the sweep's overhead: start of the process, composing, data, waiting for MLflow, retention, the parent run.
-Target: the rest is under 1.5 s a job.
+Prints three times per job. The first is the wall time. The second is the time of the run, from its journal:
+the model, epochs with validation and saved states, and the report (final scores, nine figures, predictions).
+The third is the rest, the overhead of the sweep: process start, configuration, data, waiting for MLflow,
+retention and the parent run. Target: the rest is under 1.5 s per job.
 """
 
 import subprocess
@@ -27,7 +27,7 @@ SMALL = (
 
 
 def sweep(folder: Path, *overrides: str) -> float:
-    """The seconds that one sweep takes."""
+    """Run one sweep; return its seconds."""
     from support.commands import environment
 
     line = [sys.executable, "-m", "pneumo.train", "--multirun", *overrides, *SMALL]
@@ -39,7 +39,7 @@ def sweep(folder: Path, *overrides: str) -> float:
 
 
 def shares(journal: Path) -> tuple[float, float, float]:
-    """Seconds of one run: of its epochs, from the last epoch's record to the end, and in all."""
+    """Seconds of one run: in its epochs, from the last epoch's record to the end, and in total."""
     records, _ = read_records(journal)
     epochs = [record for record in records if "time/epoch_s" in record["body"].get("values", {})]
     (end,) = (record for record in records if record["kind"] == "end")
@@ -64,7 +64,7 @@ def main() -> None:
     print(f"{'    its report':<28}{report_s:8.2f} s")
     print(f"{'    model and saved states':<28}{run_s - trained_s - report_s:8.2f} s")
     print(f"{'  the rest: overhead':<28}{rest_s:8.2f} s   (target: under {TARGET_S} s)")
-    print(f"{'all again, skipped, in all':<28}{skip_s:8.2f} s")
+    print(f"{'again, all jobs skipped':<28}{skip_s:8.2f} s")
     parts = {"wall": wall_s, "run": run_s, "training": trained_s, "report": report_s, "all_skipped": skip_s}
     measure.record(
         "sweep/overhead of a job",

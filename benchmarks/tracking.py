@@ -1,15 +1,16 @@
-"""What does tracking cost an epoch?
+"""Question: how much time does tracking add to an epoch?
 
     python benchmarks/tracking.py [--rounds 3] [--epochs 4] [--limit-batches 40] [--data-root DIR]
 
-Trains the same ResNet-18 in turn with tracking.enabled=false, into SQLite and to an MLflow server (SQLite
-behind it) on this machine, each time in a process of its own, without the first epoch (warm-up, import of
-mlflow). Choose --limit-batches so that an epoch takes about ten seconds; the target is a ratio of at most
-1.01 there. The journal is written in all three, between two epochs: its time is added to the epochs with
-tracking and not to those without, so that the ratio holds all of it.
+Trains the same ResNet-18 in turns: with tracking.enabled=false, into SQLite, and to an MLflow server (with
+SQLite) on this machine. Each training has a separate process. The first epoch does not count (warm-up, import
+of mlflow). Choose --limit-batches so that an epoch takes about ten seconds. Then the target is a ratio of at
+most 1.01. All three trainings write the journal between two epochs. Its time is added only to the epochs with
+tracking, so that the ratio includes it.
 
-On a busy machine the ratio is noise. What the parts took is not: the journal's calls (with their fsync, on
-the training thread) and the CPU time of the sending thread, and their sum as a share of ten seconds.
+On a busy machine the ratio is noise, but the time of the parts is not. The parts are the journal's calls
+(with fsync, on the training thread) and the CPU time of the sending thread. Their sum is also printed as a
+share of ten seconds.
 """
 
 import argparse
@@ -34,7 +35,7 @@ TARGET, EPOCH_S = 1.01, 10.0
 
 
 def train_timed(result: Path, overrides: list[str]) -> None:
-    """`pneumo.train` in this process; leaves (part, when it ended, seconds, CPU seconds) of every call."""
+    """Run `pneumo.train` in this process. Writes (part, end time, seconds, CPU seconds) of every call."""
     from pneumo import train
     from pneumo.tracking.mlflow_client import Courier
 
@@ -65,7 +66,7 @@ def train_timed(result: Path, overrides: list[str]) -> None:
 
 
 def measure(folder: Path, overrides: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """Train once in `folder`: the seconds of every epoch but the first, and what tracking took of them."""
+    """Train once in `folder`. Returns the seconds of every epoch but the first, and tracking's part."""
     result, script = folder.with_suffix(".json"), Path(__file__).resolve()
     command = [sys.executable, str(script), "--timed-run", str(result), *overrides, f"output_dir={folder}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder.parent)
@@ -76,8 +77,8 @@ def measure(folder: Path, overrides: list[str], environment: dict[str, str]) -> 
     epochs = [seconds for _, seconds in journal.history("time/epoch_s")]
     recorded_s = [t / 1000 for key, _, t, _ in journal.metric_rows() if key == "time/epoch_s"]
     calls = json.loads(result.read_text())
-    # The first pass of the sender imports mlflow and makes the run: once, not in every epoch. Then, between
-    # the records of the first and the last epoch lie as many records, and their sending, as epochs.
+    # The sender's first pass imports mlflow and creates the run. It happens once, not in every epoch, so it
+    # is left out. From the record of the first epoch to that of the last, there is one record per epoch.
     first = next((call for call in calls if call[0] == "sender"), None)
     inside = [call for call in calls if recorded_s[0] <= call[1] < recorded_s[-1] and call is not first]
     count = len(epochs) - 1
@@ -113,7 +114,7 @@ def table(measured: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def keep(measured: dict[str, list[dict[str, Any]]]) -> None:
-    """The share of an epoch of ten seconds that the journal and the sending thread take."""
+    """Record the share of a ten-second epoch that the journal and the sending thread take."""
     for name, runs in measured.items():
         if name == "off":
             continue

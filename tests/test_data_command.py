@@ -26,7 +26,7 @@ def test_check_reports_everything(kaggle: Path, command: Command) -> None:
         "test       16 images of 8 patients: 8 NORMAL, 8 PNEUMONIA (4 bacteria, 8 normal, 4 virus)",
         "identical bytes: 1 files repeat another one",
         "unreadable files: 0",
-        "note: 1 files that are no .jpeg",
+        "note: 1 files that are not .jpeg",
         "digest: ",
         "result: ready to train on",
     ):

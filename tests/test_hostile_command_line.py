@@ -185,7 +185,7 @@ def test_a_name_cannot_steer_the_terminal(command: Command, kaggle: Path) -> Non
     assert "\x1b" not in ending.err
 
 
-# ---- as a user sees it: a process of its own
+# ---- as a user sees it: in a separate process
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def tables(folder: Path) -> dict[str, str]:
         "passwd": (b"path,label\n../../etc/passwd,0\n", "'../../etc/passwd' leaves"),
         "absolute": (b"path,label\n/etc/passwd,0\n", "'/etc/passwd' leaves"),
         "link": (b"path,label\nlink,0\n", "'link' leaves"),
-        "nul": (b"path,label\na\0b.png,0\n", "is no path"),
+        "nul": (b"path,label\na\0b.png,0\n", "is not a path"),
         "long-path": (b"path,label\n" + b"a" * 20_000_000 + b",0\n", "aaa' leaves"),
         "long-number": (b"path,label\nIM-" + b"9" * 5000 + b"-1.png,0\n", "999' leaves"),
     }

@@ -1,9 +1,9 @@
 """Check the documentation: links, images, anchors, navigation, and the names of files, keys and targets.
 
-    python tools/check_docs.py    print what is wrong; 1 if anything is
+    python tools/check_docs.py    print the problems; exit code 1 if there are any
 
-The site's own strict build checks links and anchors too, but not images, not README.md, and not whether a
-file, a key or a make target that a page names exists.
+The strict build of the site also checks links and anchors. It does not check images or README.md, or whether
+the files, keys and make targets in a page exist.
 """
 
 import re
@@ -17,8 +17,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")  # pages outside the site
 FOLDERS = "pneumo|tools|tests|benchmarks|conf|sweeps|docs|hydra_plugins"
-MADE_BY = ("benchmarks/results/",)  # what commands write
-IN_HOW_TO = ("pneumo/models/tiny.py", "conf/model/tiny.yaml")  # what a reader of a how-to writes
+MADE_BY = ("benchmarks/results/",)  # files that commands write
+IN_HOW_TO = ("pneumo/models/tiny.py", "conf/model/tiny.yaml")  # files that the reader of a how-to writes
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -32,27 +32,27 @@ def pages(root: Path) -> list[Path]:
 
 
 def slugs(text: str) -> set[str]:
-    """The anchors of a page's headings, as the site and repository hosts make them."""
+    """The anchors of a page's headings, as the site and repository hosts build them."""
     headings = re.findall(r"^#+\s+(.*)$", _FENCE.sub("", text), re.M)
     plain = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
     return {re.sub(r"\s", "-", heading) for heading in plain}
 
 
 def problems(root: Path = ROOT) -> list[str]:
-    """What is wrong, a line each."""
-    found = []
+    """The problems, one per line."""
+    messages = []
     keys = known_keys(root / "conf")
     targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.M))
     for page in pages(root):
         name, text = page.relative_to(root).as_posix(), page.read_text()
-        found += [f"{name}: {problem}" for problem in _links(page, text, root)]
-        found += [f"{name}: {file} does not exist" for file in _files(text) if not _exists(root, file)]
-        found += [f"{name}: the key {key} is not in conf/" for key in _keys(text) if key not in keys]
+        messages += [f"{name}: {problem}" for problem in _links(page, text, root)]
+        messages += [f"{name}: {file} does not exist" for file in _files(text) if not _exists(root, file)]
+        messages += [f"{name}: the key {key} is not in conf/" for key in _keys(text) if key not in keys]
         made = re.findall(r"(?:^|`|    )make ([a-z][a-z-]*)", text, re.M)
-        found += [
+        messages += [
             f"{name}: `make {target}` is not in the Makefile" for target in made if target not in targets
         ]
-    return [*found, *_navigation(root)]
+    return [*messages, *_navigation(root)]
 
 
 def _links(page: Path, text: str, root: Path) -> Iterator[str]:
@@ -104,7 +104,7 @@ def _keys(text: str) -> set[str]:
 
 
 def _navigation(root: Path) -> Iterator[str]:
-    """Pages that the site's navigation lacks, and entries that no page answers to."""
+    """Pages missing from the site's navigation, and entries of the navigation without a page."""
     config = yaml.safe_load((root / "mkdocs.yml").read_text())
     listed: list[str] = []
 
@@ -125,10 +125,10 @@ def _navigation(root: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    found = problems()
-    for problem in found:
-        print(problem, file=sys.stderr)
-    return 1 if found else 0
+    messages = problems()
+    for message in messages:
+        print(message, file=sys.stderr)
+    return 1 if messages else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing of what reads files of unknown origin: images, CSV tables, weights and states.
+"""Coverage-guided fuzzing of the code that reads untrusted files: images, CSV tables, weights and states.
 
     python tools/fuzz_readers.py image|csv|checkpoint [--seconds 60] [--corpus DIR] [--findings DIR]
 
-A finding is anything but the typed errors, a result that breaks the reader's promise, a path outside the
-root, an attempt to run something, more than 2 GB of memory or ten seconds for one input. The input is kept
-under --findings; the exit code is 1. Only Python code gives coverage: pneumo and the Python half of Pillow,
-safetensors and torch's weights_only unpickler; their compiled halves are run without guidance.
+A finding is an unexpected error, a result that breaks the reader's promise, a path outside the root, an
+attempt to run something, more than 2 GB of memory, or more than ten seconds for one input. The input is kept
+under --findings, and the exit code is 1. Coverage includes only Python code: pneumo and the Python parts of
+Pillow, safetensors and torch's weights_only unpickler. Their compiled parts run without guidance.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from types import FunctionType
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 RSS_LIMIT_MB = 2000  # the promise; importing torch takes 500 of it
-INPUT_LIMIT_S = 10  # on the processor: a loaded machine is no finding
+INPUT_LIMIT_S = 10  # processor time, so that a busy machine does not cause findings
 HANG_S = 600
 PNG = b"\x89PNG\r\n\x1a\n"
 INSTRUMENTED = ["pneumo", "PIL", "safetensors"]
@@ -40,7 +40,7 @@ class Finding(Exception):
     """A reader did what it must never do."""
 
 
-# ---- the targets: each gives a function of the input
+# ---- the targets: each returns a function that reads one input
 
 
 def image(folder: Path) -> Reader:
@@ -97,7 +97,7 @@ def csv(folder: Path) -> Reader:
                 if "\0" in path or not (os.path.realpath(root / path) + os.sep).startswith(inside):
                     raise Finding(f"{path!r} leaves the root")
             if not set(table["label"]) <= {0, 1} or not set(table["split"]) <= set(manifest.SPLITS):
-                raise Finding("a label or split of its own")
+                raise Finding("an unknown label or split")
 
     return one
 
@@ -112,13 +112,13 @@ def checkpoint(folder: Path) -> Reader:
 
     def one(data: bytes) -> None:
         form, content = data[:1], data[1:]
-        if form in (b"p", b"P"):  # the pickle alone: a zip's checksums would stop nearly every change
+        if form in (b"p", b"P"):  # only the pickle: a zip's checksums would reject nearly every change
             content = zipped(content)
         if form in (b"s", b"p"):
             (state / "step-000000001.pt").write_bytes(hashlib.sha256(content).digest() + content)
-            found = load_resume(state)
-            if found is not None and not (isinstance(found, dict) and "identity" in found):
-                raise Finding(f"load_resume gave {type(found)}")
+            loaded = load_resume(state)
+            if loaded is not None and not (isinstance(loaded, dict) and "identity" in loaded):
+                raise Finding(f"load_resume gave {type(loaded)}")
             return
         file = folder / ("x.pth" if form in (b"w", b"P") else "x.safetensors")
         file.write_bytes(content)
@@ -134,7 +134,7 @@ def checkpoint(folder: Path) -> Reader:
 
 
 def small_model():  # type: ignore[no-untyped-def]
-    """The least that has the names a backbone is known by."""
+    """The smallest model with the layer names of a backbone."""
     from collections import OrderedDict
 
     from torch import nn
@@ -145,7 +145,7 @@ def small_model():  # type: ignore[no-untyped-def]
 
 
 def zipped(pickled: bytes) -> bytes:
-    """A file of torch.save's form around `pickled`, with four storages of 64 bytes."""
+    """A file in torch.save's format around `pickled`, with four storages of 64 bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
@@ -260,7 +260,7 @@ WORDS = {
 
 
 def with_right_checksums(data: bytes) -> bytes:
-    """A PNG with the checksum of each chunk made right, so that its change reaches the decoder."""
+    """A PNG with corrected chunk checksums, so that a change reaches the decoder."""
     made, place = bytearray(PNG), len(PNG)
     while place + 12 <= len(data):
         end = place + 8 + int.from_bytes(data[place : place + 4], "big")
@@ -276,12 +276,12 @@ FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.",
 
 
 def fuzz(target: str, folder: Path, flags: list[str]) -> None:
-    """In a process of its own: libFuzzer ends it."""
+    """Fuzz in this process, which libFuzzer ends."""
     import atheris
 
     if target == "checkpoint":
         import torch.serialization
-        from torch import _utils, _weights_only_unpickler  # after torch itself, which takes minutes whole
+        from torch import _utils, _weights_only_unpickler  # not all of torch: that takes minutes
 
         for module in (_utils, _weights_only_unpickler, torch.serialization):
             for thing in vars(module).values():
@@ -290,7 +290,7 @@ def fuzz(target: str, folder: Path, flags: list[str]) -> None:
                         atheris.instrument_func(function)
     with atheris.instrument_imports(include=INSTRUMENTED):
         one = TARGETS[target](folder)
-        for seed in SEEDS[target]():  # what a reader imports at first use is none of its doing
+        for seed in SEEDS[target]():  # first use imports modules, which is not an attack
             with warnings.catch_warnings(action="ignore"):
                 one(seed)
     attempts: list[str] = []
@@ -331,31 +331,31 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, help="kept and grown from run to run (default: a new one)")
     parser.add_argument("--findings", type=Path, default=Path("findings"))
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
-    told, flags = parser.parse_known_args()
-    if told.inside:
-        fuzz(told.target, told.inside, flags)
+    args, flags = parser.parse_known_args()
+    if args.inside:
+        fuzz(args.target, args.inside, flags)
         return 0
     with tempfile.TemporaryDirectory(prefix="fuzz-") as made:
         folder = Path(made)
-        corpus = told.corpus or folder / "corpus"
+        corpus = args.corpus or folder / "corpus"
         corpus.mkdir(parents=True, exist_ok=True)
-        for seed in SEEDS[told.target]():
+        for seed in SEEDS[args.target]():
             (corpus / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
-        told.findings.mkdir(parents=True, exist_ok=True)
+        args.findings.mkdir(parents=True, exist_ok=True)
         words = folder / "words"
         words.write_text(
-            "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS[told.target])
+            "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS[args.target])
         )
         (folder / "work").mkdir()
         command = [
-            *(sys.executable, __file__, told.target, "--inside", str(folder / "work")),
-            f"-max_total_time={told.seconds}",
+            *(sys.executable, __file__, args.target, "--inside", str(folder / "work")),
+            f"-max_total_time={args.seconds}",
             f"-timeout={HANG_S}",
-            f"-report_slow_units={HANG_S}",  # by the clock; guarded() goes by the processor
+            f"-report_slow_units={HANG_S}",  # wall time; guarded() measures processor time
             f"-rss_limit_mb={RSS_LIMIT_MB}",
             "-max_len=16384",
             f"-dict={words}",
-            f"-artifact_prefix={told.findings}/{told.target}-",
+            f"-artifact_prefix={args.findings}/{args.target}-",
             "-print_final_stats=1",
             str(corpus),
         ]
@@ -366,19 +366,19 @@ def main() -> int:
             executions = coverage = features = "0"
             for line in process.stdout:
                 tail = [*tail[-80:], line]
-                if seen := re.match(r"#(\d+)\s.*cov: (\d+) ft: (\d+)", line):
-                    executions, coverage, features = seen.groups()
-                if seen := re.match(r"stat::number_of_executed_units: (\d+)", line):
-                    executions = seen[1]
+                if match := re.match(r"#(\d+)\s.*cov: (\d+) ft: (\d+)", line):
+                    executions, coverage, features = match.groups()
+                if match := re.match(r"stat::number_of_executed_units: (\d+)", line):
+                    executions = match[1]
                 if "DONE" in line or "pulse" in line or "INITED" in line:
                     print(line.rstrip(), flush=True)
         inputs = len(list(corpus.iterdir()))
-    findings = sorted(told.findings.glob(f"{told.target}-*"))
+    findings = sorted(args.findings.glob(f"{args.target}-*"))
     if process.returncode:
         print("".join(tail))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
-        f"{told.target}: {executions} executions in {told.seconds} s "
+        f"{args.target}: {executions} executions in {args.seconds} s "
         f"({used.ru_utime + used.ru_stime:.0f} s on the processor), {coverage} edges and {features} features "
         f"covered, {used.ru_maxrss // 1024} MB at most, {inputs} inputs kept, {len(findings)} findings"
     )

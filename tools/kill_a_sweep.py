@@ -1,14 +1,13 @@
-"""Real `kill -9` at random moments of a sweep, each followed by the same command: does the end differ?
+"""Question: does a sweep end the same after `kill -9` at random moments, each followed by the same command?
 
     python tools/kill_a_sweep.py --kills 8 --data-root DIR      sweep=dropout_lr, 12 jobs, real X-rays
     python tools/kill_a_sweep.py --kills 8 --failures --two     3 of the jobs fail until fixed; two terminals
 
-Runs the sweep once undisturbed and once killed N times, and compares every metric row in MLflow's store (of
-time/* only that it is there once), the number of parents and children and their states. From the logs it
-checks that every start continues each run at its last saved state, and trains nothing that was done. With
---failures a run's folder is a file, a journal is damaged and a report cannot be written, until that is fixed
-at the end. With --two a third side is issued in two terminals at once. Further arguments are overrides. Ends
-with 1 on any difference.
+Runs the sweep once undisturbed and once with N kills. Compares every metric row in MLflow's store (for time/*
+only that it exists once), and the numbers and states of parents and children. Checks in the logs that every
+start continues each run at its last saved state and trains nothing twice. With --failures, a run's folder is
+a file, a journal is damaged and a report cannot be written; at the end this is fixed. With --two, a third
+sweep is started in two terminals at once. Further arguments are overrides. Ends with 1 on any difference.
 """
 
 import random
@@ -44,28 +43,28 @@ class Terminal(Side):
         return self.folder / f"{self.name}.txt"
 
     def saved(self) -> dict[str, int]:
-        """The epoch at which each begun run would continue: of its newest state, or 1."""
-        found = {}
+        """The epoch at which each started run would continue: that of its newest state, or 1."""
+        epochs = {}
         for journal in self.folder.glob("outputs/*/journal.jsonl"):
             steps = [int(path.stem[5:]) for path in journal.parent.glob("state/step-*.pt")]
-            found[journal.parent.name] = max(steps, default=0) // 1_000_000 + 1
-        return found
+            epochs[journal.parent.name] = max(steps, default=0) // 1_000_000 + 1
+        return epochs
 
     def trained(self) -> dict[str, list[int]]:
         """The epochs that the last start printed, by fingerprint."""
-        found: dict[str, list[int]] = {}
+        epochs: dict[str, list[int]] = {}
         fingerprint = ""
         for line in self.output.replace("\r", "\n").splitlines():
             if began := BEGAN.match(line):
                 fingerprint = began[1]
-                found.setdefault(fingerprint, [])
+                epochs.setdefault(fingerprint, [])
             elif epoch := EPOCH.match(line):
-                found[fingerprint].append(int(epoch[1]))
-        return found
+                epochs[fingerprint].append(int(epoch[1]))
+        return epochs
 
 
 def store(folder: Path) -> tuple[Rows, list[str], list[str]]:
-    """The metric rows of each child by fingerprint, the states of the children, and those of the parents."""
+    """The metric rows of each child by fingerprint, and the states of the children and of the parents."""
     with sqlite3.connect(folder / "mlflow.db") as connection:
         tags: dict[str, dict[str, str]] = {}
         for run_id, key, value in connection.execute("SELECT run_uuid, key, value FROM tags"):
@@ -87,37 +86,37 @@ def store(folder: Path) -> tuple[Rows, list[str], list[str]]:
 
 def differences(title: str, whole: Path, other: Path) -> list[str]:
     (expected, _, _), (rows, children, parents) = store(whole), store(other)
-    found = []
+    faults = []
     if children != ["FINISHED"] * len(expected):
-        found.append(f"the children are {dict(Counter(children))}, not {len(expected)} FINISHED")
+        faults.append(f"the children are {dict(Counter(children))}, not {len(expected)} FINISHED")
     if parents != ["FINISHED"]:
-        found.append(f"the parents are {parents}, not one FINISHED")
-    found += [f"{fingerprint}: no such run" for fingerprint in expected.keys() - rows.keys()]
+        faults.append(f"the parents are {parents}, not one FINISHED")
+    faults += [f"{fingerprint}: no such run" for fingerprint in expected.keys() - rows.keys()]
     for fingerprint in sorted(expected.keys() & rows.keys()):
         for row in sorted((expected[fingerprint] - rows[fingerprint]).keys(), key=str):
-            found.append(f"{fingerprint}: missing or once too few: {row}")
+            faults.append(f"{fingerprint}: missing or once too few: {row}")
         for row in sorted((rows[fingerprint] - expected[fingerprint]).keys(), key=str):
-            found.append(f"{fingerprint}: once too many: {row}")
+            faults.append(f"{fingerprint}: once too many: {row}")
     jobs, points = len(children), sum(counter.total() for counter in rows.values())
-    verdict = "; ".join(found) or "equal in every row"
+    verdict = "; ".join(faults) or "equal in every row"
     print(f"{title}: {len(parents)} parent, {jobs} children, {points} metric rows: {verdict}", flush=True)
-    return found
+    return faults
 
 
 def repeated(title: str, saved: dict[str, int], trained: dict[str, list[int]], done: set[str]) -> list[str]:
-    """What a start trained that it need not have: a finished run, or an epoch before the saved state's."""
-    found = [f"{title}: {one} was finished and is trained again" for one in trained if one in done]
+    """What a start trained without need: a finished run, or an epoch before that of the saved state."""
+    faults = [f"{title}: {one} was finished and is trained again" for one in trained if one in done]
     for fingerprint, epochs in trained.items():
         first = saved.get(fingerprint, 1)
         if epochs != list(range(first, first + len(epochs))):
-            found.append(
+            faults.append(
                 f"{title}: {fingerprint} printed the epochs {epochs}; its state was at epoch {first}"
             )
-    return found
+    return faults
 
 
 def finished(folder: Path) -> set[str]:
-    """The runs whose journal says so; the deletion of their weights may follow."""
+    """The runs whose journal says FINISHED. Their weights may still be deleted afterwards."""
     ends = {
         file.parent.name: file.read_bytes().splitlines() for file in folder.glob("outputs/*/journal.jsonl")
     }
@@ -127,7 +126,7 @@ def finished(folder: Path) -> set[str]:
 
 
 def sabotage(folder: Path, fingerprints: list[str]) -> list[Path]:
-    """Make three runs fail, each in its own way; removing the returned paths fixes them."""
+    """Make three runs fail in different ways. Removing the returned paths fixes them."""
     outputs = folder / "outputs"
     paths = [
         outputs / fingerprints[1],
@@ -148,7 +147,7 @@ def main() -> int:
     options = parser.parse_args()
     work = options.work_dir or Path(tempfile.mkdtemp(prefix="kill_a_sweep-"))
     command = ["sweep=dropout_lr", *run_overrides(options), *options.overrides]
-    rng, found = random.Random(options.seed), []
+    rng, faults = random.Random(options.seed), []
     whole = Terminal(work / "undisturbed", command)
     began = time.monotonic()
     if whole.start().wait():
@@ -156,11 +155,11 @@ def main() -> int:
     whole_s, order = time.monotonic() - began, list(whole.trained())
     print(f"undisturbed: {len(order)} jobs of {options.epochs} epochs in {whole_s:.1f} s\n")
 
-    # Until all kills have struck, the last job waits before its last epoch, however fast the machine is.
+    # Until all kills are done, the last job waits before its last epoch, even on a fast machine.
     hold = Hold(work / "hold", options.epochs - 1, order[-1])
     killed = Terminal(work / "killed", command, hold=hold)
     obstacles = sabotage(killed.folder, order) if options.failures else []
-    print("kill  after start  finished runs  newest saved state of each begun run: epoch")
+    print("kill  after start  finished runs  newest saved state of each started run: epoch")
     kills = 0
     while True:
         saved, done = killed.saved(), finished(killed.folder)
@@ -168,7 +167,7 @@ def main() -> int:
             hold.release()
         process, began = killed.start(), time.monotonic()
         if kills < options.kills:
-            # Every fourth strikes the start; the others come so early that enough is left for all of them.
+            # Every fourth kill comes during start-up. The others come early enough to leave work for later.
             after_s = rng.uniform(0.0, whole_s * (1 - len(done) / len(order)) / (options.kills - kills + 1))
             early = kills % 4 == 3
             while process.poll() is None and time.monotonic() - began < after_s:
@@ -177,7 +176,7 @@ def main() -> int:
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
         code = process.wait()
-        found += repeated(f"start {kills + 1}", saved, killed.trained(), done)
+        faults += repeated(f"start {kills + 1}", saved, killed.trained(), done)
         if code != -signal.SIGKILL:
             break
         kills += 1
@@ -193,29 +192,29 @@ def main() -> int:
         )
         print("\n".join(f"  {row[:140]}" for row in rows))
         if len(rows) != 3 or parents != ["FAILED"] or len(finished(killed.folder)) != len(order) - 3:
-            found.append("not just the three jobs failed")
+            faults.append("not just the three jobs failed")
         for path in obstacles:
             path.unlink()
         saved, done = killed.saved(), finished(killed.folder)
         if code := killed.start().wait():
             raise SystemExit(f"after the fix, the command ended with {code}:\n{killed.output}")
-        found += repeated("fixed", saved, killed.trained(), done)
-    found += differences(f"killed {kills} times", whole.folder, killed.folder)
+        faults += repeated("fixed", saved, killed.trained(), done)
+    faults += differences(f"killed {kills} times", whole.folder, killed.folder)
 
     if options.two:
         both = [Terminal(work / "two", command, name) for name in ("first", "second")]
         for code in [process.wait() for process in [terminal.start() for terminal in both]]:
             if code:
-                found.append(f"one of two terminals ended with {code}")
+                faults.append(f"one of two terminals ended with {code}")
         trained = [terminal.trained() for terminal in both]
         shares = [len(one) for one in trained]
         print(f"two terminals at once trained {shares[0]} and {shares[1]} of the {len(order)} jobs")
-        found += [f"{one}: trained in both terminals" for one in trained[0].keys() & trained[1].keys()]
-        found += differences("two terminals", whole.folder, work / "two")
-    print("\n".join(found) if found else "no epoch was trained twice beyond its last saved state")
+        faults += [f"{one}: trained in both terminals" for one in trained[0].keys() & trained[1].keys()]
+        faults += differences("two terminals", whole.folder, work / "two")
+    print("\n".join(faults) if faults else "no epoch was trained twice beyond its last saved state")
     if not options.work_dir:
         shutil.rmtree(work)
-    return 1 if found else 0
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Real `kill -9` at random moments of a run, each followed by the same command: does the end differ?
+"""Question: does a run end the same after `kill -9` at random moments, each followed by the same command?
 
     python tools/kill_and_resume.py --kills 40 --data-root DIR --epochs 4 --image-size 64
 
-Trains ResNet-18 once undisturbed and once killed N times, both with trainer.deterministic=true, and compares
-the final weights bit for bit and every metric row in MLflow's store (time/* may differ, but must be there
-once). Without --data-root it takes the synthetic images. Ends with 1 on any difference.
+Trains ResNet-18 once undisturbed and once with N kills, both with trainer.deterministic=true. Compares every
+bit of the final weights and every metric row in MLflow's store (time/* may differ, but must exist once).
+Without --data-root it uses synthetic images. Ends with 1 on any difference.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pneumo.names import MEASURED
 
 @dataclass
 class Side:
-    """One of the two: its folder, and the command that runs in it."""
+    """One of the two trainings: its folder and its command."""
 
     folder: Path
     overrides: list[str]
@@ -73,7 +73,7 @@ class Side:
         return (max(steps) // 1_000_000 + 1, max(steps) % 1_000_000) if steps else (1, 0)
 
     def where(self, epochs: int) -> str:
-        """What the process was doing when it was killed, as far as its traces tell."""
+        """What the process was doing when it was killed, judged by its files and output."""
         if list(self.folder.glob("cache/*.tmp*")):
             return "building the cache"
         if "begins" not in self.output and "continues" not in self.output:
@@ -103,7 +103,7 @@ class Side:
 
 
 def train(side: Side) -> float:
-    """Run to the end; the seconds it took."""
+    """Run to the end; return the seconds."""
     started = time.monotonic()
     code = side.start().wait()
     if code:
@@ -114,14 +114,14 @@ def train(side: Side) -> float:
 def kill_until_done(
     side: Side, kills: int, whole_s: float, epochs: int, steps: int, rng: random.Random
 ) -> list[str]:
-    """Start and kill until the run is done or all kills are used; a line of the table for each kill."""
+    """Start and kill until the run is done or all kills are used. Returns a table line for each kill."""
     table = []
-    startup_s = 0.5 * whole_s / epochs  # a guess, corrected by every start that gets so far
+    startup_s = 0.5 * whole_s / epochs  # a guess; every start that gets that far corrects it
     while len(table) < kills:
         epoch, step = side.state
         left = 1 - min(1.0, (epoch - 1 + step / max(steps, 1)) / epochs)
-        # Every fourth kill strikes early, the first one while the cache is still missing; the others come so
-        # late that those left are spread evenly over what is left to train.
+        # Every fourth kill comes early; the first one comes before there is a cache. The others come late, so
+        # that the remaining kills are spread evenly over the remaining training.
         spread_s = 2 * left * whole_s / (kills - len(table) + 1) if len(table) % 4 else 0.0
         after_s = rng.uniform(0, startup_s + spread_s)
         started = time.monotonic()
@@ -134,7 +134,7 @@ def kill_until_done(
                 )
         process.send_signal(signal.SIGKILL)
         code = process.wait()
-        with suppress(ProcessLookupError):  # helpers of a cache build that outlived it
+        with suppress(ProcessLookupError):  # helper processes of a cache build that are still alive
             os.killpg(process.pid, signal.SIGKILL)
         if code == 0:
             return table
@@ -147,22 +147,22 @@ def kill_until_done(
 
 
 def differences(whole: Side, killed: Side) -> list[str]:
-    found = []
+    faults = []
     if whole.weights() != killed.weights():
-        found.append("the final weights differ")
+        faults.append("the final weights differ")
     (expected, _), (rows, states) = whole.rows(), killed.rows()
     if states != ["FINISHED"]:
-        found.append(f"the store holds runs in the states {states}, not one FINISHED")
-    found += [
+        faults.append(f"the store holds runs in the states {states}, not one FINISHED")
+    faults += [
         f"metric {key} at step {step} is there {n} times" for (key, step, _), n in rows.items() if n > 1
     ]
-    found += [f"missing metric row: {row}" for row in sorted(expected - rows, key=str)]
-    found += [f"metric row too many: {row}" for row in sorted(rows - expected, key=str)]
-    return found
+    faults += [f"missing metric row: {row}" for row in sorted(expected - rows, key=str)]
+    faults += [f"metric row too many: {row}" for row in sorted(rows - expected, key=str)]
+    return faults
 
 
 def arguments(text: str | None, **defaults: int) -> argparse.ArgumentParser:
-    """The options of a script that kills; `defaults` are of --kills, --patients, --epochs, --image-size."""
+    """The options of a script that kills. `defaults` sets --kills, --patients, --epochs and --image-size."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int)
     parser.add_argument("--data-root", type=Path, help="chest_xray folder; default: the synthetic images")
@@ -177,7 +177,7 @@ def arguments(text: str | None, **defaults: int) -> argparse.ArgumentParser:
 
 
 def run_overrides(options: argparse.Namespace) -> list[str]:
-    """The run that `options` ask for: ResNet-18, equal to the last bit however often it is started."""
+    """The overrides for `options`: a ResNet-18 run that is equal to the last bit every time."""
     return [
         *data_overrides(options.data_root, train_patients=options.patients, test_patients=20),
         f"data.image_size={options.image_size}",
@@ -199,9 +199,9 @@ def main() -> int:
     images = int(whole.output.partition("train ")[2].split()[0])
     steps = -(-images // options.batch_size)
     print(f"undisturbed: {whole_s:.1f} s, {options.epochs} epochs of {steps} steps\n")
-    print("kill  after start  what it struck                newest saved state: epoch, step")
-    used, found = 0, []
-    for number in range(1, options.kills + 2):  # a run that ends before all kills are used: another one
+    print("kill  after start  during                        newest saved state: epoch, step")
+    used, faults = 0, []
+    for number in range(1, options.kills + 2):  # if a run ends before all kills are used, start another one
         killed = Side(work / f"killed-{number}", overrides)
         used += len(kill_until_done(killed, options.kills - used, whole_s, options.epochs, steps, rng))
         train(killed)
@@ -210,12 +210,12 @@ def main() -> int:
             f"run {number} is done after {used} kills: {'; '.join(one) or 'equal in every bit and row'}",
             flush=True,
         )
-        found += one
-        if used >= options.kills or found:
+        faults += one
+        if used >= options.kills or faults:
             break
     if not options.work_dir:
         shutil.rmtree(work)
-    return 1 if found else 0
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

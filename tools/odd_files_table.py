@@ -1,4 +1,4 @@
-"""What the prediction makes of odd and hostile files, as a Markdown table by kind of file.
+"""How prediction handles odd and hostile files, as a Markdown table by kind of file.
 
     python tools/odd_files_table.py MODEL
 
@@ -29,12 +29,12 @@ def main() -> None:
         folder = Path(name)
         kinds = odd_files.make(folder)
         predictor, _ = load(args.model, "", folder / "cache")
-        found = inputs.find(folder / "in")
+        odd = inputs.find(folder / "in")
         started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        predictions = [prediction for batch in predictor.predict(found.files) for prediction, _ in batch]
+        predictions = [prediction for batch in predictor.predict(odd.files) for prediction, _ in batch]
         seconds = time.monotonic() - started
         grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        predictions += [predictor.refused(path, "a link out of the folder") for path in found.outside]
+        predictions += [predictor.refused(path, "a link out of the folder") for path in odd.outside]
         by_path = {os.path.relpath(prediction.path, folder / "in"): prediction for prediction in predictions}
         assert not (folder / odd_files.MARK).exists() and not Path(odd_files.MARK).exists()
         assert sorted(by_path) == sorted(kinds), set(by_path) ^ set(kinds)

@@ -35,11 +35,11 @@ def square(picture: Image.Image) -> np.ndarray:
 
 
 def print_row(name: str, warn: Callable[[], Iterable[list[str]]]) -> None:
-    """A row of the table; `warn` gives the warnings of each image."""
-    found = [{CAUSES[warning.split()[0].rstrip(":")] for warning in warnings} for warnings in warn()]
-    counts = Counter(cause for causes in found for cause in causes)
-    shares = " | ".join(f"{counts[cause] / len(found):.1%}" for cause in CAUSES.values())
-    print(f"| {name} | {len(found)} | {sum(map(bool, found)) / len(found):.1%} | {shares} |")
+    """Print a row of the table. `warn` returns the warnings of each image."""
+    causes_of = [{CAUSES[warning.split()[0].rstrip(":")] for warning in warnings} for warnings in warn()]
+    counts = Counter(cause for causes in causes_of for cause in causes)
+    shares = " | ".join(f"{counts[cause] / len(causes_of):.1%}" for cause in CAUSES.values())
+    print(f"| {name} | {len(causes_of)} | {sum(map(bool, causes_of)) / len(causes_of):.1%} | {shares} |")
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def warned_files(detector: OodDetector, files: list[Path]) -> list[list[str]]:
 
 
 def folded(files: list[Path]) -> list[list[str]]:
-    """Each file against a reference of the other patients' files; a quarter of those set the limits."""
+    """Warnings for each file, with a reference of other patients' files; a quarter of those set limits."""
     patients = sorted({(manifest.parse_name(file.name) or ("",))[0] for file in files})
     place = {patient: number % FOLDS for number, patient in enumerate(patients)}
     folds = [place[(manifest.parse_name(file.name) or ("",))[0]] for file in files]

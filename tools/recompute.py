@@ -23,7 +23,7 @@ Z = stats.norm.ppf(0.975)
 
 
 class Check:
-    """Counts what was compared."""
+    """Compares values, counts them and keeps the largest difference."""
 
     def __init__(self) -> None:
         self.count, self.largest, self.where = 0, 0.0, ""
@@ -44,7 +44,7 @@ class Check:
 
 
 def draw_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
-    """How often each image counts in each draw, [N, draws], as the page describes the scheme."""
+    """How often each image counts in each draw, [N, draws], from the page's description."""
     names = [
         patient if isinstance(patient, str) else f"\x00row {row:09d}"
         for row, patient in enumerate(table.patient)
@@ -88,7 +88,7 @@ def scores(y: np.ndarray, p: np.ndarray, w: np.ndarray | None = None, cut: float
 
 
 def count_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray, cut: float) -> dict[str, np.ndarray]:
-    """The scores from the four counts, in every draw at once."""
+    """The scores from the four counts, for all draws at once."""
     called = p >= cut
     tp, fp = (y * called) @ w, ((1 - y) * called) @ w
     fn, tn = (y * ~called) @ w, ((1 - y) * ~called) @ w
@@ -109,7 +109,7 @@ def count_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray, cut: float) -> dic
 
 
 def draw_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> dict[str, np.ndarray]:
-    found = count_scores(y, p, w, 0.5)
+    scored = count_scores(y, p, w, 0.5)
     columns = [np.flatnonzero(w[:, draw]) for draw in range(w.shape[1])]
 
     def each(score: Any) -> np.ndarray:
@@ -117,13 +117,13 @@ def draw_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> dict[str, np.nda
             [score(y[rows], p[rows], sample_weight=w[rows, draw]) for draw, rows in enumerate(columns)]
         )
 
-    found["auroc"], found["auprc"] = each(sk.roc_auc_score), each(sk.average_precision_score)
-    found["brier"] = (p - y) ** 2 @ w / w.sum(axis=0)
+    scored["auroc"], scored["auprc"] = each(sk.roc_auc_score), each(sk.average_precision_score)
+    scored["brier"] = (p - y) ** 2 @ w / w.sum(axis=0)
     kept = np.clip(p, np.finfo(float).eps, 1 - np.finfo(float).eps)
-    found["log_loss"] = -(y * np.log(kept) + (1 - y) * np.log(1 - kept)) @ w / w.sum(axis=0)
+    scored["log_loss"] = -(y * np.log(kept) + (1 - y) * np.log(1 - kept)) @ w / w.sum(axis=0)
     bins = np.digitize(p, [k / 15 for k in range(1, 15)])
-    found["ece"] = sum(abs((p - y)[bins == b] @ w[bins == b]) for b in range(15)) / w.sum(axis=0)
-    return found
+    scored["ece"] = sum(abs((p - y)[bins == b] @ w[bins == b]) for b in range(15)) / w.sum(axis=0)
+    return scored
 
 
 def interval(score: str, mean: float, draws: np.ndarray) -> tuple[float, float]:
@@ -212,13 +212,15 @@ class Row:
         self.test, self.val, self.w = test, val, w
         self.single = [scores(self.y, p) for p in test]
         resampled = [draw_scores(self.y, p, w) for p in test]
-        self.draws = {name: np.mean([found[name] for found in resampled], axis=0) for name in resampled[0]}
-        self.mean = {name: float(np.mean([found[name] for found in self.single])) for name in self.single[0]}
+        self.draws = {name: np.mean([scored[name] for scored in resampled], axis=0) for name in resampled[0]}
+        self.mean = {
+            name: float(np.mean([scored[name] for scored in self.single])) for name in self.single[0]
+        }
 
     def check(self, same: Check) -> None:
         where, facts = self.facts["name"], self.facts
         for name, entry in facts["scores"].items():
-            values = [found[name] for found in self.single]
+            values = [scored[name] for scored in self.single]
             same(f"{where} {name}", entry["value"], self.mean[name])
             same(f"{where} {name} each", entry["per_run"], values)
             same(f"{where} {name} sd", entry["sd"], np.std(values, ddof=1) if len(values) > 1 else None)
@@ -239,7 +241,7 @@ class Row:
             scores(self.y, stats.logistic.cdf(logit(p) / t)) for p, t in zip(self.test, fitted, strict=True)
         ]
         for name, value in facts["temperature"]["after"].items():
-            same(f"{where} tempered {name}", value, np.mean([found[name] for found in cooled]))
+            same(f"{where} tempered {name}", value, np.mean([scored[name] for scored in cooled]))
 
     def ends(self, name: str) -> tuple[float, float]:
         return interval(name, self.mean[name], self.draws[name])
@@ -251,8 +253,8 @@ class Row:
         at = [scores(self.y, p, None, cut) for p, cut in zip(self.test, cuts, strict=True)]
         resampled = [count_scores(self.y, p, self.w, cut) for p, cut in zip(self.test, cuts, strict=True)]
         for name, entry in point["scores"].items():
-            mean = float(np.mean([found[name] for found in at]))
-            draws = np.mean([found[name] for found in resampled], axis=0)
+            mean = float(np.mean([scored[name] for scored in at]))
+            draws = np.mean([scored[name] for scored in resampled], axis=0)
             same(f"{where} {name}", entry["value"], mean)
             same(f"{where} {name} interval", (entry["low"], entry["high"]), interval(name, mean, draws))
         sensitivity, specificity = (point["scores"][name]["value"] for name in ("recall", "specificity"))
@@ -272,8 +274,8 @@ class Row:
             draws = [draw_scores(y, p[keep], w) for p in self.test]
             same(f"{kind} images", entry["images"], int(y.sum()))
             for name in ("recall", "auroc", "auprc", "accuracy"):
-                mean = float(np.mean([found[name] for found in single]))
-                ends = interval(name, mean, np.mean([found[name] for found in draws], axis=0))
+                mean = float(np.mean([scored[name] for scored in single]))
+                ends = interval(name, mean, np.mean([scored[name] for scored in draws], axis=0))
                 same(f"{self.facts['name']} {kind} {name}", entry[name]["value"], mean)
                 same(
                     f"{self.facts['name']} {kind} {name} interval",
@@ -301,7 +303,7 @@ def check_pairs(same: Check, pairs: list[dict[str, Any]], rows: dict[str, Row]) 
             test(name, entry, p)
             expected = (difference, difference - Z * error, difference + Z * error)
             same(f"{name} difference", [entry[key] for key in ("difference", "low", "high")], expected)
-            each = [[found[name] for found in row.single] for row in (first, second)]
+            each = [[scored[name] for scored in row.single] for row in (first, second)]
             noise = seeds_interval(difference, draws, *each)
             if noise is None:
                 assert entry["with_seeds"] is None

@@ -3,8 +3,8 @@
     python tools/reference.py           write the page
     python tools/reference.py --check   write nothing; 1 if the page is out of date or a key has no comment
 
-A key's comment is on its own line in its yaml file: `lr: 1e-3  # the learning rate`. The options of one group
-(conf/model/*.yaml, say) give a key the same comment, since the page shows it once.
+A key's comment is on the key's line in the yaml file: `lr: 1e-3  # the learning rate`. All options of a group
+(such as conf/model/*.yaml) must give a key the same comment, because the page shows it once.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Set a key on the command line: `pneumo train optim.lr=3e-4`. Choose an option of
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One yaml file: what its first comment lines say, and its keys."""
+    """One yaml file: its first comment lines and its keys."""
 
     file: str  # relative to the checkout
     name: str
@@ -42,7 +42,7 @@ class Option:
 
     @property
     def purpose(self) -> str:
-        """What the header says; of a sweep or an experiment its question."""
+        """The header, or the question of a sweep or an experiment."""
         text = " ".join(self.header)
         question = re.search(r"Question:\s*(.*?\?)", text)
         return question[1] if question else text
@@ -65,17 +65,17 @@ def read(file: Path, root: Path) -> Option:
 
 def groups(conf: Path) -> dict[str, list[Option]]:
     """The options of every config group, by group; "" has the files of conf/ itself."""
-    found: dict[str, list[Option]] = {}
+    options: dict[str, list[Option]] = {}
     for file in sorted(conf.rglob("*.yaml")):
         group = file.parent.relative_to(conf).as_posix()
-        found.setdefault("" if group == "." else group, []).append(read(file, conf.parent))
-    return found
+        options.setdefault("" if group == "." else group, []).append(read(file, conf.parent))
+    return options
 
 
-def undocumented(found: dict[str, list[Option]]) -> list[str]:
-    """What keeps the page from being complete, a line each."""
+def undocumented(all_options: dict[str, list[Option]]) -> list[str]:
+    """Why the page would be incomplete, one reason per line."""
     problems = []
-    for group, options in found.items():
+    for group, options in all_options.items():
         if group == "experiment":  # it sets keys of other groups, which have their comments there
             continue
         first: dict[str, tuple[str, str]] = {}
@@ -96,24 +96,24 @@ def undocumented(found: dict[str, list[Option]]) -> list[str]:
 
 
 def _shown_together(group: str) -> bool:
-    """Whether the options of a group share one table: not where each has other keys."""
+    """Whether the options of a group share one table. They do not if each has different keys."""
     return group != "" and not group.startswith("hydra/")
 
 
 def page(conf: Path, sweeps: Path) -> str:
-    """The whole page; UndocumentedKey where a key has no comment."""
-    found = groups(conf)
-    if problems := undocumented(found):
+    """The whole page; UndocumentedKey if a key has no comment."""
+    all_options = groups(conf)
+    if problems := undocumented(all_options):
         raise UndocumentedKey("\n".join(problems))
-    commands = {option.name: option for option in found.pop("")}
-    experiments = found.pop("experiment", [])
+    commands = {option.name: option for option in all_options.pop("")}
+    experiments = all_options.pop("experiment", [])
     chosen = _defaults(conf / "train.yaml")
     parts = [INTRODUCTION, "## train\n\nKeys of `pneumo train` that belong to no group.\n"]
     parts.append(_table([commands.pop("train")], ""))
     for group in sorted(
-        found, key=lambda name: (name.startswith("hydra/"), [*chosen, name].index(name), name)
+        all_options, key=lambda name: (name.startswith("hydra/"), [*chosen, name].index(name), name)
     ):
-        options, prefix = found[group], f"{group.replace('/', '.')}."
+        options, prefix = all_options[group], f"{group.replace('/', '.')}."
         if _shown_together(group):
             parts += [f"## {group}\n", _choices(group, options, chosen.get(group)), _table(options, prefix)]
             continue
@@ -150,7 +150,7 @@ def _choices(group: str, options: list[Option], chosen: str | None = None) -> st
 
 
 def _table(options: list[Option], above: str) -> str:
-    """A line for each key: its value and its comment. Where most values differ, each option has a column."""
+    """A line for each key: its value and its comment. If most values differ, each option has a column."""
     values = [{line.key: line for line in option.keys} for option in options]
     names = list(dict.fromkeys(name for keys in values for name in keys))
     if above and not above.startswith("hydra."):
@@ -180,7 +180,7 @@ def _table(options: list[Option], above: str) -> str:
 
 
 def _value(written: str) -> str:
-    """A value as a reader wants it: environment variables and the project's folder by name."""
+    """A readable value: environment variables and the project's folder by name."""
     text = written.strip("'\"")
     text = re.sub(r"\$\{pneumo\.project:([^}]*)\}", r"<project>/\1", text)
     if match := re.fullmatch(r"\$\{oc\.env:(\w+),(.*)\}", text):

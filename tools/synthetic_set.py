@@ -1,4 +1,4 @@
-"""Write synthetic X-rays and the CSV files that describe them: a set to try `data=csv` with.
+"""Write synthetic X-rays and CSV files that describe them, to try `data=csv`.
 
     python tools/synthetic_set.py DIR [--train-patients 120] [--test-patients 60]
 
@@ -16,12 +16,12 @@ from pneumo.data.settings import PhantomSettings
 
 
 def write(folder: Path, settings: PhantomSettings) -> dict[str, int]:
-    """Write the set into `folder`; the number of images by split."""
+    """Write the set into `folder`; return the number of images by split."""
     table = phantom.table(settings)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for number, row in enumerate(table.itertuples()):
-        name = f"images/{number:04d}.png"  # tells neither the class nor the patient
+        name = f"images/{number:04d}.png"  # shows neither the class nor the patient
         Image.fromarray(phantom.render(str(row.path), settings)).save(folder / name)
         rows.append({"path": name, "label": row.label, "patient": row.patient})
     described = pd.DataFrame(rows)

@@ -1,14 +1,14 @@
 """Batched augmentation of grey X-rays on their device, and the normalisation that evaluation shares.
 
-Images come in as uint8 [B, S, S], are worked on as one float32 channel in [0, 1], and leave as normalised
-float32 [B, C, S, S]; three channels are made only at the end, so geometry and intensity cost a third. Every
-parameter is drawn per image and on the device; whether an operation runs at all is read from the settings on
-the host. An image that an operation spares gets its neutral parameter (sigma 0, factor 1, ...), so no step
-waits for the device.
+The input is uint8 [B, S, S]. All operations work on one float32 channel in [0, 1]. The output is normalised
+float32 [B, C, S, S]. The channel is repeated only at the end, so geometry and intensity cost a third. Every
+parameter is drawn per image and on the device. The settings, on the host, decide whether an operation runs at
+all. An image that an operation skips gets a neutral parameter (sigma 0, factor 1, ...), so no step waits for
+the device.
 
-Cost, batch 64, one CPU thread: light 8, strong 11 ms at 64 px; 100 and 109 ms at 224 px; about 1 % of a
-ResNet-18 step. kornia takes 1.4 to 2 times that, torchvision image by image 1.9 to 5.8 times; neither takes a
-generator (benchmarks/augment.py).
+Cost, batch 64, one CPU thread: at 64 px light takes 8 ms and strong 11 ms; at 224 px 100 and 109 ms, about
+1 % of a ResNet-18 step. kornia takes 1.4 to 2 times as long, torchvision (image by image) 1.9 to 5.8 times.
+Neither accepts a generator (benchmarks/augment.py).
 """
 
 import hashlib
@@ -23,8 +23,9 @@ from pneumo.data.settings import AugmentSettings
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# One row of uniform numbers each, drawn whether used or not: switching one operation off leaves the others'
-# draws as they were, so two runs of a sweep differ by that operation alone. (The noise itself comes after.)
+# One row of uniform numbers for each name, drawn even if it is not used. Switching one operation off does not
+# change the draws of the others, so two runs of a sweep differ only in that operation. (The noise is drawn
+# later.)
 _DRAWS = (
     "rotate", "shift_x", "shift_y", "scale_x", "scale_y", "flip", "brightness", "contrast", "gamma",
     "blur", "sigma", "degrade", "degree", "erase", "erase_h", "erase_w", "erase_y", "erase_x", "erase_grey",
@@ -35,10 +36,10 @@ _DRAWS = (
 def step_generator(
     seed: int, epoch: int, step: int, device: torch.device | str, rank: int = 0
 ) -> torch.Generator:
-    """Generator for one training step, from (seed, epoch, step) alone: a resumed run draws the same numbers.
+    """Generator for one training step. Only the arguments decide, so a resumed run draws the same numbers.
 
-    `rank` sets the processes of a distributed run apart. The numbers are hashed because torch's CPU generator
-    keeps the low 32 bits of a seed, where sums such as seed + step would make runs share their draws.
+    `rank` gives each process of a distributed run different numbers. The arguments are hashed because
+    torch's CPU generator keeps only the low 32 bits of a seed: with seed + step, runs would share draws.
     """
     digest = hashlib.blake2b(f"{seed}/{epoch}/{step}/{rank}".encode(), digest_size=8).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "little"))
@@ -46,10 +47,10 @@ def step_generator(
 
 @cache
 def _scale_and_shift(in_channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The normalisation as x * scale + shift; kept, because copying constants to a GPU would wait for it.
+    """The normalisation as x * scale + shift. Cached, because copying constants to a GPU waits for the GPU.
 
-    Ordinary tensors also where the first call comes from an evaluation: autograd refuses to keep an inference
-    tensor, so a later gradient with respect to the images would fail.
+    These are ordinary tensors even if the first call comes from an evaluation. Autograd refuses to save an
+    inference tensor, so a later gradient with respect to the images would fail.
     """
     with torch.inference_mode(False):
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
@@ -69,10 +70,10 @@ def _unit(images_u8: Tensor) -> Tensor:
 
 
 def normalise(images_u8: Tensor, in_channels: int = 3) -> Tensor:
-    """uint8 [B, S, S] to float32 [B, C, S, S], channels_last: what evaluation feeds the network.
+    """uint8 [B, S, S] to float32 [B, C, S, S], channels_last: the network's input in evaluation.
 
-    Three channels repeat the grey and take ImageNet's mean and deviation each; one channel takes the averages
-    of those over the colours (0.449 and 0.226).
+    Each of three channels repeats the grey image and uses ImageNet's mean and deviation for its colour. A
+    single channel uses their averages over the colours (0.449 and 0.226).
     """
     return _expand(_unit(images_u8), in_channels)
 
@@ -100,7 +101,7 @@ def affine(images: Tensor, angle_deg: Tensor, shift_px: Tensor, scale: Tensor, f
 
 
 def blur3(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of [B, S, S] by 3x3, edges mirrored; sigma [B] in pixels, 0 leaves the image as is."""
+    """3x3 Gaussian blur of [B, S, S] with mirrored edges; sigma [B] in pixels, 0 for no blur."""
     side = torch.exp(-0.5 / sigma.square())
     centre, side = _column(1 / (1 + 2 * side)), _column(side / (1 + 2 * side))
     padded = F.pad(images[:, None], (1, 1, 1, 1), mode="reflect")[:, 0]
@@ -109,9 +110,9 @@ def blur3(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def brightness_contrast(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Multiply [B, S, S] by brightness [B], then spread it about its own mean by contrast [B].
+    """Multiply [B, S, S] by brightness [B], then scale the distance to each image's mean by contrast [B].
 
-    Both clip to [0, 1]. This is torchvision's ColorJitter, always in the order brightness, contrast.
+    Both steps clip to [0, 1]. This equals torchvision's ColorJitter, always with brightness before contrast.
     """
     images = (images * _column(brightness)).clamp_(0, 1)
     return torch.lerp(images.mean((1, 2), keepdim=True), images, _column(contrast)).clamp_(0, 1)
@@ -123,9 +124,10 @@ def gamma(images: Tensor, exponent: Tensor) -> Tensor:
 
 
 def degrade(images: Tensor, amount: Tensor) -> Tensor:
-    """Blend [B, S, S] by amount [B] in [0, 1] with itself, halved in size and enlarged again.
+    """Blend [B, S, S] by amount [B] in [0, 1] with a copy that was halved in size and enlarged again.
 
-    One halving for the batch keeps shapes fixed; the amount stands for the factor (0 for 1, 1 for 2).
+    The whole batch is halved, which keeps shapes fixed. The amount replaces a factor per image (0 for factor
+    1, 1 for factor 2).
     """
     size = images.shape[-1]
     small = F.interpolate(images[:, None], size=(size // 2, size // 2), mode="area")
@@ -140,7 +142,7 @@ def noise(images: Tensor, std: Tensor, generator: torch.Generator | None) -> Ten
 
 
 def erase(images: Tensor, top_left_px: Tensor, size_px: Tensor, grey: Tensor) -> Tensor:
-    """Fill one rectangle of each of [B, S, S] with grey [B].
+    """Fill one rectangle of each image of [B, S, S] with grey [B].
 
     Corner and size are [B, 2] as (y, x); size 0 erases nothing.
     """
@@ -158,7 +160,7 @@ class Augment:
         self.in_channels = in_channels
 
     def __call__(self, images_u8: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw from `generator`, which lies on the images' device (None on meta); same seed, same bits."""
+        """Draw from `generator`, which is on the images' device (None on meta); same seed, same bits."""
         s = self.settings
         images = _unit(images_u8)
         rows = torch.rand(len(_DRAWS), len(images), device=images.device, generator=generator)

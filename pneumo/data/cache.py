@@ -1,8 +1,8 @@
 """Images -> content-keyed uint8 memmap, built once in parallel and shared by all runs.
 
-A cache is a folder `<cache_dir>/<key>` whose key is a hash of the images' contents and the preprocessing
-settings, so a stale one is never met and a copied data set finds its old one. It appears by one rename
-when it is whole; a build that was killed leaves only a folder that the next build removes.
+A cache is a folder `<cache_dir>/<key>`. The key is a hash of the images' contents and the preprocessing
+settings, so a run never uses a stale cache, and a copied data set uses the cache of its original. A complete
+cache appears by one rename. A killed build leaves only a temporary folder, which the next build removes.
 """
 
 import errno
@@ -34,19 +34,19 @@ from pneumo.data.settings import DataSettings
 from pneumo.data.workers import Load, fill, largest_below, processes, read_below, worker_count
 from pneumo.files import DISK_FULL, write_atomically
 
-VERSION = 1  # of the folder's format; the pixel rule is in the key by itself
-CHUNK = 32  # images a task: small enough for a smooth progress bar, large enough to cost nothing
+VERSION = 1  # of the folder's format; the key contains the pixel rule separately
+CHUNK = 32  # images per task: small enough for a smooth progress bar, large enough to cost nothing
 
 
 @dataclass
 class ImageCache:
     """The prepared images of a manifest.
 
-    `images` is uint8 [N, S, S]; `rows` gives each manifest row's place in it; `digest` is the identity of
-    the data (splits, labels, patients and contents, not where they lie); `bad` are the images left out,
-    `problems` what forbids training on it, `copies` how many files repeat another's bytes. `preprocess` are
-    the arguments of images.preprocess that made them, and `white` the 16-bit value that became 255 where a
-    file does not declare its range; None where there is no such file.
+    `images` is uint8 [N, S, S]; `rows` gives the index in it for each manifest row. `digest` identifies the
+    data (splits, labels, patients and contents, but not their location). `bad` lists the images left out.
+    `problems` lists what forbids training on the data. `copies` counts the files that repeat another file's
+    bytes. `preprocess` holds the arguments of images.preprocess. `white` is the 16-bit value that became 255
+    in files that do not declare their range; None if there is no such file.
     """
 
     manifest: Manifest
@@ -73,19 +73,19 @@ class BadImages(UserError):
 
 
 def prepare(manifest: Manifest, settings: DataSettings) -> ImageCache:
-    """The manifest's images, preprocessed: from the cache, which is built first where it is missing.
+    """The manifest's preprocessed images, read from the cache. A missing cache is built first.
 
-    Raises BadImages for unreadable files (all of them; with data.on_bad_image=skip they leave the manifest),
-    UserError for identical bytes in two splits or a cache folder that cannot be written.
+    Raises BadImages with all unreadable files; with data.on_bad_image=skip they leave the manifest instead.
+    Raises UserError for identical bytes in two splits or a cache folder that cannot be written.
     """
     data = inspect(manifest, settings)
-    if found := data.problems + (problems(manifest) if data.bad else []):
-        raise UserError("\n".join(found))
+    if messages := data.problems + (problems(manifest) if data.bad else []):
+        raise UserError("\n".join(messages))
     return data
 
 
 def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
-    """As `prepare`, but for a data set that may have `problems`."""
+    """Like `prepare`, but accepts a data set that has `problems`."""
     cache_dir = Path(settings.cache_dir or ".cache").expanduser()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -93,8 +93,8 @@ def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(
-                f"data.cache_dir={cache_dir}: the disk is full ({error.strerror}); nothing half-made "
-                "was kept. Free some space or set data.cache_dir to another disk."
+                f"data.cache_dir={cache_dir}: the disk is full ({error.strerror}); the incomplete cache "
+                "was removed. Free some space or set data.cache_dir to another disk."
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise UserError(
@@ -116,7 +116,7 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         hashes, unreadable = content_hashes(manifest.root, paths, cache_dir)
         root = str(manifest.root)
         load = partial(read_below, root, settings.pixel_rule)
-    sources = {content: path for path, content in reversed(hashes.items())}  # a copy is decoded once
+    sources = {content: path for path, content in reversed(hashes.items())}  # decodes identical files once
     order = sorted(sources)
     pixels: dict[str, Any] = {
         "image_size": settings.image_size,
@@ -164,15 +164,15 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
 def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[str, str], list[BadImage]]:
     """SHA-256 of each file's bytes by path, and the files that cannot be opened.
 
-    A file whose size and times of change are those of the last look is not read again.
+    A file is not read again if its size and its times of change are the same as last time.
     """
-    notes = cache_dir / f"hashes-{_sha256(str(root))[:16]}.json"
+    hash_file = cache_dir / f"hashes-{_sha256(str(root))[:16]}.json"
     try:
-        known = dict(json.loads(notes.read_text()))
+        known = dict(json.loads(hash_file.read_text()))
     except (OSError, ValueError, TypeError):
         known = {}
     base = str(root)
-    marks: dict[str, list] = {}  # size, two times and, once it is known, the hash
+    records: dict[str, list] = {}  # size, two times and, once it is known, the hash
     bad: dict[str, str] = {}
     for path in tqdm(paths, "Look at images", disable=None, leave=False):  # threads would wait for each other
         try:
@@ -180,30 +180,30 @@ def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[
         except BadImage as error:
             bad[path] = error.reason
             continue
-        # ctime too: a copy that keeps the time of change (cp -p, rsync -t) would pass for the old file.
-        seen = [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+        # ctime too: a copy that keeps the modification time (cp -p, rsync -t) would look like the old file.
+        current = [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
         old = known.get(path)
-        marks[path] = old if isinstance(old, list) and old[:3] == seen else seen
-    unread = [path for path, found in marks.items() if len(found) == 3]
+        records[path] = old if isinstance(old, list) and old[:3] == current else current
+    unread = [path for path, record in records.items() if len(record) == 3]
 
     def hash_from(start: int) -> list[str | OSError]:
         return [_file_hash(os.path.join(base, path)) for path in unread[start : start + CHUNK]]  # noqa: PTH118
 
-    with ThreadPoolExecutor(worker_count(None)) as pool:  # a future costs more than many a file
+    with ThreadPoolExecutor(worker_count(None)) as pool:  # a future per file would cost more than small files
         outcomes = chain.from_iterable(pool.map(hash_from, range(0, len(unread), CHUNK)))
         for path, outcome in zip(
             tqdm(unread, "Hash images", disable=None, leave=False), outcomes, strict=True
         ):
             if isinstance(outcome, OSError):
-                del marks[path]
+                del records[path]
                 bad[path] = outcome.strerror or str(outcome)
             else:
-                marks[path] = [*marks[path], outcome]
-    if marks != known:
-        # Full or read-only: the notes only save time, and a whole cache can still be used.
+                records[path] = [*records[path], outcome]
+    if records != known:
+        # On a full or read-only disk: the file only saves time, and an existing cache still works.
         with suppress(OSError, UserError):
-            write_atomically(notes, json.dumps(marks).encode())
-    hashes = {path: found[-1] for path, found in marks.items()}
+            write_atomically(hash_file, json.dumps(records).encode())
+    hashes = {path: record[-1] for path, record in records.items()}
     return hashes, [BadImage(path, bad[path]) for path in paths if path in bad]
 
 
@@ -216,7 +216,7 @@ def _file_hash(path: str) -> str | OSError:
 
 
 def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], int | None]:
-    """The images of a whole cache, the reasons of the rows that could not be read, and its white."""
+    """The images of a complete cache, the reason for each row that could not be read, and its white value."""
     try:
         index = json.loads((folder / "index.json").read_text())
         reasons, white = index["bad"], index.get("white")
@@ -225,7 +225,7 @@ def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], 
             raise ValueError(f"{len(images)} images instead of {count}")
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(
-            f"the cache {folder} is damaged ({error}); remove it, and it is built again."
+            f"the cache {folder} is damaged ({error}). Remove the folder; the next run builds it again."
         ) from None
     return images, {int(row): reason for row, reason in reasons.items()}, white
 
@@ -240,10 +240,10 @@ def _build(
     incomplete: bool,
     root: str | None,
 ) -> dict[int, str]:
-    """Write `folder` by one rename and return the reasons of its bad rows; a failure leaves nothing of it.
+    """Write `folder` by one rename and return the reason for each bad row. A failure leaves nothing behind.
 
-    With `strict` bad rows are a failure, and so is a set that is `incomplete` without them. `root` is the
-    folder of the sources; None where they are drawn.
+    With `strict`, a bad row is a failure. So is a set that was `incomplete` before the build. `root` is the
+    folder of the sources; None if they are drawn.
     """
     with _locked(folder.with_suffix(".lock")):
         if folder.is_dir():  # another run built it while we waited
@@ -270,13 +270,13 @@ def _build(
 
 
 def _white(root: str, sources: list[str], workers: int | None) -> int | None:
-    """What the 16-bit files that do not declare their range show as white: by the largest value of them all.
+    """The white value of the 16-bit files that do not declare their range. Their largest value decides it.
 
-    The whole set decides, test images too: only so are two films of one detector scaled alike.
+    The whole set counts, including test images, so that two films from one detector get the same scale.
     """
     deep = []
     for source in sources:
-        with suppress(BadImage):  # named when the images are prepared
+        with suppress(BadImage):  # reported when the images are prepared
             if is_undeclared(os.path.join(root, source)):  # noqa: PTH118
                 deep.append(source)
     if not deep:
@@ -287,7 +287,7 @@ def _white(root: str, sources: list[str], workers: int | None) -> int | None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed builds left: of `folder`, whose lock we hold, and of others that nobody builds."""
+    """Remove what killed builds left: of `folder`, whose lock we hold, and of caches that nobody builds."""
     for leftover in folder.parent.glob("*.tmp*"):
         if not leftover.is_dir():
             continue
@@ -306,11 +306,11 @@ def _fill(
     pixels: dict,
     workers: int | None,
 ) -> dict[int, str]:
-    """Preprocess every source into its row of `file`; return the reasons of the bad rows."""
+    """Preprocess every source into its row of `file`; return the reason for each bad row."""
     shape = (len(sources), pixels["image_size"], pixels["image_size"])
     np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
     with file.open("r+b") as handle:
-        # Without this a full disk would show as a bus error in the middle of the build.
+        # Without this, a full disk would cause a bus error in the middle of the build.
         os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
     chunks = [(start, sources[start : start + CHUNK]) for start in range(0, len(sources), CHUNK)]
     task = partial(fill, file, load, pixels)
@@ -323,20 +323,20 @@ def _fill(
                 bar.update(min(CHUNK, bar.total - bar.n))
     except BrokenProcessPool:
         raise UserError(
-            "a process that prepares images was killed, as the system does when memory runs out; "
-            "the cache was not kept. Try again with data.num_workers=1."
+            "a process that prepares images was killed; the system does this when memory runs out. "
+            "The incomplete cache was removed. Try again with data.num_workers=1."
         ) from None
     return bad
 
 
 @contextmanager
 def _locked(file: Path) -> Iterator[IO[str]]:
-    """Hold an exclusive lock that the system gives back when the holder dies."""
+    """Hold an exclusive lock. The system releases it when the holder dies."""
     with file.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another run prepares these images; waiting for it")
+            print("another run is preparing these images; waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
 

@@ -1,7 +1,7 @@
-"""DICOM as grey levels: CR and DX, one frame, every size known before anything is decoded.
+"""DICOM as grey levels: CR and DX, one frame. Every size is checked before anything is decoded.
 
-No value of a file's header but its sizes and kinds is ever repeated: it tells of a patient. Needs pydicom,
-and pylibjpeg for compressed images: pip install 'pneumo[dicom]'.
+Messages repeat only sizes and types from a file's header, because other values can identify a patient. Needs
+pydicom, and pylibjpeg for compressed images: pip install 'pneumo[dicom]'.
 """
 
 import logging
@@ -33,7 +33,7 @@ MAX_LUT = 65536
 
 
 def is_dicom(path: str | Path) -> bool:
-    """True for a regular file with DICOM's mark at byte 128."""
+    """True for a regular file with DICOM's magic bytes at byte 128."""
     try:
         check_file(path)
         with open(path, "rb") as file:  # noqa: PTH123
@@ -43,10 +43,11 @@ def is_dicom(path: str | Path) -> bool:
 
 
 def read(path: str | Path, *, pixels: int = 1) -> Grey:
-    """Grey levels, uint8 [H, W], as a viewer would show them: after modality and VOI look-up, air black.
+    """Grey levels, uint8 [H, W], as a viewer shows them: after modality and VOI look-up, with black air.
 
-    Without a window, pixel rule 1 shows the file's own range of values, and 2 the range that its BitsStored
-    declares, so that two films of one detector are scaled alike. Raises BadImage with path and reason.
+    If the file has no window, pixel rule 1 scales by the range of its values. Rule 2 scales by the range that
+    BitsStored declares, so that two films from one detector get the same scale. Raises BadImage with path and
+    reason.
     """
     check_rule(pixels)
     check_file(path)
@@ -54,40 +55,38 @@ def read(path: str | Path, *, pixels: int = 1) -> Grey:
         import pydicom
     except ImportError:
         raise BadImage(path, "a DICOM file, which needs pydicom: pip install 'pneumo[dicom]'") from None
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes values
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages quote header values
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _check_syntax(path)
             _check_header(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS)))
             whole = pydicom.dcmread(path)
-            _check_header(path, whole)  # a repeated element would stand here with its last value
+            _check_header(path, whole)  # again, because a repeated element now has its last value
             _check_pixels(path, whole)
             return _shown(path, whole, whole.pixel_array, pixels)
     except BadImage:
         raise
     except MemoryError:
         raise BadImage(path, "DICOM: it takes too much memory") from None
-    except Exception as error:  # its words may quote the header: only its kind is told
-        raise BadImage(
-            path, f"DICOM: damaged, or of a kind not known here ({type(error).__name__})"
-        ) from None
+    except Exception as error:  # its message may quote the header: show only its type
+        raise BadImage(path, f"DICOM: damaged, or of an unsupported kind ({type(error).__name__})") from None
 
 
 def _check_syntax(path: str | Path) -> None:
-    """Before the data set is read: a deflated one could unfold to any size."""
+    """Check this before the data set is read: a deflated one could expand to any size."""
     from pydicom.filereader import read_file_meta_info
 
     syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
     if syntax not in UNCOMPRESSED and syntax not in COMPRESSED:
         kinds = ", ".join(dict.fromkeys(COMPRESSED.values()))
-        raise BadImage(path, f"DICOM: its transfer syntax is none of: uncompressed, {kinds}")
+        raise BadImage(path, f"DICOM: its transfer syntax is not one of: uncompressed, {kinds}")
 
 
 def _check_header(path: str | Path, header: Any) -> None:
     if (kind := str(header.get("Modality", "none"))) not in MODALITIES:
         word = kind if len(kind) == 2 and kind.isalnum() else "another"
-        raise BadImage(path, f"DICOM: modality {word}; only {' and '.join(MODALITIES)} are X-rays of a chest")
+        raise BadImage(path, f"DICOM: modality {word}; only {' and '.join(MODALITIES)} can be chest X-rays")
     if (frames := int(header.get("NumberOfFrames") or 1)) != 1:
         raise BadImage(path, f"DICOM: {frames} frames; only single images are read")
     rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
@@ -99,11 +98,11 @@ def _check_header(path: str | Path, header: Any) -> None:
     if int(header.get("SamplesPerPixel") or 1) != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise BadImage(path, "DICOM: not grey levels (MONOCHROME1 or MONOCHROME2)")
     if header.get("BitsAllocated") not in (8, 16):
-        raise BadImage(path, "DICOM: neither 8 nor 16 bits a pixel")
+        raise BadImage(path, "DICOM: neither 8 nor 16 bits per pixel")
 
 
 def _check_pixels(path: str | Path, whole: Any) -> None:
-    """A compressed image bears sizes of its own, which its decoder would believe."""
+    """Compare the sizes inside a compressed image with the header: the decoder trusts those inside."""
     if "PixelData" not in whole:
         raise BadImage(path, "DICOM: it holds no image")
     kind = COMPRESSED.get(str(whole.file_meta.TransferSyntaxUID))
@@ -140,7 +139,7 @@ def _stream_size(stream: bytes, kind: str) -> tuple[int, int, int] | None:
 
 
 def _rle_bytes(frame: bytes) -> int:
-    """How many bytes the segments of an RLE frame unfold to (PS3.5, annex G); nothing is unfolded."""
+    """How many bytes the segments of an RLE frame expand to (PS3.5, annex G); nothing is expanded."""
     count, *starts = struct.unpack_from("<16I", frame)
     if not 1 <= count <= 15:
         raise ValueError
@@ -203,7 +202,7 @@ def _stored_bits(header: Any) -> int:
 
 
 def _padding(header: Any, stored: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where the stored values are padding, which is no part of the picture."""
+    """True where the stored values are padding, which is not part of the picture."""
     first = header.get("PixelPaddingValue")
     if first is None:
         return np.zeros(stored.shape, dtype=bool)
@@ -224,5 +223,5 @@ def _windowed(values: NDArray[np.float64], centre: float, width: float, function
 
 
 def _first(value: Any) -> float:
-    """Several windows may be given; the first is the one a viewer opens with."""
+    """The first value: a file can have several windows, and a viewer opens with the first."""
     return float(value if isinstance(value, int | float | str) else value[0])

@@ -1,4 +1,4 @@
-"""The one safe image reader and the deterministic preprocessing, for training and prediction alike."""
+"""The safe image reader and the deterministic preprocessing. Training and prediction both use them."""
 
 import os
 import re
@@ -17,18 +17,18 @@ from pneumo.data import levels
 from pneumo.versions import PIXEL_RULES
 
 MAX_BYTES = 128 * 2**20
-# The largest X-ray detectors give about 20 megapixels; with transparency, 50 take 1 GB while they are read.
+# The largest X-ray detectors give about 20 megapixels. Reading 50 megapixels with transparency takes 1 GB.
 MAX_PIXELS = 50_000_000
-# Each scan of a JPEG passes over every pixel, and can be a hundred bytes long: usual are at most 12 scans.
+# Decoding a scan of a JPEG visits every pixel, and a scan can be a hundred bytes. Usual files have up to 12.
 MAX_SCANNED_PIXELS = 12 * MAX_PIXELS
 FORMATS = ("JPEG", "PNG")
-COLOUR_GRID = 256  # pixels a side that are looked at for colour
-COLOUR_LEVELS = 32  # between a pixel's channels: JPEG's rounding makes a few in a grey image
+COLOUR_GRID = 256  # pixels per side in the check for colour
+COLOUR_LEVELS = 32  # difference between a pixel's channels; JPEG's rounding adds a few levels to a grey image
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-MAX_CHUNKS = 1000  # of a PNG, before its pixels: usual are fewer than ten
+MAX_CHUNKS = 1000  # of a PNG, before its pixels; usually fewer than ten
 
-NEARLY_BLACK = 4  # of 255: scanners and JPEG leave a border of such levels, which pure black does not match
+NEARLY_BLACK = 4  # of 255: scanners and JPEG leave borders that are not exactly 0
 _SEEN = [0] * (NEARLY_BLACK + 1) + [255] * (255 - NEARLY_BLACK)
 
 Grey = NDArray[np.uint8]
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class BadImage(UserError):
-    """A file that cannot be read as an X-ray; `path` and `reason` say which and why."""
+    """A file that cannot be read as an X-ray: its `path` and the `reason`."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -48,31 +48,32 @@ class BadImage(UserError):
 
 
 def read(path: str | Path, *, pixels: int = 1, white: int | None = None) -> Grey:
-    """Read a JPEG or PNG, told apart by content, as grey levels, uint8 [H, W].
+    """Read a JPEG or PNG as grey levels, uint8 [H, W]. The content decides the format, not the name.
 
-    16-bit PNGs are scaled to 8 bits, transparency is laid on black, EXIF orientation is applied.
-    Sizes are bounded before anything is decoded. Raises BadImage with path and reason.
+    16-bit PNGs are scaled to 8 bits, transparent pixels get a black background, and the EXIF orientation is
+    applied. Sizes are checked before anything is decoded. Raises BadImage with path and reason.
 
-    `pixels` is the pixel rule. 1 divides 16-bit values by 257. 2 scales them by what the file declares
-    (sBIT), else so that `white` becomes 255; without `white` it follows from the file's own largest value.
+    `pixels` is the pixel rule. Rule 1 divides 16-bit values by 257. Rule 2 scales them by the range that the
+    file declares (sBIT). If it declares none, `white` becomes 255. Without `white`, the file's largest value
+    decides.
     """
     return np.asarray(read_image(path, pixels=pixels, white=white))
 
 
 def read_image(path: str | Path, *, pixels: int = 1, white: int | None = None) -> Image.Image:
-    """As `read`, as a Pillow image of mode L: the way to an array and back costs 1 ms at full size."""
+    """Like `read`, but a Pillow image of mode L: converting to an array and back costs 1 ms at full size."""
     return read_with_colour(path, pixels=pixels, white=white, colour=False)[0]
 
 
 def read_with_colour(
     path: str | Path, *, pixels: int = 1, white: int | None = None, colour: bool = True
 ) -> tuple[Image.Image, float]:
-    """As `read_image`, and the share of the original's pixels that have colour: of an X-ray, about 0."""
+    """Like `read_image`, plus the share of the original's pixels that have colour: about 0 for an X-ray."""
     check_rule(pixels)
 
     def use(image: Image.Image) -> tuple[Image.Image, float]:
         share = _colour_share(image) if colour else 0.0
-        ImageOps.exif_transpose(image, in_place=True)  # else an upright image is copied
+        ImageOps.exif_transpose(image, in_place=True)  # not in place, it would copy an upright image
         if pixels > 1 and image.mode.startswith("I"):
             return _scaled(np.asarray(image), significant_bits(path), white), share
         return _to_grey(image), share
@@ -83,7 +84,7 @@ def read_with_colour(
 def is_undeclared(path: str | Path) -> bool:
     """True for a 16-bit grey PNG that does not declare how many of its bits are used; nothing is decoded.
 
-    Of colour or transparency in 16 bits, Pillow keeps the upper 8 alone.
+    If a 16-bit file has colour or transparency, Pillow keeps only the upper 8 bits.
     """
     check_file(path)
     with open(path, "rb") as file:  # noqa: PTH123
@@ -96,7 +97,7 @@ def is_undeclared(path: str | Path) -> bool:
 def largest_undeclared(path: str | Path) -> int | None:
     """The largest value of a file that `is_undeclared`; None for other files, which are not decoded.
 
-    A value above the `white` of a trained model means that the model never saw so bright a film.
+    If it is above the `white` of a trained model, the film is brighter than all its training images.
     """
     if not is_undeclared(path):
         return None
@@ -104,7 +105,7 @@ def largest_undeclared(path: str | Path) -> int | None:
 
 
 def significant_bits(path: str | Path) -> int | None:
-    """How many bits of a PNG's grey values are used, as its sBIT chunk says; None where it says nothing."""
+    """How many bits of a PNG's grey values are used, from its sBIT chunk; None without that chunk."""
     with open(path, "rb") as file:  # noqa: PTH123
         if file.read(8) != PNG_START:
             return None
@@ -132,13 +133,13 @@ def _scaled(values: NDArray[np.integer], bits: int | None, white: int | None) ->
     largest = int(values.max(initial=0))
     if bits is not None:
         white = levels.declared_range(bits)[1]
-        if largest > white:  # scaled to 16 bits, as the PNG standard asks of a writer
+        if largest > white:  # the writer scaled to 16 bits, as the PNG standard requires
             white = 65535
     return Image.fromarray(levels.table(white or levels.white_above(largest))[values])
 
 
 def _decoded(path: str | Path, use: Callable[[Image.Image], Result]) -> Result:
-    """What `use` makes of a decoded image."""
+    """What `use` returns for the decoded image."""
     check_file(path)
     try:
         with warnings.catch_warnings():
@@ -164,9 +165,9 @@ def _decoded(path: str | Path, use: Callable[[Image.Image], Result]) -> Result:
 
 
 def check_file(path: str | Path) -> os.stat_result:
-    """What the system knows of a regular file of a bearable size; BadImage for anything else.
+    """The stat result of a regular file within the size limit; BadImage for anything else.
 
-    Nothing is opened: a named pipe would wait for ever.
+    It does not open the file: opening a named pipe would wait for ever.
     """
     try:
         info = os.stat(path)  # noqa: PTH116 - strings: 100,000 Path objects cost a second
@@ -182,13 +183,13 @@ def check_file(path: str | Path) -> os.stat_result:
 
 
 def _may_have_scans(image: Image.Image) -> bool:
-    """False for a PNG, and for the usual X-ray: libjpeg refuses a second scan of one sequential channel."""
+    """False for a PNG and for most X-rays: libjpeg refuses a second scan of one sequential channel."""
     return image.format != "PNG" and (image.mode != "L" or "progressive" in image.info)
 
 
 def _scans(path: str | Path) -> int:
     with open(path, "rb") as file:  # noqa: PTH123
-        # A scan's start, which cannot stand inside one. bytes.count would take three times as long.
+        # The marker that starts a scan; it cannot occur inside one. bytes.count takes three times as long.
         return sum(1 for _ in re.finditer(b"\xff\xda", file.read()))
 
 
@@ -200,14 +201,14 @@ def _to_grey(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image).convert("RGB")
-    return image if image.mode == "L" else image.convert("L")  # the first would be a copy
+    return image if image.mode == "L" else image.convert("L")  # convert would copy an image of mode L
 
 
 def _colour_share(image: Image.Image) -> float:
     if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
         return 0.0
     width, height = (min(side, COLOUR_GRID) for side in image.size)
-    grid = image.convert("RGB") if image.mode in ("P", "PA") else image  # indices have no nearest colour
+    grid = image.convert("RGB") if image.mode in ("P", "PA") else image  # a palette index is not a colour
     pixels = np.asarray(grid.resize((width, height), Image.Resampling.NEAREST).convert("RGB")).astype(
         np.int16
     )
@@ -222,20 +223,20 @@ def preprocess(
     equalize: bool = True,
     pixels: int = 1,
 ) -> Grey:
-    """Crop the black border, equalise the histogram, resize keeping the aspect, pad with zeros to a square.
+    """Crop the black border, equalise the histogram, resize with the same aspect, pad with zeros to a square.
 
-    `grey` is uint8 [H, W] or what `read_image` gives, the result uint8 [image_size, image_size]. These are
-    the seed report's Pillow operations with its rounding (odd padding: the spare pixel goes right and below);
-    equalising before resizing costs more, but the other order gives other pixels.
+    `grey` is uint8 [H, W] or the result of `read_image`. The result is uint8 [image_size, image_size]. These
+    are the seed report's Pillow operations with its rounding (with odd padding, the extra pixel is on the
+    right and at the bottom). Equalising before resizing costs more, but the other order gives other pixels.
 
-    `pixels` is the pixel rule of the crop. Under 1 the border is level 0 alone, under 2 all levels up to
-    NEARLY_BLACK.
+    `pixels` is the pixel rule of the crop. Under rule 1 the border has level 0 only; under rule 2 it has any
+    level up to NEARLY_BLACK.
     """
     check_rule(pixels)
     image = grey if isinstance(grey, Image.Image) else Image.fromarray(np.ascontiguousarray(grey))
     if crop_black:
         seen = image if pixels == 1 else image.point(_SEEN)
-        if (box := seen.getbbox()) not in (None, (0, 0, *image.size)):  # else a copy
+        if (box := seen.getbbox()) not in (None, (0, 0, *image.size)):  # a crop to the full size would copy
             image = image.crop(box)
     if equalize:
         image = ImageOps.equalize(image)

@@ -1,6 +1,7 @@
-"""How stored grey values become 8 bits: the one rule for 16-bit PNG and DICOM (pixel rule 2).
+"""How stored grey values become 8 bits: pixel rule 2, the same for 16-bit PNG and DICOM.
 
-Detectors store 10, 12 or 14 bits in 16. Divided by 257, as pixel rule 1 does, 12 bits keep 16 of 4,096.
+Detectors store 10, 12 or 14 bits in 16. Pixel rule 1 divides by 257, which leaves 16 of 4,096 levels of a
+12-bit image.
 """
 
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FEWEST_BITS = 8  # no detector gives fewer
+FEWEST_BITS = 8  # detectors do not give fewer
 
 
 def declared_range(bits: int, signed: bool = False) -> tuple[int, int]:
@@ -17,20 +18,20 @@ def declared_range(bits: int, signed: bool = False) -> tuple[int, int]:
 
 
 def white_above(largest: int) -> int:
-    """The value shown as white where nothing is declared: 1 below the least power of two above `largest`.
+    """The value shown as white if a file declares none: the least power of two above `largest`, minus 1.
 
-    A power of two, so that two films of one detector are scaled alike although their largest values differ.
+    With a power of two, two films from one detector get the same scale even if their largest values differ.
     """
     return int(2 ** max(FEWEST_BITS, int(largest).bit_length()) - 1)
 
 
 def between(values: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:
-    """`values` as shares of the way from `low` (0) to `high` (1), not clipped."""
+    """`values` scaled so that `low` becomes 0 and `high` becomes 1; not clipped."""
     return (np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-9)
 
 
 def eight_bit(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Shares 0..1 as grey levels 0..255; what is outside is clipped."""
+    """Shares 0..1 as grey levels 0..255; values outside are clipped."""
     return np.round(255 * shares.clip(0, 1)).astype(np.uint8)
 
 

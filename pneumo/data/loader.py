@@ -1,4 +1,4 @@
-"""Samplers (which image when) and batches on the device."""
+"""Samplers (the order of the images) and batches on the device."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,16 +11,16 @@ from torch import Tensor
 from pneumo.data.cache import ImageCache
 from pneumo.data.settings import SamplerSettings
 
-CPU_PIXELS = 8 * 224**2  # of the images that a CPU evaluates together
+CPU_PIXELS = 8 * 224**2  # pixels that a CPU evaluates in one batch
 
 
 def epoch_order(settings: SamplerSettings, labels: NDArray[np.int64], *, seed: int, epoch: int) -> Tensor:
-    """Row numbers [N] in the order of one epoch, int64 on the CPU, drawn from (seed, epoch) alone.
+    """Row numbers [N] in the order of one epoch, int64 on the CPU. They depend only on seed and epoch.
 
-    `shuffle` sees each image once. `imbalanced` and `weighted` draw N times with replacement so that the
-    classes come equally often: `imbalanced` with the seed report's weight 1 / (n_class + smoothing),
-    `weighted` with torch's WeightedRandomSampler and weight 1 / n_class. Without smoothing the two draw the
-    same images in the same order. They stay two options, and each has its runs.
+    `shuffle` draws each image once. `imbalanced` and `weighted` draw N times with replacement, so that all
+    classes are equally frequent. `imbalanced` uses the seed report's weight 1 / (n_class + smoothing).
+    `weighted` uses torch's WeightedRandomSampler and weight 1 / n_class. Without smoothing both draw the same
+    images in the same order. They remain separate options because existing runs use each of them.
     """
     generator = torch.Generator().manual_seed(mix(seed, epoch))
     if settings.name == "shuffle":
@@ -48,10 +48,10 @@ def _smoothing(settings: SamplerSettings) -> float:
 
 
 def batches(order: Tensor, batch_size: int, world_size: int = 1) -> list[Tensor]:
-    """Cut an epoch's order into the batches that all processes share, at least two images a process.
+    """Cut an epoch's order into batches that all processes share, with at least two images per process.
 
-    BatchNorm cannot train on one image, and every process must take every step: a last batch too small for
-    that is joined to the one before it.
+    BatchNorm cannot train on one image, and every process must take every step. If the last batch is too
+    small for that, it is joined to the one before it.
     """
     cut = list(order.split(batch_size))
     if len(cut) > 1 and len(cut[-1]) < 2 * world_size:
@@ -60,9 +60,9 @@ def batches(order: Tensor, batch_size: int, world_size: int = 1) -> list[Tensor]
 
 
 def evaluation_batch(batch_size: int, image_size: int, device: torch.device) -> int:
-    """How many images are computed together where nothing is learnt: on a CPU, no more than its caches hold.
+    """The batch size in evaluation. On a CPU it is limited to what the processor's caches hold.
 
-    DenseNet-121 at 224 px evaluates 1.8 times as fast on two cores with 8 images together as with 64.
+    On two cores, DenseNet-121 at 224 px evaluates 1.8 times as fast with batches of 8 as with batches of 64.
     """
     if device.type != "cpu":
         return batch_size
@@ -71,7 +71,7 @@ def evaluation_batch(batch_size: int, image_size: int, device: torch.device) -> 
 
 @dataclass
 class Split:
-    """One split, ready to be taken from: images by row number, with what is known of each."""
+    """One split: its images by row number, and the label, path and patient of each."""
 
     name: str
     images: NDArray[np.uint8] | Tensor
@@ -87,12 +87,12 @@ class Split:
 
     @property
     def resident(self) -> bool:
-        """Whether the images lie on the device."""
+        """Whether the images are on the device."""
         return isinstance(self.images, Tensor)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, S, S] and labels int64 [B] on the device, for int64 `indices` [B] on the CPU, or
-        on the device where the images are."""
+        """Images uint8 [B, S, S] and labels int64 [B] on the device, for int64 `indices` [B] on the CPU or,
+        if the images are on the device, also there."""
         if isinstance(self.images, Tensor):
             indices = indices.to(self.device, non_blocking=True)
             return self.images[self.rows[indices]], self.labels[indices]
@@ -103,19 +103,19 @@ class Split:
         return self._upload(batch), self._upload(labels)
 
     def _upload(self, values: Tensor) -> Tensor:
-        """`values` on the CUDA device, copied on a stream of its own: the host runs ahead of the device, so
-        the copy for the next step goes on beside this step's kernels."""
+        """`values` on the CUDA device, copied on a separate stream. The host runs ahead of the device, so the
+        copy for the next step overlaps with this step's kernels."""
         self._stream = self._stream or torch.cuda.Stream(self.device)
         with torch.cuda.stream(self._stream):
-            there = values.pin_memory().to(self.device, non_blocking=True)
-        now = torch.cuda.current_stream(self.device)
-        now.wait_stream(self._stream)
-        there.record_stream(now)  # else its memory could be taken again while a kernel still reads it
-        return there
+            on_device = values.pin_memory().to(self.device, non_blocking=True)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        on_device.record_stream(current)  # otherwise its memory could be reused while a kernel still reads it
+        return on_device
 
 
 def splits(cache: ImageCache, device: torch.device) -> dict[str, Split]:
-    """The three splits of a cache; on CUDA the images move to the device when they take under half of it."""
+    """The three splits of a cache. Images that take under half of a CUDA device's free memory move to it."""
     images: NDArray[np.uint8] | Tensor = cache.images
     rows = torch.from_numpy(cache.rows)
     resident = device.type == "cuda" and cache.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
@@ -138,10 +138,10 @@ def splits(cache: ImageCache, device: torch.device) -> dict[str, Split]:
 
 
 def mix(*numbers: int) -> int:
-    """One well-spread 63-bit seed out of several numbers, which is another one for another count of numbers.
+    """One well-mixed 63-bit seed from several numbers. It also depends on how many numbers there are.
 
-    Without the count, (seed, epoch) and (seed, epoch, 0, 0) would give one seed: numpy fills up with zeros.
-    Two numbers keep the seed that version 0.1 gave them, so the order of an epoch's images stays.
+    Without the count, (seed, epoch) and (seed, epoch, 0, 0) would give the same seed, because numpy pads
+    with zeros. Two numbers give the seed of version 0.1, so the order of an epoch's images does not change.
     """
     count = () if len(numbers) == 2 else (len(numbers),)
     entropy = [number % 2**64 for number in numbers]

@@ -1,4 +1,4 @@
-"""Folder or CSV -> table of path, label, patient, subtype and split, with leak and sanity checks."""
+"""Folder or CSV -> table of path, label, patient, subtype and split, with checks for leaks and mistakes."""
 
 import csv
 import io
@@ -22,11 +22,11 @@ PATH_COLUMNS = ("path", "filepath", "img")
 MAX_CSV_ROWS = 1_000_000
 MAX_CSV_CELLS = 32 * MAX_CSV_ROWS
 MAX_CSV_BYTES = 256 * 2**20
-MAX_CHARS = 4096  # of a path: what the system takes; also of what is repeated in a message
+MAX_CHARS = 4096  # of a path (the system's limit), and of a value quoted in a message
 COLUMNS = ["path", "label", "patient", "subtype", "split"]
 
 # Kaggle: person<N>_<bacteria|virus>_<serial>[_k] and [NORMAL2-]IM-<N>-<k>[-<kkkk>]; Mendeley V3:
-# <NORMAL|BACTERIA|VIRUS>-<patient>-<image>. The bare number is no key: bacteria and virus count separately.
+# <NORMAL|BACTERIA|VIRUS>-<patient>-<image>. The number is not a key: bacteria and virus count separately.
 _GRAMMARS = (
     re.compile(r"(?P<kind>person)(?P<number>\d+)_(?P<subtype>bacteria|virus)_\d+(?:_\d+)?"),
     re.compile(r"(?P<kind>(?:NORMAL2-)?IM)-(?P<number>\d+)-\d+(?:-\d+)?"),
@@ -36,7 +36,7 @@ _GRAMMARS = (
 
 @dataclass
 class Manifest:
-    """Every image of the set.
+    """Every image of the data set.
 
     `table` has the columns path (relative to `root`), label (0 NORMAL, 1 PNEUMONIA), patient (str, or None
     where unknown), subtype (normal, bacteria, virus or None) and split.
@@ -62,18 +62,18 @@ class Manifest:
 
 
 def build(settings: DataSettings) -> Manifest:
-    """The manifest that `settings` describe, with its validation split made.
+    """The manifest that `settings` describe, including its validation split.
 
-    Raises UserError where it cannot be read, or where a class is missing or a patient stands in two splits.
+    Raises UserError if the data cannot be read, a class is missing, or a patient is in two splits.
     """
     manifest = describe(settings)
-    if found := problems(manifest):
-        raise UserError("\n".join(found))
+    if messages := problems(manifest):
+        raise UserError("\n".join(messages))
     return manifest
 
 
 def describe(settings: DataSettings) -> Manifest:
-    """The manifest as it is, whatever `problems` it has."""
+    """The manifest, even if it has `problems`."""
     if settings.name == "phantom":
         manifest = Manifest(Path("phantom"), phantom.table(settings.phantom)[COLUMNS])
     else:
@@ -87,15 +87,15 @@ def describe(settings: DataSettings) -> Manifest:
         table = _carve_validation(table, settings, _patient_keys(table))
     elif not (table["split"] == "val").any():
         raise UserError(
-            "data.val_protocol=official needs a val split, and this set has none: "
-            "use data.val_protocol=patient, which carves one out of train."
+            "data.val_protocol=official needs a val split, and this set has none. "
+            "Use data.val_protocol=patient, which takes one out of train."
         )
     manifest.table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
     return manifest
 
 
 def find_root(settings: DataSettings) -> Path:
-    """The folder that holds the images; a nested chest_xray/chest_xray is entered."""
+    """The folder that holds the images. It may be nested, as in chest_xray/chest_xray."""
     root = Path(settings.root or "data/chest_xray").expanduser()
     if not root.is_dir():
         raise UserError(
@@ -116,7 +116,7 @@ def find_root(settings: DataSettings) -> Path:
 
 
 def is_clutter(name: str) -> bool:
-    """True for what archives made on a Mac add beside the images."""
+    """True for the extra files that macOS adds to archives."""
     return name.startswith("._") or name in ("__MACOSX", ".DS_Store")
 
 
@@ -141,8 +141,8 @@ def _from_folders(root: Path) -> Manifest:
                 else:
                     others.append(name)
     if not rows:
-        found = f"found were only {_first(others)}" if others else "none was found"
-        raise UserError(f"{root} holds no image: .jpeg, .jpg and .png files are read, and {found}.")
+        contents = f"it has only {_first(others)}" if others else "none was found"
+        raise UserError(f"{root} holds no image: .jpeg, .jpg and .png files are read, and {contents}.")
     paths = [path for path, _, _ in rows]
     table = pd.DataFrame({"path": paths, "label": [label for _, label, _ in rows]})
     table["patient"], table["subtype"] = _parse_names(paths)
@@ -150,13 +150,13 @@ def _from_folders(root: Path) -> Manifest:
     manifest = Manifest(root, table[COLUMNS])
     if others:
         manifest.notes.append(
-            f"{len(others)} files that are no .jpeg, .jpg or .png were left out: {_first(others)}"
+            f"{len(others)} files that are not .jpeg, .jpg or .png were left out: {_first(others)}"
         )
     return manifest
 
 
 def parse_name(name: str) -> tuple[str, str] | None:
-    """(patient, subtype) from a file name of the Kaggle or Mendeley release, None outside these grammars."""
+    """(patient, subtype) from a file name of the Kaggle or Mendeley release; None for other names."""
     stem = name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     for grammar in _GRAMMARS:
         if match := grammar.fullmatch(stem):
@@ -169,14 +169,14 @@ def parse_name(name: str) -> tuple[str, str] | None:
 
 def _parse_names(paths: list[str]) -> tuple[list[str], list[str]]:
     parsed = [parse_name(path) for path in paths]
-    unknown = [path for path, found in zip(paths, parsed, strict=True) if found is None]
+    unknown = [path for path, parts in zip(paths, parsed, strict=True) if parts is None]
     if unknown:
         raise UserError(
-            f"{len(unknown)} file names tell no patient: {_first(unknown)}. Known are "
+            f"{len(unknown)} file names do not contain a patient: {_first(unknown)}. Known patterns are "
             "person<N>_<bacteria|virus>_<n>, [NORMAL2-]IM-<N>-<n> and <NORMAL|BACTERIA|VIRUS>-<N>-<n>. "
             "For other names describe the set by CSV files with a `patient` column (data=csv)."
         )
-    known = [found for found in parsed if found is not None]
+    known = [parts for parts in parsed if parts is not None]
     return [patient for patient, _ in known], [subtype for _, subtype in known]
 
 
@@ -194,8 +194,8 @@ def _from_csv(root: Path) -> Manifest:
     known = manifest.table["patient"].notna()
     if not known.all():
         manifest.notes.append(
-            f"{int((~known).sum())} images have no patient: each counts as a patient of its own, so a "
-            "patient in two splits cannot be seen. Add a `patient` column to the CSV files."
+            f"{int((~known).sum())} images have no patient: each counts as a separate patient, so a "
+            "patient in two splits is not detected. Add a `patient` column to the CSV files."
         )
     return manifest
 
@@ -206,7 +206,7 @@ def _read_csv(file: Path, root: Path) -> pd.DataFrame:
     if path_column is None or "label" not in raw.columns:
         missing = "path (or filepath, or img)" if path_column is None else "label"
         raise UserError(
-            f"{file} has no column {missing}; its columns are {', '.join(raw.columns)}. Needed are "
+            f"{file} has no column {missing}; its columns are {', '.join(raw.columns)}. It needs "
             "path|filepath|img and label, separated by commas; patient is optional."
         )
     if raw.empty:
@@ -219,25 +219,25 @@ def _read_csv(file: Path, root: Path) -> pd.DataFrame:
     if "patient" in raw.columns:
         table["patient"] = [value or None for value in raw["patient"].str.strip()]
     else:
-        table["patient"] = [found[0] if found else None for found in parsed]
+        table["patient"] = [parts[0] if parts else None for parts in parsed]
     table["subtype"] = [
-        "normal" if label == 0 else (found[1] if found and found[1] != "normal" else None)
-        for label, found in zip(table["label"], parsed, strict=True)
+        "normal" if label == 0 else (parts[1] if parts and parts[1] != "normal" else None)
+        for label, parts in zip(table["label"], parsed, strict=True)
     ]
     return table[COLUMNS[:-1]].astype({"patient": object, "subtype": object})
 
 
 def _read_text(file: Path) -> pd.DataFrame:
-    """The rows of a CSV file as text, their line numbers less two as the index; bounded in size."""
+    """The rows of a CSV file as text, limited in size. The index is the line number minus two."""
     try:
         size = file.stat().st_size
         if size > MAX_CSV_BYTES:
             raise UserError(
-                f"{file} has {size:,} bytes, more than the limit of {MAX_CSV_BYTES:,}; divide the set."
+                f"{file} has {size:,} bytes, more than the limit of {MAX_CSV_BYTES:,}; split the data set."
             )
         columns = _header(file)
         rows = min(MAX_CSV_ROWS, MAX_CSV_CELLS // max(len(columns), 1))
-        # As text, so that nothing is guessed. Blank lines are dropped below, to keep count of the lines.
+        # As text, so that pandas guesses no types. Blank lines are dropped later, so line numbers are right.
         raw = pd.read_csv(
             file,
             dtype=str,
@@ -255,7 +255,7 @@ def _read_text(file: Path) -> pd.DataFrame:
     raw = raw.fillna("")
     columns = [str(column).strip() for column in raw.iloc[0]]
     if len(raw) > rows + 1:
-        raise UserError(f"{file} has more rows than the limit of {rows:,}; divide the set.")
+        raise UserError(f"{file} has more rows than the limit of {rows:,}; split the data set.")
     if twice := {column for column in columns if column and columns.count(column) > 1}:
         raise UserError(f"{file} has the column {', '.join(sorted(twice))} more than once.")
     raw.columns = pd.Index(columns)
@@ -264,11 +264,11 @@ def _read_text(file: Path) -> pd.DataFrame:
 
 
 def _header(file: Path) -> list[str]:
-    """The first row, of at most a thousand columns: a reader that met more would fill the memory."""
+    """The first row, with at most a thousand columns: reading more could fill the memory."""
     with file.open(encoding="utf-8-sig", newline="") as stream:
         columns = next(csv.reader(io.StringIO(stream.read(2**20), newline="")), [])
     if len(columns) > 1000:
-        raise UserError(f"{file} has more columns than the limit of 1,000; path, label and patient are read.")
+        raise UserError(f"{file} has more columns than the limit of 1,000; keep path, label and patient.")
     return columns
 
 
@@ -286,9 +286,9 @@ def _parse_labels(labels: pd.Series, file: Path) -> pd.Series:
 
 
 def _check_paths(paths: pd.Series, root: Path, file: Path) -> None:
-    """Refuse a path that leaves the root, by .. or as absolute or through a symbolic link."""
+    """Refuse a path that leaves the root: with .., as an absolute path, or through a symbolic link."""
     base = os.path.realpath(root)
-    folders: dict[str, bool] = {}  # a folder is resolved once, however many images it holds
+    folders: dict[str, bool] = {}  # resolves each folder once, not once per image
 
     def inside(path: str) -> bool:
         if not path or len(path) > MAX_CHARS or "\0" in path or os.path.isabs(path):  # noqa: PTH117
@@ -304,16 +304,16 @@ def _check_paths(paths: pd.Series, root: Path, file: Path) -> None:
     for row, path in zip(paths.index.tolist(), paths, strict=True):
         if not inside(path):
             raise UserError(
-                f"{file}, line {row + 2}: path {path[:MAX_CHARS]!r} leaves data.root={root} or is no path. "
-                "Paths are relative to data.root; copy the images there or set data.root higher."
+                f"{file}, line {row + 2}: path {path[:MAX_CHARS]!r} leaves data.root={root} or is not a path."
+                " Paths are relative to data.root; copy the images there or set data.root higher."
             )
 
 
 def _carve_validation(table: pd.DataFrame, settings: DataSettings, groups: pd.Series) -> pd.DataFrame:
-    """Take a class-stratified validation split out of train, the official val joining train first.
+    """Take a class-stratified validation split out of train. The official val split joins train first.
 
-    No group (a patient) is torn apart; one with images of both classes counts as PNEUMONIA. Depends on the
-    groups, their labels and `split_seed` alone, not on the order of the files.
+    All images of a group (a patient) stay in one split. A group with images of both classes counts as
+    PNEUMONIA. The result depends only on the groups, their labels and `split_seed`, not on the file order.
     """
     table = table.copy()
     pool = table["split"] != "test"
@@ -324,21 +324,22 @@ def _carve_validation(table: pd.DataFrame, settings: DataSettings, groups: pd.Se
         order = np.random.default_rng([settings.split_seed, label]).permutation(len(sizes))
         taken = sizes.iloc[order]
         wanted = settings.val_fraction * int(sizes.sum())
-        # Take patients while that brings the number of images nearer to the wanted one.
+        # Take patients while that brings the number of images closer to the wanted number.
         before = taken.cumsum() - taken
         count = int(((before + taken / 2) <= wanted).sum())
-        count = max(min(max(count, 1), len(taken) - 1), 0)  # some for each side, where there are two patients
+        count = max(min(max(count, 1), len(taken) - 1), 0)  # with two patients or more, each split gets one
         table.loc[pool & groups.isin(taken.index[:count]), "split"] = "val"
     return table
 
 
 def keep_copies_together(manifest: Manifest, hashes: dict[str, str], settings: DataSettings) -> None:
-    """Carve again, patients who share identical bytes as one, so that our own split tears no copies apart.
+    """Take the validation split again, and treat patients who share identical bytes as one patient.
 
-    `hashes` gives the content's hash by path. A set in which no two patients share bytes stays as it is.
+    So our split does not separate copies. `hashes` gives the content's hash by path. If no two patients share
+    bytes, the manifest does not change.
     """
     if settings.val_protocol != "patient":
-        return  # the folders decide, and content_problems judges them
+        return  # the folders define the split; content_problems checks it
     if len(set(hashes.values())) == len(hashes):
         return
     table = manifest.table
@@ -352,68 +353,68 @@ def keep_copies_together(manifest: Manifest, hashes: dict[str, str], settings: D
 
     def leader(key: str) -> str:
         while (above := leaders.get(key, key)) != key:
-            leaders[key] = leaders.get(above, above)  # halve the way for the next one
+            leaders[key] = leaders.get(above, above)  # path halving, for the next lookup
             key = above
         return key
 
     first: dict[str, str] = {}
     for key, content in zip(groups[pool][shared], contents[pool][shared], strict=True):
         one, other = leader(key), leader(first.setdefault(content, key))
-        leaders[max(one, other)] = min(one, other)  # the least key leads, in whatever order they come
+        leaders[max(one, other)] = min(one, other)  # the smallest key leads, so the order does not matter
     joined = groups.map({key: leader(key) for key in groups[pool][shared]}).fillna(groups)
     table = _carve_validation(table, settings, joined)
     manifest.table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
     manifest.notes.append(
-        f"{int(shared.sum())} images outside test repeat another patient's bytes (or one of an unknown "
-        "patient's); such patients were kept in one split."
+        f"{int(shared.sum())} images outside test have the same bytes as an image of another (or an unknown) "
+        "patient; such patients were kept in one split."
     )
 
 
 def _patient_keys(table: pd.DataFrame) -> pd.Series:
-    """The patient, or the path where it is unknown (each such image is a patient of its own)."""
+    """The patient, or the path if the patient is unknown (each such image counts as a separate patient)."""
     return table["patient"].where(table["patient"].notna(), "path:" + table["path"])
 
 
 def problems(manifest: Manifest) -> list[str]:
-    """What forbids training on it: an empty class, a patient in two splits, a path listed twice."""
-    found = []
+    """Why the manifest cannot be used: an empty class, a patient in two splits, a path listed twice."""
+    messages = []
     for split, classes in manifest.counts().items():
         empty = [name for name, count in classes.items() if count == 0]
         if empty:
-            found.append(
+            messages.append(
                 f"the {split} split of {manifest.root} has no {' and no '.join(empty)} image "
                 f"(it has {', '.join(f'{count} {name}' for name, count in classes.items())}); every split "
-                "needs both classes, so each class needs two patients outside test, one for validation."
+                "needs both classes, so each class needs two patients outside test (one for validation)."
             )
     known = manifest.table.dropna(subset=["patient"])
     splits = known.groupby("patient")["split"].nunique()
     if shared := splits[splits > 1].index.tolist():
-        found.append(
-            f"{len(shared)} patients stand in more than one split: {_first(shared)}. The test would measure "
-            "memory: move each patient's images into one split."
+        messages.append(
+            f"{len(shared)} patients are in more than one split: {_first(shared)}. The test would measure "
+            "memory; move each patient's images into one split."
         )
     if repeated := manifest.table["path"][manifest.table["path"].duplicated()].tolist():
-        found.append(f"{len(repeated)} paths are listed more than once: {_first(repeated)}.")
-    return found
+        messages.append(f"{len(repeated)} paths are listed more than once: {_first(repeated)}.")
+    return messages
 
 
 def content_problems(manifest: Manifest, hashes: dict[str, str]) -> list[str]:
     """Identical bytes in two splits or under two labels; `hashes` gives the content's hash by path."""
     table = manifest.table.assign(content=manifest.table["path"].map(hashes)).dropna(subset=["content"])
     table = table[table["content"].duplicated(keep=False)]
-    found = []
+    messages = []
     for column, trouble in (("split", "in two splits"), ("label", "under two labels")):
         varied = table.groupby("content")[column].transform("nunique") > 1
         if varied.any():
             paths = table.loc[varied].sort_values(["content", "path"])["path"].tolist()
-            found.append(
-                f"{len(paths)} files with identical bytes stand {trouble}: {_first(paths)}. "
+            messages.append(
+                f"{len(paths)} files with identical bytes are {trouble}: {_first(paths)}. "
                 "Remove the copies, or put them into one split under one label."
             )
-    return found
+    return messages
 
 
 def _first(names: list[str], count: int = 10) -> str:
     rest = f" and {len(names) - count} more" if len(names) > count else ""
-    # A file's name need not be UTF-8; printed as it is, it would end the program.
+    # A file name may not be valid UTF-8; printing it without escaping would end the program.
     return ", ".join(name.encode(errors="backslashreplace").decode() for name in names[:count]) + rest

@@ -1,13 +1,13 @@
-"""The embedded synthetic set: chest-like radiographs with a known label, drawn from a seed.
+"""The built-in synthetic set: chest-like radiographs with a known label, drawn from a seed.
 
-It lets every command run without a download, and lets a test ask whether training learns anything.
-Exposure, pose, noise, anatomy, leads and soft shadows vary alike in both classes; only opacities tell.
+With it, every command runs without a download, and a test can check whether training learns anything.
+Exposure, pose, noise, anatomy, leads and soft shadows vary equally in both classes; only opacities differ.
 
 Measured on the default set at VERSION 1 (train on train, score on test, black border cropped, equalised,
 test majority 0.625): logistic regression on standardised pixels, C of 1 to 1e-4, has accuracy 0.60-0.64 at
 32 px and 0.64-0.65 at 64 px (AUROC 0.60-0.68). torchvision's resnet18 at 64 px, AdamW 1e-3, batch 32, has
-AUROC 0.83, 0.92, 0.94, 0.96, 0.94, 0.94 after epochs 1-6; its accuracy at threshold 0.5 swings from 0.65 to
-0.86, for the test split is shifted. One image takes 6.5-9 ms of one busy 2.8 GHz Xeon thread.
+AUROC 0.83, 0.92, 0.94, 0.96, 0.94, 0.94 after epochs 1-6; its accuracy at threshold 0.5 varies from 0.65 to
+0.86, because the test split is shifted. One image takes 6.5-9 ms of one busy 2.8 GHz Xeon thread.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from pneumo import UserError
 from pneumo.data.settings import PhantomSettings
 from pneumo.fingerprint import without_neutral
 
-VERSION = 1  # raise whenever a pixel or a row changes: caches are keyed by it through `digest`
+VERSION = 1  # raise it whenever a pixel or a row changes: it is part of `digest`, and so of the cache's key
 
 NORMAL_SHARE = {"train": 2 / 7, "test": 3 / 8}  # of the patients; the real set's balance
 BACTERIA_SHARE = 0.6  # of the patients with pneumonia
-TRAPPED = 0.8  # how much of the air that fluid replaced the rest of the lungs takes up
+TRAPPED = 0.8  # share of the replaced air that moves to the rest of the lungs
 MAX_IMAGES = 4  # of one patient
 LEAST_PATIENTS = {"train": 10, "test": 8}  # fewer leave a subtype without a patient
 
-# Mean and deviation of what each image draws. Test comes from another machine: that is the shift.
+# Mean and deviation of each image's draws. The test images come from another machine: that is the shift.
 ACQUISITION = {
     "exposure": {"train": (0.0, 0.10), "test": (0.09, 0.10)},  # added attenuation
     "contrast": {"train": (1.0, 0.12), "test": (0.84, 0.12)},  # slope of the tone curve
@@ -44,7 +44,7 @@ ACQUISITION = {
 
 _PATH = re.compile(r"(train|test)/(NORMAL|PNEUMONIA)/(\1\d+)_(normal|bacteria|virus)_\d+\.png")
 _CANVAS = (132, 156)  # rows, columns of the patient's canvas; the image is cut out of it and enlarged
-# A column and a row, so that a term of x or y alone costs next to nothing; the picture shows about [-1, 1].
+# A column and a row, so that a term of only x or y costs almost nothing. The picture shows about [-1, 1].
 _Y = np.linspace(-1.25, 1.25, _CANVAS[0], dtype=np.float32)[:, None]
 _X = np.linspace(-1.25, 1.25, _CANVAS[1], dtype=np.float32)[None, :]
 
@@ -52,16 +52,16 @@ Field = NDArray[np.floating[Any]]
 
 
 def table(settings: PhantomSettings) -> pd.DataFrame:
-    """One row an image: path (virtual), label (0 NORMAL, 1 PNEUMONIA), patient, subtype, split.
+    """One row per image: path (virtual), label (0 NORMAL, 1 PNEUMONIA), patient, subtype, split.
 
-    Raises UserError where the set would be too small to hold both classes and subtypes.
+    Raises UserError if the set would be too small to contain both classes and all subtypes.
     """
     _check(settings)
     rows: list[tuple[str, int, str, str, str]] = []
     for split, num_patients in (("train", settings.train_patients), ("test", settings.test_patients)):
         subtypes = _subtypes(num_patients, NORMAL_SHARE[split])
         order = _rng(settings.seed, "table", split).permutation(num_patients)
-        # Counts go round 1-4 within the sorted subtypes, so the balance of images is that of patients.
+        # Counts cycle through 1-4 within the sorted subtypes, so images have the same balance as patients.
         for number, which in enumerate(order):
             patient, subtype = f"{split}{number:04d}", subtypes[which]
             folder, label = ("NORMAL", 0) if subtype == "normal" else ("PNEUMONIA", 1)
@@ -74,7 +74,7 @@ def table(settings: PhantomSettings) -> pd.DataFrame:
 def render(path: str, settings: PhantomSettings) -> NDArray[np.uint8]:
     """Draw the image of a virtual path: uint8 [H, W], about 240 x 288, the same in any order or process.
 
-    Only the seed and the path decide; the patient's part of the path decides the anatomy and the disease.
+    It depends only on the seed and the path. The patient in the path decides the anatomy and the disease.
     """
     match = _PATH.fullmatch(path)
     if match is None or (match[2] == "NORMAL") != (match[4] == "normal"):
@@ -119,12 +119,12 @@ def _edge(distance: Field, width: float) -> Field:
 
 
 def _oval(cx: float, cy: float, rx: float, ry: float) -> Field:
-    """Inside measure of an ellipse: 1 at its centre, 0 on its rim, negative outside."""
+    """How far inside an ellipse a point is: 1 at the centre, 0 on the rim, negative outside."""
     return 1 - np.sqrt(((_X - cx) / rx) ** 2 + ((_Y - cy) / ry) ** 2)
 
 
 def _smooth_noise(rng: np.random.Generator, rows: int, columns: int) -> Field:
-    """Noise of unit deviation at its knots, `rows` x `columns` of them over the canvas."""
+    """Smooth noise over the canvas, with unit deviation at its `rows` x `columns` knots."""
     knots = Image.fromarray(rng.standard_normal((rows, columns), dtype=np.float32))
     return np.asarray(knots.resize(_CANVAS[::-1], Image.Resampling.BICUBIC))
 
@@ -136,10 +136,10 @@ def _chest(anatomy: np.random.Generator, disease: np.random.Generator, subtype: 
     body = _edge(width - np.abs(_X), 0.03)
     tissue = 0.62 + 0.10 * _smooth_noise(anatomy, 3, 3) - 0.12 * (_X / width) ** 2
     lung = lungs[0] + lungs[1]
-    # How much air each lung holds varies in both classes, so its mean brightness tells little.
+    # The amount of air in each lung varies in both classes, so mean brightness says little about the class.
     depth = 0.36 * np.exp(0.18 * anatomy.standard_normal() + 0.20 * _smooth_noise(anatomy, 4, 5))
     opacity = _opacity(disease, subtype, hila)
-    # Ill lungs trap air elsewhere; it keeps their mean, so that the sign is the pattern and not the sum.
+    # Ill lungs trap air elsewhere. This keeps their mean, so that the pattern is the sign and not the sum.
     share = float((opacity * lung).sum() / lung.sum())
     air = lung * depth * (1 - opacity) / (1 - TRAPPED * share)
     chest = tissue - air + _vessels(anatomy, hila) * lung + _bones(anatomy, lung) + _soft_shadows(anatomy)
@@ -147,7 +147,7 @@ def _chest(anatomy: np.random.Generator, disease: np.random.Generator, subtype: 
 
 
 def _lungs(rng: np.random.Generator) -> tuple[list[Field], list[tuple[float, float]]]:
-    """The two lung fields (masks in 0..1, less heart and mediastinum) and the two hila (x, y)."""
+    """The two lung fields (masks in 0..1, without heart and mediastinum) and the two hila (x, y)."""
     lungs, hila = [], []
     heart = _oval(0.14 + rng.normal(0, 0.03), 0.32, rng.uniform(0.27, 0.36), rng.uniform(0.30, 0.38))
     middle = rng.uniform(0.11, 0.17) + 0.07 * _edge(-0.45 - _Y, 0.15)
@@ -164,7 +164,7 @@ def _lungs(rng: np.random.Generator) -> tuple[list[Field], list[tuple[float, flo
 
 
 def _vessels(rng: np.random.Generator, hila: list[tuple[float, float]]) -> Field:
-    """Streaks that fan out of each hilum and fade, by noise that is fine in angle and coarse in radius."""
+    """Streaks that fan out from each hilum and fade. Their noise is fine in angle and coarse in radius."""
     out = np.zeros(_CANVAS, np.float32)
     glow, reach = rng.uniform(0.04, 0.26), rng.uniform(0.09, 0.18)
     for side, (x, y) in zip((-1, 1), hila, strict=True):
@@ -194,7 +194,7 @@ def _bones(rng: np.random.Generator, lung: Field) -> Field:
 
 
 def _soft_shadows(rng: np.random.Generator) -> Field:
-    """Benign shadows of either class: breast or skin folds, the shoulder blades, a smooth haze."""
+    """Benign shadows in both classes: breast or skin folds, the shoulder blades, a smooth haze."""
     out = np.zeros(_CANVAS, np.float32)
     breast = rng.uniform(0, 0.13) * (rng.random() < 0.6)
     for side in (-1, 1):
@@ -207,7 +207,7 @@ def _soft_shadows(rng: np.random.Generator) -> Field:
 
 
 def _opacity(rng: np.random.Generator, subtype: str, hila: list[tuple[float, float]]) -> Field:
-    """Share of the air that fluid has replaced, 0..1 over the canvas."""
+    """Share of the air that fluid replaces, 0..1 over the canvas."""
     if subtype == "bacteria":
         return _consolidation(rng)
     if subtype == "virus":
@@ -216,7 +216,7 @@ def _opacity(rng: np.random.Generator, subtype: str, hila: list[tuple[float, flo
 
 
 def _consolidation(rng: np.random.Generator) -> Field:
-    """One lobe, sometimes two: a ragged-edged patch, dense in its middle."""
+    """One lobe, sometimes two: a patch with ragged edges and a dense middle."""
     out = np.zeros(_CANVAS, np.float32)
     for _ in range(1 + (rng.random() < 0.25)):
         side = rng.choice((-1, 1))
@@ -264,7 +264,7 @@ def _posed(canvas: Field, height: int, width: int, scale: float, rng: np.random.
 
 
 def _overlay(picture: Image.Image, rng: np.random.Generator) -> None:
-    """Draw, in place, what lies on the patient in either class: ECG leads, a tube, a side marker."""
+    """Draw, in place, objects on the patient in both classes: ECG leads, a tube, a side marker."""
     pen, (width, height) = ImageDraw.Draw(picture), picture.size
     for _ in range(int(rng.integers(0, 4)) if rng.random() < 0.5 else 0):
         x, y = rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.8) * height
@@ -278,7 +278,7 @@ def _overlay(picture: Image.Image, rng: np.random.Generator) -> None:
 
 
 def _bordered(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Blacken up to a tenth of each side in a third of the images, as a digitiser's frame does."""
+    """In a third of the images, blacken up to a tenth on each side, like the frame of a digitiser."""
     if rng.random() < 1 / 3:
         height, width = pixels.shape
         top, left, bottom, right = (rng.uniform(0, 0.1, size=4) * (height, width, height, width)).astype(int)

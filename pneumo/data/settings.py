@@ -1,8 +1,8 @@
-"""Settings of the data: where the images are, how they are split, prepared, sampled and augmented.
+"""Settings of the data: where the images are, and how they are split, prepared, sampled and augmented.
 
-The defaults are those of the default options: conf/data/chest_xray.yaml, conf/sampler/imbalanced.yaml and
-conf/augment/strong.yaml. The option files in conf/ set every key and explain it. `root` and `cache_dir` are
-None here because the configuration takes them from the environment.
+The defaults match the default options: conf/data/chest_xray.yaml, conf/sampler/imbalanced.yaml and
+conf/augment/strong.yaml. The option files in conf/ set and explain every key. `root` and `cache_dir` are None
+here because the configuration takes them from the environment.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from pneumo.versions import PIXEL_RULES, PIXELS
 
 @dataclass(kw_only=True)
 class PhantomSettings:
-    """The synthetic set: how many patients, which seed."""
+    """The synthetic set: its number of patients and its seed."""
 
     train_patients: int = 400
     test_patients: int = 120

@@ -1,6 +1,7 @@
-"""The processes that prepare images: how many, how they begin and end, and what each does with its share.
+"""The processes that prepare images: how many there are, how they start and end, and the work of each.
 
-Apart from the cache, which needs pandas: a new process has its first image a third of a second earlier.
+This module is separate from the cache, which needs pandas. Without pandas, a new process prepares its first
+image a third of a second earlier.
 """
 
 import multiprocessing
@@ -20,21 +21,21 @@ Load = Callable[[str], Grey | Image.Image]
 
 
 def worker_count(wanted: int | None) -> int:
-    """`wanted`, or one for each core that this process may use."""
+    """`wanted`, or the number of cores that this process may use."""
     return wanted or len(os.sched_getaffinity(0))
 
 
 def processes(count: int) -> Executor:
-    """An executor of `count` processes that end with this one; of this process itself for one."""
+    """An executor of `count` processes that end with this one. For a count of 1 it uses this process."""
     if count <= 1:
         return _InProcess()
-    # spawn: a process that has imported torch holds threads, which a fork does not survive.
+    # spawn, because a process that has imported torch has threads, and a fork breaks them.
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent)
 
 
 class _InProcess(Executor):
-    """Runs each task where it stands."""
+    """Runs each task at once in this process."""
 
     def submit(self, task, /, *args, **kwargs):  # type: ignore[no-untyped-def]
         future: Future = Future()
@@ -43,7 +44,7 @@ class _InProcess(Executor):
 
 
 def _end_with_parent() -> None:
-    """End when the parent is killed; without this a worker would wait for tasks for ever."""
+    """End when the parent is killed. Without this, a worker would wait for tasks for ever."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -55,7 +56,7 @@ def _end_with_parent() -> None:
 
 
 def fill(file: Path, load: Load, pixels: dict, chunk: tuple[int, list[str]]) -> dict[int, str]:
-    """Preprocess a chunk (its first row, its sources) into `file`; the reasons of the rows that are bad."""
+    """Preprocess a chunk (first row, sources) into `file`; return the reason for each bad row."""
     start, sources = chunk
     images = np.load(file, mmap_mode="r+")
     bad = {}
@@ -72,9 +73,9 @@ def read_below(root: str, pixels: int, path: str, white: int | None = None) -> I
 
 
 def largest_below(root: str, paths: list[str]) -> int:
-    """The largest value of the files that do not declare their range; 0 where none can be read."""
+    """The largest value of the files that do not declare their range; 0 if none can be read."""
     largest = 0
     for path in paths:
-        with suppress(BadImage):  # named when the images are prepared
+        with suppress(BadImage):  # reported when the images are prepared
             largest = max(largest, largest_undeclared(os.path.join(root, path)) or 0)  # noqa: PTH118
     return largest

@@ -1,4 +1,4 @@
-"""The architectures by name, and the one way to build one."""
+"""The architectures by name, and the function that builds one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pneumo import one_of
 if TYPE_CHECKING:
     from torch import nn
 
-# name -> the module whose `build(name, ...)` makes it. Imported when asked for: torch takes seconds.
+# name -> the module whose `build(name, ...)` builds it. Imported on first use, because torch takes seconds.
 MODELS = {
     "resnet18": "pneumo.models.resnet",
     "resnet50": "pneumo.models.resnet",
@@ -28,10 +28,11 @@ def build_model(
 ) -> nn.Module:
     """A model mapping float images [B, in_channels, S, S] to logits [B, num_classes].
 
-    `pretrained` starts the backbone from torchvision's ImageNet weights (downloaded), `weights` from a local
-    state dict (.safetensors, or .pth read without running code): torchvision's backbone, or a whole model of
-    this project. With `in_channels` other than 3 the first convolution's weights are summed over the input
-    channels and spread, so that a grey image gives the features it would give repeated.
+    `pretrained` starts the backbone from torchvision's ImageNet weights, which are downloaded. `weights`
+    starts from a local state dict (.safetensors, or .pth read without running code): a torchvision backbone
+    or a whole model of this project. With `in_channels` other than 3, the weights of the first convolution
+    are summed over the input channels and shared out evenly. So a grey image gives the same features as the
+    repeated image.
     Raises UserError for an unknown name or weights that do not fit.
     """
     one_of("model.name", name, MODELS)

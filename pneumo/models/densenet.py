@@ -1,4 +1,4 @@
-"""DenseNet-121 on torchvision's backbone (Huang et al. 2017, arXiv:1608.06993), dropout before its head."""
+"""DenseNet-121: torchvision's backbone (Huang et al. 2017, arXiv:1608.06993), dropout and a linear head."""
 
 import torch
 import torchvision
@@ -8,7 +8,7 @@ from pneumo.models.precision import head_logits
 
 
 class DenseNet(nn.Module):
-    """Images [B, in_channels, S, S] -> logits [B, num_classes]; `backbone` gives [B, 1024]."""
+    """Images [B, in_channels, S, S] -> logits [B, num_classes]; `backbone` returns [B, 1024]."""
 
     def __init__(self, *, num_classes: int, in_channels: int, dropout: float) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class DenseNet(nn.Module):
 
     def backbone(self, x: Tensor) -> Tensor:
         """The globally averaged features [B, 1024]."""
-        x = nn.functional.relu(self.features(x))  # not in place: explanations look at what comes in
+        x = nn.functional.relu(self.features(x))  # not in place: explanations read the input
         return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """ResNet-18 and ResNet-50 as the seed report describes them (He et al. 2016, arXiv:1512.03385).
 
-Module names are torchvision's, so that its state dicts load; the head is the report's own.
+Module names are torchvision's, so that its state dicts load. The head is the one of the report.
 """
 
 import torch
@@ -12,7 +12,7 @@ HEAD_UNITS = 50  # seed report, section on the models
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions and a shortcut."""
 
     expansion = 1
 
@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which takes the stride) and 1x1 convolutions beside a shortcut; the last widens fourfold."""
+    """1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut. The last one widens fourfold."""
 
     expansion = 4
 
@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """A 1x1 convolution with BatchNorm where the shape changes, else nothing."""
+    """A 1x1 convolution with BatchNorm if the shape changes, else the identity."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(
@@ -65,7 +65,7 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """Images [B, in_channels, S, S] -> logits [B, num_classes]; `features` gives [B, 512 * expansion]."""
+    """Images [B, in_channels, S, S] -> logits [B, num_classes]; `features` returns [B, 512 * expansion]."""
 
     layer1: nn.Sequential
     layer2: nn.Sequential

@@ -19,20 +19,20 @@ from pneumo.text import first_line
 
 HEADS = ("fc.", "classifier.")
 MAX_BYTES = 2**30  # the largest file read here, a resume state of ResNet-50, has 0.4 GB
-# What torch.save names for tensors and plain values. torch's own list for weights_only is longer: with it
-# 30 bytes can ask for any amount of memory (bytearray, or a conversion of a tensor that is all one number).
+# The names that torch.save writes for tensors and plain values. torch's list for weights_only is longer. With
+# it, 30 bytes can request any amount of memory (a bytearray, or converting a tensor that repeats one number).
 _NAMES = re.compile(
     r"collections OrderedDict|torch._utils _rebuild_(tensor_v2|parameter)|torch\.nn\.parameter Parameter"
     r"|torch (\w+Storage|Size|device|bool|(bfloat|float|u?int|complex)\d+)"
 )
-# DenseNet's published files name layers in a way that predates Python modules: norm.1 is now norm1.
+# DenseNet's published files use old layer names: norm.1 is now norm1.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
 
 
 def load_backbone(model: nn.Module, name: str, path: str | None) -> None:
-    """Load the backbone of `model` from `path`, or from torchvision's ImageNet weights where it is None.
+    """Load the backbone of `model` from `path`, or from torchvision's ImageNet weights if it is None.
 
-    A state dict that also holds this model's head loads whole; another head is left out.
+    If the state dict also holds a head that fits this model, that is loaded too. Any other head is left out.
     """
     source = path or f"torchvision's ImageNet weights of {name}"
     state = _read(Path(path).expanduser()) if path else _download(name)
@@ -47,16 +47,16 @@ def load_backbone(model: nn.Module, name: str, path: str | None) -> None:
         if fits and state[key].shape[2:] == own[key].shape[2:] and len(state[key]) == len(own[key]):
             state[key] = fit_channels(state[key], own[key].shape[1])
     wanted = own if with_head else {key: value for key, value in own.items() if key not in heads}
-    # Old files do without BatchNorm's count of batches.
+    # Old files lack BatchNorm's count of batches.
     wanted = {key: value for key, value in wanted.items() if not key.endswith("num_batches_tracked")}
     _check(source, name, state, wanted, set(own))
     model.load_state_dict(state, strict=False)
 
 
 def fit_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """A first convolution's weight [O, C, k, k] for another number of input channels.
+    """The weight [O, C, k, k] of a first convolution, converted to another number of input channels.
 
-    Summed over C and shared out evenly, so that a grey image repeated on every channel gives the same sums.
+    It is summed over C and shared out evenly, so a grey image repeated on every channel gives the same sums.
     """
     if weight.shape[1] == in_channels:
         return weight
@@ -74,26 +74,26 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = load_plain(path)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"model.weights={path} is no state dict written by torch.save, or holds more than that and could "
-            f"run code or fill the memory, so it is refused ({first_line(error)}); save model.state_dict() "
-            "alone, best as .safetensors."
+            f"model.weights={path} is not a state dict written by torch.save, or it holds more than that. "
+            f"Such a file could run code or fill the memory, so it is refused ({first_line(error)}). "
+            "Save only model.state_dict(), best as .safetensors."
         ) from None
-    except Exception as error:  # whatever a damaged file makes of the readers
+    except Exception as error:  # a damaged file can raise nearly anything from the readers
         raise UserError(f"model.weights={path} cannot be read: {first_line(error)}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
-        raise UserError(f"model.weights={path} is no state dict (names -> tensors).")
+        raise UserError(f"model.weights={path} is not a state dict (names -> tensors).")
     return state
 
 
 def load_plain(path: Path, skip: int = 0) -> Any:
     """Tensors and plain values that torch.save wrote to `path`, after its first `skip` bytes.
 
-    Nothing in the file is run, and it takes no more memory than a few times its size. Raises UnpicklingError
-    for what torch.save does not write of such values, and nearly anything for a damaged file.
+    No code in the file is run, and loading takes at most a few times the file's size in memory. Raises
+    UnpicklingError for a file that holds anything else, and nearly any error for a damaged file.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
         raise pickle.UnpicklingError(f"{size:,} bytes, more than the limit of {MAX_BYTES:,}")
@@ -102,8 +102,8 @@ def load_plain(path: Path, skip: int = 0) -> Any:
         content = io.BytesIO(file.read())
     for pickled in _pickles(content):
         for operation, value, _ in pickletools.genops(pickled):
-            named = operation.name in ("GLOBAL", "INST", "STACK_GLOBAL")
-            if named and not _NAMES.fullmatch(str(value)):
+            is_global = operation.name in ("GLOBAL", "INST", "STACK_GLOBAL")
+            if is_global and not _NAMES.fullmatch(str(value)):
                 raise pickle.UnpicklingError(f"it names {value or 'a function'}")
     content.seek(0)
     value = torch.load(content, map_location="cpu", weights_only=True)
@@ -114,7 +114,7 @@ def load_plain(path: Path, skip: int = 0) -> Any:
 
 
 def _pickles(content: io.BytesIO) -> Iterator[io.BytesIO]:
-    """The pickles that torch.load would read: one in a zip file, five in a row in the older form."""
+    """The pickles that torch.load would read: one in a zip file, or five in a row in the older format."""
     if not content.getvalue().startswith(b"PK"):
         for _ in range(5):
             yield content
@@ -131,7 +131,7 @@ def _pickles(content: io.BytesIO) -> Iterator[io.BytesIO]:
 
 
 def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
-    if id(value) in seen:  # a list of lists may name the same one in every place
+    if id(value) in seen:  # a list of lists may hold the same object many times
         return
     seen.add(id(value))
     if isinstance(value, Tensor):

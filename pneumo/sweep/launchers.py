@@ -70,7 +70,7 @@ OWN_RAY = {
 
 @dataclass
 class TaskWithEnvironment:
-    """The task with the command's environment variables, wherever it runs. It is pickled."""
+    """The task with the command's environment variables, on any machine. It is pickled."""
 
     task: TaskFunction
     environment: dict[str, str]

@@ -163,7 +163,7 @@ class Journal:
         self._append_new("tags", values, self.tags_logged)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """Record `values` at `step`; a point that is held already stays as it is, so a resumed run adds none.
+        """Record `values` at `step`; recorded points stay, so a resumed run repeats none.
 
         Raises ValueError for a value that is not finite: MLflow would store another number.
         """

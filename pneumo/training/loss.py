@@ -7,10 +7,10 @@ from torch.nn.functional import cross_entropy
 def summed_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None, smoothing: float) -> Tensor:
     """The sum over a batch of w[y] times the label-smoothed cross-entropy, for logits [B, K] and labels [B].
 
-    The weight of an image's own class multiplies its whole loss, so the smoothed optimum stays where it is
-    without weights: smoothing / 2 and 1 - smoothing / 2 of two classes. torch's own `weight` gives each
-    smoothed term the weight of that term's class, which at weights 3:1 and smoothing .1 moves the optimum
-    from .05 and .95 to .017 and .864.
+    The weight of an image's class multiplies its whole loss. So the smoothed optimum is the same as without
+    weights: smoothing / 2 and 1 - smoothing / 2 for two classes. torch's `weight` multiplies each smoothed
+    term by the weight of that term's class. With weights 3:1 and smoothing .1, this moves the optimum from
+    .05 and .95 to .017 and .864.
     """
     if class_weights is None:
         return cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)

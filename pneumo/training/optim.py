@@ -11,11 +11,11 @@ from pneumo.training.settings import OptimSettings, ScheduleSettings
 
 
 def build_optimizer(settings: OptimSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser; fused, so that one kernel updates all parameters.
+    """The optimiser. It is fused, so that one kernel updates all parameters.
 
-    Weight decay falls on the weights of convolutions and linear layers alone. Norms and biases, which are
-    tensors of one dimension (42 of ResNet-18's 64), are left out: pulling them to 0 changes what a layer
-    computes and does not simplify it.
+    Weight decay applies only to the weights of convolutions and linear layers. Norms and biases are tensors
+    of one dimension (42 of ResNet-18's 64) and are left out: pulling them to 0 changes what a layer computes
+    and does not simplify it.
     """
     groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": settings.weight_decay}]
     if settings.weight_decay > 0:
@@ -30,10 +30,10 @@ def build_optimizer(settings: OptimSettings, parameters: list[nn.Parameter]) -> 
 
 
 def learning_rate(schedule: ScheduleSettings, lr: float, step: int, total_steps: int) -> float:
-    """The learning rate of optimiser step `step` (from 0) of `total_steps`: a function of the step alone.
+    """The learning rate of optimiser step `step` (from 0) of `total_steps`. It depends only on the step.
 
-    All schedules rise linearly over the first `warmup_fraction` of the steps. Then `constant` stays,
-    `cosine` falls along half a cosine to `final_fraction`, and `onecycle` is Smith's 1cycle (2018,
+    `constant` and `cosine` rise linearly over the first `warmup_fraction` of the steps. Then `constant`
+    stays, and `cosine` falls along half a cosine to `final_fraction`. `onecycle` is Smith's 1cycle (2018,
     arXiv:1803.09820): a cosine rise from lr/25 and a cosine fall.
     """
     warmup = schedule.warmup_fraction * total_steps
@@ -44,17 +44,17 @@ def learning_rate(schedule: ScheduleSettings, lr: float, step: int, total_steps:
         return lr * rise
     if schedule.name == "constant":
         return lr
-    fall = total_steps - 1 - warmup  # steps from the peak to the last one; 0 where the peak is the last
+    fall = total_steps - 1 - warmup  # steps from the peak to the last one; 0 if the peak is the last step
     progress = (step - warmup) / fall if fall > 0 else 0.0
     final = schedule.final_fraction
     return lr * (final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 class WeightAverage:
-    """`model`: an exponential moving average of a model's parameters and BatchNorm statistics.
+    """`model` is an exponential moving average of a model's parameters and BatchNorm statistics.
 
     Integer buffers (BatchNorm's count of batches) are copied. The decay is min(decay, (1 + step) /
-    (10 + step)), so that the first, random weights are soon forgotten.
+    (10 + step)), so that the random initial weights soon lose their influence.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -73,6 +73,6 @@ class WeightAverage:
 
 
 def _by_kind(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The tensors of a model that can be averaged, and the integer ones."""
+    """The tensors of a model that can be averaged, and its integer tensors."""
     values = list(model.state_dict().values())
     return [v for v in values if v.is_floating_point()], [v for v in values if not v.is_floating_point()]

@@ -1,4 +1,4 @@
-"""Where and how the numbers are computed: device, precision, seeds and the process group."""
+"""Where and how numbers are computed: device, precision, seeds and the process group."""
 
 import ctypes
 import gc
@@ -25,13 +25,14 @@ from pneumo import UserError
 from pneumo.models.precision import allow_tf32, autocast_dtype
 from pneumo.training.settings import TrainerSettings
 
-# cuBLAS reads it once, at its first use in a process, and the first job of a sweep may not be deterministic.
+# cuBLAS reads this once, at its first use in a process. It must be set even if a sweep's first job does not
+# need it, because a later job in the same process may be deterministic.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @dataclass
 class Runtime:
-    """What the trainer computes on. `autocast_dtype` is None for float32 and for TF32, which `tf32` marks."""
+    """What the trainer computes on. `autocast_dtype` is None for float32 and TF32; `tf32` marks TF32."""
 
     device: torch.device
     autocast_dtype: torch.dtype | None
@@ -72,7 +73,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What `auto` means on this machine, before anything is opened."""
+    """What `auto` means on this machine. Nothing is opened to find out."""
 
     device_name: str  # cpu, or the GPU's name
     precision: str
@@ -83,7 +84,7 @@ TORCH_VERSION = str(torch.__version__)  # its own class would make saved states 
 
 
 def resolve(settings: TrainerSettings) -> Resolved:
-    """The device, precision and number of processes that `open_runtime` will give."""
+    """The device, precision and number of processes that `open_runtime` will use."""
     device = _device(settings.device)
     planned = Runtime(device, autocast_dtype(settings.precision, device), tf32=settings.precision == "tf32")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -91,18 +92,18 @@ def resolve(settings: TrainerSettings) -> Resolved:
 
 
 def open_runtime(settings: TrainerSettings) -> Runtime:
-    """The runtime that `settings` ask for on this machine, the process group opened under torchrun."""
+    """The runtime for `settings` on this machine. Under torchrun, it also opens the process group."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if settings.batch_size < 2 * world_size:
         raise UserError(
             f"trainer.batch_size={settings.batch_size} leaves {world_size} processes fewer than two images "
-            f"each; it is the batch of all of them together: take at least {2 * world_size}."
+            f"each. All processes share the batch; set it to at least {2 * world_size}."
         )
     device = _device(settings.device)
     if settings.sync_batchnorm and world_size > 1 and device.type != "cuda":
         raise UserError(
-            "trainer.sync_batchnorm=true needs CUDA devices: torch synchronises BatchNorm on no other. Take "
-            "trainer.sync_batchnorm=false; each process then normalises its own share of a batch."
+            "trainer.sync_batchnorm=true needs CUDA devices: torch synchronises BatchNorm only there. Set "
+            "trainer.sync_batchnorm=false; then each process normalises its share of a batch."
         )
     if device.type == "cuda":
         allow_tf32(settings.precision == "tf32")
@@ -130,7 +131,7 @@ def close_runtime(runtime: Runtime) -> None:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """For a job of a sweep: this process is afterwards as it was, whatever the job did or how it ended."""
+    """For a job of a sweep: restore this process afterwards, whatever the job did and however it ended."""
     threads, dtype, matmul = (
         torch.get_num_threads(),
         torch.get_default_dtype(),
@@ -145,7 +146,7 @@ def isolated() -> Iterator[None]:
         yield
     finally:
         if dist.is_initialized():
-            gc.collect()  # what a failed job left of DistributedDataParallel must go before its group does
+            gc.collect()  # a failed job's DistributedDataParallel must be gone before its process group is
             dist.destroy_process_group()
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
@@ -157,8 +158,8 @@ def isolated() -> Iterator[None]:
         torch.set_rng_state(states[2])
         root.setLevel(level)
         root.handlers[:] = handlers
-        gc.collect()  # a failed job's model hangs in cycles of frames and closures
-        gc.freeze()  # what is left is modules: looking at them after every job takes 0.3 s
+        gc.collect()  # cycles of frames and closures keep a failed job's model alive
+        gc.freeze()  # only modules are left; collecting them after every job would take 0.3 s
         _c_library("malloc_trim", 0)  # what _keep_memory kept
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -172,8 +173,10 @@ def seed_everything(seed: int) -> None:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory held since `forget_peak_memory`, in MiB: tensors on a GPU; of the CPU the whole
-    process, as Linux counts it (nan elsewhere)."""
+    """Peak memory since `forget_peak_memory`, in MiB: of tensors on a GPU, or of the whole process on a CPU.
+
+    The CPU figure is Linux's (nan on other systems).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     with suppress(OSError):
@@ -184,7 +187,7 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Count the peak anew: the jobs of a sweep share a process."""
+    """Start counting the peak again: the jobs of a sweep share a process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -205,18 +208,18 @@ def _device(name: str) -> torch.device:
     if device.type == "cpu":
         return device
     if device.index is None or int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        device = torch.device("cuda", local_rank)  # several processes never share the device that was named
+        device = torch.device("cuda", local_rank)  # with several processes, each has a separate device
     count = torch.cuda.device_count()
     if device.index >= count:
         raise UserError(
-            f"trainer.device={name}: this machine has {count} CUDA devices that torch can use, and device "
-            f"{device.index} is asked for; take trainer.device=cpu or auto, or fewer processes."
+            f"trainer.device={name}: this machine has {count} CUDA devices that torch can use, but this "
+            f"process needs device {device.index}. Set trainer.device=cpu or auto, or use fewer processes."
         )
     return device
 
 
 def _compiles(wanted: str, device: torch.device, rank: int) -> bool:
-    """Whether the network is compiled: `auto` does so on CUDA, where torch.compile has what it needs."""
+    """Whether the network is compiled: with `auto`, on CUDA if torch.compile has all that it needs."""
     if wanted != "auto":
         return wanted == "true"
     missing = _missing_to_compile(device) if device.type == "cuda" else None
@@ -239,11 +242,12 @@ def _missing_to_compile(device: torch.device) -> str | None:
 
 
 def _keep_memory() -> None:
-    """Let glibc reuse the memory of large tensors instead of giving it back to the system after each one.
+    """Let glibc reuse the memory of large tensors instead of returning it to the system.
 
-    Otherwise every step takes its activations from the system anew, page by page: 393,000 page faults a step
-    of DenseNet-121 (16 images, 224 px), 49 ms of system time an image against 5; 12 against 1 for ResNet-18.
-    The numbers computed are the same to the last bit; resident memory grows by about a tenth.
+    Otherwise every step requests the memory of its activations again, page by page. A step of DenseNet-121
+    (16 images, 224 px) then has 393,000 page faults and takes 49 ms of system time per image instead of 5.
+    For ResNet-18 it is 12 ms instead of 1. The results are the same to the last bit. Resident memory grows by
+    about a tenth.
     """
     no_mappings, keep_free_top = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
     _c_library("mallopt", no_mappings, 0)
@@ -251,6 +255,6 @@ def _keep_memory() -> None:
 
 
 def _c_library(function: str, *values: int) -> None:
-    """Call a function of glibc on integers, where there is one."""
+    """Call a glibc function with integers, if it exists."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), function):
         getattr(library, function)(*values)

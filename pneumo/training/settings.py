@@ -1,7 +1,7 @@
 """Settings of the optimiser, its schedule and the trainer.
 
-The defaults are those of the default options: conf/optim/adamw.yaml, conf/schedule/onecycle.yaml and
-conf/trainer/default.yaml. The option files in conf/ set every key and explain it.
+The defaults match the default options: conf/optim/adamw.yaml, conf/schedule/onecycle.yaml and
+conf/trainer/default.yaml. The option files in conf/ set and explain every key.
 """
 
 import re
@@ -14,7 +14,7 @@ MONITORS = ("val/auroc", "val/loss", "val/accuracy", "val/f1", "val/precision", 
 
 
 def check_device(key: str, name: str) -> None:
-    """Raise UserError for a device that torch would refuse, or that the project does not run on."""
+    """Raise UserError for a device that torch refuses or that the project does not support."""
     if not DEVICES.fullmatch(name):
         raise UserError(f"{key}={name} is not known; the options are auto, cpu, cuda, cuda:1 and so on.")
 

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and Slurm's warning signal as a request to stop, which training obeys between steps."""
+"""SIGTERM, SIGINT and Slurm's warning signal become a request to stop. Training obeys it between steps."""
 
 import signal
 import threading
@@ -8,7 +8,10 @@ EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
 
 
 class Interrupted(BaseException):
-    """A signal that could not wait. No Exception, so that no library swallows it; `code` is the exit code."""
+    """A signal that could not wait. `code` is the exit code.
+
+    It is not an Exception, so that no library swallows it.
+    """
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -24,11 +27,11 @@ class Pruned(Exception):
 
 
 class StopRequest:
-    """Within `with`, notes the first signal: `reason()` says it, and unless `deferred` it interrupts at once.
+    """Within `with`, records the first signal. `reason()` names it. Unless `deferred`, it interrupts at once.
 
-    A second signal, or a first one not obeyed within `grace_s`, interrupts also where it is deferred. Whoever
-    catches Interrupted works undisturbed (`shielded`) until he clears that. Outside the main thread, where
-    Python takes no signals, nothing is noted.
+    A second signal interrupts even if `deferred`. So does the first signal if it is not obeyed within
+    `grace_s`. Code that catches Interrupted is `shielded` from further interrupts until it clears that flag.
+    Outside the main thread, Python receives no signals, so nothing is recorded.
     """
 
     def __init__(self, grace_s: float = 30.0) -> None:
@@ -43,12 +46,12 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """143 or 130 once a signal came, 0 before."""
+        """143 or 130 after a signal, 0 before."""
         return 0 if self.signal is None else EXIT_CODES[self.signal]
 
     @property
     def seconds_left(self) -> float | None:
-        """How much of the grace is left; None without a signal."""
+        """How much of the grace period is left; None without a signal."""
         return None if self.signal is None else signal.getitimer(signal.ITIMER_REAL)[0]
 
     def __enter__(self) -> "StopRequest":
@@ -70,7 +73,7 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = signal.Signals(number)
-            # Rings again every second: the first ring may fall where the run is shielded.
+            # The alarm repeats every second, because the first one may come while the run is shielded.
             signal.setitimer(signal.ITIMER_REAL, self.grace_s, 1)
             if not self.deferred:
                 self._interrupt("")

@@ -1,8 +1,8 @@
-"""Writes the states of a training in a thread, so that training does not wait for the disk.
+"""Writes the states of a run in a thread, so that training does not wait for the disk.
 
-A snapshot is a copy on the host. Only the newest one waits: where epochs are shorter than a write, several
-share one. What an epoch shows outside (metrics, best weights) follows the first state that contains it, so an
-epoch that was once shown is never trained again.
+A snapshot is a copy on the host. Only the newest snapshot waits, so several epochs share a write if they are
+shorter than it. An epoch's metrics are recorded only after a state that contains the epoch is on the disk.
+So an epoch whose metrics are recorded is never trained again.
 """
 
 import threading
@@ -18,7 +18,7 @@ from pneumo.training.checkpoint import KEEP, save_resume, save_weights
 
 @dataclass(kw_only=True)
 class BestWeights:
-    """The weights of the best epoch so far: their file, tensors on the host, and what is stored with them."""
+    """The weights of the best epoch so far: their file, tensors on the host, and facts stored with them."""
 
     path: Path
     state: dict[str, Tensor]
@@ -29,7 +29,7 @@ class BestWeights:
 class Snapshot:
     """A state to write. `step` orders the states, `epochs` counts the finished epochs that it contains.
 
-    `best_epoch` is the epoch whose weights it names; `best` holds them where they are not on the disk yet.
+    The state refers to the weights of `best_epoch`. `best` holds them if they are not on the disk yet.
     """
 
     step: int
@@ -40,7 +40,7 @@ class Snapshot:
 
 
 def host_copy(value: Any) -> Any:
-    """`value` with every tensor copied to the host: later steps do not change it."""
+    """A copy of `value` with every tensor on the host; later steps do not change it."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -53,9 +53,9 @@ def host_copy(value: Any) -> Any:
 class StateWriter:
     """Writes snapshots into `folder`, one at a time, in a thread that starts with the first.
 
-    `written` is the number of finished epochs that a state on the disk contains. An error of the thread is
-    raised in the caller's next `submit`, `check` or `drain`. `best_epoch` is the epoch whose weights the
-    newest state on the disk names.
+    `written` is the number of finished epochs that a state on the disk contains. An error in the thread is
+    raised in the caller's next `submit`, `check` or `drain`. The newest state on the disk refers to the
+    weights of `best_epoch`.
     """
 
     def __init__(self, folder: Path, written: int = 0, best_epoch: int = 0) -> None:
@@ -70,11 +70,11 @@ class StateWriter:
 
     @property
     def idle(self) -> bool:
-        """True where a snapshot submitted now would be written at once."""
+        """True if a snapshot submitted now would be written at once."""
         return not self._busy and self._waiting is None
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Write `snapshot` as soon as the disk is free; one that still waits is replaced by it."""
+        """Write `snapshot` as soon as the disk is free. It replaces a snapshot that still waits."""
         self.check()
         with self._changed:
             waiting = self._waiting
@@ -87,7 +87,7 @@ class StateWriter:
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise what went wrong in the thread."""
+        """Raise the thread's error, if there is one."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -99,7 +99,7 @@ class StateWriter:
         self.check()
 
     def close(self) -> None:
-        """Drop what waits, let a write under way end, and end the thread."""
+        """Drop the waiting snapshot, let the current write finish, and end the thread."""
         with self._changed:
             self._waiting, self._closed = None, True
             self._changed.notify_all()
@@ -121,12 +121,12 @@ class StateWriter:
                 error = problem
             with self._changed:
                 self._busy = False
-                if error is not None:  # the caller decides what follows
+                if error is not None:  # the caller decides what happens next
                     self._error, self._waiting = error, None
                 self._changed.notify_all()
 
     def _write(self, snapshot: Snapshot) -> None:
-        if snapshot.best is not None:  # first: a state on the disk names only weights that are there
+        if snapshot.best is not None:  # first, so that a state on the disk refers only to existing weights
             save_weights(snapshot.best.path, snapshot.best.state, snapshot.best.facts)
         save_resume(self.folder, snapshot.state, snapshot.step)
         self._best_epochs.append(snapshot.best_epoch)

@@ -1,4 +1,4 @@
-"""The shared core: one training loop for every model, sampler, augmentation and device."""
+"""The training loop that all models, samplers, augmentations and devices share."""
 
 import gc
 import math
@@ -39,7 +39,7 @@ class NonFiniteLoss(UserError):
 
 
 class Record(Protocol):
-    """Where an epoch's figures go."""
+    """Receives the figures of each epoch."""
 
     def metrics(self, values: dict[str, float], step: int) -> None: ...
 
@@ -72,9 +72,9 @@ class Evaluation:
 
 @dataclass
 class Progress:
-    """How far a run is; with the weights and the optimiser, all that a resumed run needs.
+    """How far a run is. A resumed run needs only this, the weights and the optimiser.
 
-    Random numbers need no saving: every step draws them from (seed, epoch, step, rank).
+    Random generators are not saved, because every step draws from (seed, epoch, step, rank).
     """
 
     epoch: int = 1  # the one being trained
@@ -88,7 +88,7 @@ class Progress:
 
     @property
     def repeatable(self) -> list[dict[str, float]]:
-        """The history without what was measured of the machine: the same run again has the same."""
+        """The history without measurements of the machine. It is equal when the same run is repeated."""
         return [
             {key: value for key, value in row.items() if not key.startswith(MEASURED)} for row in self.history
         ]
@@ -97,9 +97,9 @@ class Progress:
 class Trainer:
     """Trains `model` on `splits["train"]` and keeps the weights of the epoch that `trainer.monitor` prefers.
 
-    `folder` receives resume states and best weights, `record` every epoch's figures, `identity` is stored
-    with the state and must be the same on resuming. `start` is what this
-    start computes with, stored beside it. `should_stop` is asked between steps.
+    `folder` receives resume states and best weights. `record` receives every epoch's figures. `identity` is
+    stored with the state and must be equal when the run resumes. `start` describes what this start computes
+    with, and is also stored. `should_stop` is called between steps.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Trainer:
         )
         self.model: nn.Module = self.network
         if runtime.compile:
-            # Else the smaller last batch brings a network for any size, which all batches then take.
+            # With dynamic shapes, the smaller last batch would compile a network that all batches then use.
             self.model = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
         self.augment = Augment(recipe.augment, recipe.in_channels)
         self.train_labels = splits["train"].labels.cpu().numpy()  # the sampler draws on the host
@@ -149,7 +149,7 @@ class Trainer:
     # ---- fit
 
     def fit(self, state: dict[str, Any] | None = None) -> Progress:
-        """Train to the end, from `state` or else the newest saved one. Raises Stopped or NonFiniteLoss."""
+        """Train to the end, from `state` or the newest saved state. Raises Stopped or NonFiniteLoss."""
         self._resume(load_resume(self.folder) if state is None else state)
         forget_peak_memory(self.runtime.device)
         try:
@@ -159,7 +159,7 @@ class Trainer:
                     self._finish_epoch()
             self._settle()
         except Exception:
-            self._settle()  # what was trained before is on the disk and recorded
+            self._settle()  # so that earlier epochs are on the disk and recorded
             raise
         finally:
             self._writer.close()
@@ -167,10 +167,10 @@ class Trainer:
 
     @contextmanager
     def _joined(self) -> Iterator[None]:
-        """Average gradients with the other processes, while it lasts.
+        """Average gradients over all processes inside this context.
 
-        DistributedDataParallel must be gone before its process group is: some 10 % of two-process scripts
-        aborted at their exit because a trainer still held one.
+        DistributedDataParallel must be gone before its process group is. About 10 % of two-process scripts
+        aborted at exit because a trainer still held one.
         """
         alone = self.model
         if self.runtime.world_size > 1:
@@ -184,7 +184,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """True once the last epoch is done, or `early_stop_epochs` went by without a better one."""
+        """True after the last epoch, or after `early_stop_epochs` epochs without a better one."""
         done, patience = self.progress.epoch - 1, self.settings.early_stop_epochs
         stale = patience is not None and done - self.progress.best_epoch >= patience
         return stale or done >= self.settings.epochs
@@ -208,7 +208,7 @@ class Trainer:
         self._obey_stop()
 
     def _train_group(self, group: list[Tensor], number: int, steps_before: int, steps_an_epoch: int) -> None:
-        """One optimiser step on the micro-batches of `group`, this process taking its share of each."""
+        """One optimiser step on the micro-batches of `group`. This process takes its share of each."""
         rank, world_size = self.runtime.rank, self.runtime.world_size
         epoch, seed = self.progress.epoch, self.recipe.seed
         total = steps_an_epoch * self.settings.epochs
@@ -225,8 +225,10 @@ class Trainer:
     def _step(
         self, micro: list[tuple[Tensor, Tensor]], generator: torch.Generator | None, count: int, number: int
     ) -> None:
-        """Forward, backward and update on images uint8 [B, S, S] and labels [B]; `count` images over all
-        processes. Nothing in it waits for the device."""
+        """Forward, backward and update on images uint8 [B, S, S] and labels [B].
+
+        `count` is the number of images in all processes. Nothing here waits for the device.
+        """
         for last, (images, labels) in enumerate(micro, 1 - len(micro)):
             inputs = self.augment(images, generator)
             with self._sync_gradients(last == 0):
@@ -234,7 +236,7 @@ class Trainer:
                     logits = self.model(inputs)
                 logits = logits.float()
                 loss = summed_loss(logits, labels, self.class_weights, self.settings.label_smoothing)
-                # DDP averages gradients over the processes; the mean over all `count` images is wanted.
+                # DDP averages gradients over processes, but we need the mean over all `count` images.
                 self.scaler.scale(loss * (self.runtime.world_size / count)).backward()
             self._add(loss.detach(), logits.detach(), labels, number)
         if self.settings.grad_clip_norm is not None:
@@ -245,8 +247,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: int) -> None:
-        """Add a batch to the epoch's sums. The loss shown is the plain cross-entropy, without class weights
-        and label smoothing, so that curves of different recipes can be laid over one another."""
+        """Add a batch to the epoch's sums.
+
+        The recorded loss is the plain cross-entropy without class weights and label smoothing, so that curves
+        of different recipes are comparable.
+        """
         predicted = logits[:, 1] >= logits[:, 0]
         actual = labels == 1
         ones = torch.ones_like(labels)
@@ -264,7 +269,7 @@ class Trainer:
         self.bad_step.copy_(torch.where(first, number, self.bad_step))
 
     def _finish_epoch(self) -> None:
-        """Evaluate, record the epoch's figures, keep the weights if they are the best, save the state."""
+        """Evaluate, add the figures to the history, keep the weights if they are the best, save the state."""
         progress = self.progress
         sums = self.runtime.sum(self.sums.clone()).tolist()
         self._check_finite()
@@ -287,7 +292,7 @@ class Trainer:
         }
         progress.history.append({"epoch": progress.epoch, **figures})
         self._keep_best(figures)
-        self._say(figures)
+        self._print_epoch(figures)
         progress.epoch, progress.step = progress.epoch + 1, 0
         self.sums.zero_()
         self._save()
@@ -295,7 +300,7 @@ class Trainer:
     def _record_saved(self) -> None:
         """Record the figures of the epochs that a state on the disk contains.
 
-        So what is recorded is what a resumed run goes on from: an epoch once shown is never trained again.
+        So a resumed run continues after the recorded epochs: an epoch once recorded is never trained again.
         """
         self._writer.check()
         saved = self._writer.written if self.runtime.rank == 0 else self.progress.epoch - 1
@@ -305,12 +310,12 @@ class Trainer:
             self.record.metrics(values, int(figures["epoch"]))
 
     def _settle(self) -> None:
-        """Wait for the disk, and record what it now holds."""
+        """Wait for the disk, then record the saved epochs."""
         self._writer.drain()
         self._record_saved()
 
     def _keep_best(self, figures: dict[str, float]) -> None:
-        """Keep the weights if `trainer.monitor` rose, or stayed while the loss fell (AUROCs often tie)."""
+        """Keep the weights if `trainer.monitor` rose, or tied while the loss fell (AUROCs often tie)."""
         progress, monitor = self.progress, self.settings.monitor
         if self.settings.select_on == "test":  # the seed report's rule: its first best test accuracy
             score, loss = figures["test/accuracy"], 0.0
@@ -330,18 +335,18 @@ class Trainer:
 
     @property
     def best_path(self) -> Path:
-        """Named by epoch: should a kill lose this epoch, the file of the one before it is still there."""
+        """The name contains the epoch: if a kill loses this epoch, the previous best file still exists."""
         return self.folder / f"best-{self.progress.best_epoch:05d}.safetensors"
 
     # ---- evaluate
 
     def evaluate(self, split_name: str) -> Evaluation:
-        """Score a split with the averaged weights, or the current ones where averaging is off."""
+        """Score a split with the averaged weights, or with the current weights if averaging is off."""
         return self.score(self._evaluated(), self.splits[split_name])
 
     @torch.inference_mode()
     def score(self, model: nn.Module, split: Split) -> Evaluation:
-        """Score a split with `model`; under several processes each takes a share and all get the whole."""
+        """Score a split with `model`. With several processes, each scores a share and all get the whole."""
         indices = self._evaluation_indices(len(split))
         mine = indices[self.runtime.rank :: self.runtime.world_size]
         if self.runtime.world_size > 1:
@@ -351,7 +356,7 @@ class Trainer:
         rows = []
         together = evaluation_batch(self.settings.batch_size, split.images.shape[-1], self.runtime.device)
         for part in mine.split(together) if len(mine) else ():
-            if self.runtime.world_size == 1:  # shares differ in length, so processes could not agree here
+            if self.runtime.world_size == 1:  # shares differ in length, so several processes cannot stop here
                 self._obey_stop()
             images, labels = split.take(part)
             with self.runtime.autocast():
@@ -375,7 +380,7 @@ class Trainer:
         limit = (self.settings.limit_batches or count) * self.settings.batch_size
         if limit >= count:
             return torch.arange(count)
-        # Spread over the split, which is sorted by class: a smoke run must meet both.
+        # Spread over the split, because it is sorted by class and a smoke run needs both classes.
         return torch.from_numpy(np.linspace(0, count - 1, limit).astype(np.int64))
 
     def _evaluated(self) -> nn.Module:
@@ -384,8 +389,8 @@ class Trainer:
     # ---- state
 
     def _save(self) -> None:
-        """Have the state written, by rank 0 in a thread; all processes call it together."""
-        self._check_finite()  # a state from which only the same failure follows would be of no use
+        """Submit the state for writing. All processes call this together; rank 0 writes in a thread."""
+        self._check_finite()  # a state that can only lead to the same failure is useless
         progress = self.progress
         progress.elapsed_s = time.monotonic() - self._started if progress.step else 0.0
         self._saved_at = time.monotonic()
@@ -419,9 +424,9 @@ class Trainer:
         there, here = state["identity"], self.identity
         differing = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
         if differing:
-            words = (f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in differing)
+            changes = (f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in differing)
             raise UserError(
-                f"{self.folder} holds the state of another configuration; differing: {', '.join(words)}"
+                f"{self.folder} holds the state of another configuration; differing: {', '.join(changes)}"
             )
         self.progress = Progress(**state["progress"])
         self.network.load_state_dict(state["model"])
@@ -429,7 +434,7 @@ class Trainer:
             self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        sums, rank = state["sums"].reshape(-1, len(self.sums)), self.runtime.rank  # a row a process
+        sums, rank = state["sums"].reshape(-1, len(self.sums)), self.runtime.rank  # one row per process
         self.sums.copy_(sums[rank] if len(sums) == self.runtime.world_size else sums.sum(0) * (rank == 0))
         self._writer = StateWriter(
             self.folder, written=self.progress.epoch - 1, best_epoch=self.progress.best_epoch
@@ -437,7 +442,7 @@ class Trainer:
         self._record_saved()
 
     def _obey_stop(self) -> None:
-        """Save the state when that is due, and stop if asked to; several processes do so at the same step."""
+        """Save the state if it is due, and stop if asked to. All processes do so at the same step."""
         self._record_saved()
         reason = self.should_stop()
         stop, due = reason is not None, time.monotonic() - self._saved_at > self.settings.checkpoint_every_s
@@ -452,16 +457,16 @@ class Trainer:
     # ---- small parts
 
     def _groups(self, epoch: int) -> list[list[Tensor]]:
-        """The epoch's batches, as many together as make one optimiser step."""
+        """The epoch's batches, grouped by optimiser step."""
         train, size = self.splits["train"], self.settings.grad_accum_steps
         order = epoch_order(self.recipe.sampler, self.train_labels, seed=self.recipe.seed, epoch=epoch)
         if train.resident:
-            order = order.to(train.device)  # once an epoch: a step then only cuts its rows out of it
+            order = order.to(train.device)  # once per epoch; each step then slices it
         cut = batches(order, self.settings.batch_size, self.runtime.world_size)[: self.settings.limit_batches]
         return [cut[start : start + size] for start in range(0, len(cut), size)]
 
     def _class_weights(self) -> Tensor | None:
-        """Inverse class frequencies, scaled so that their mean over what the sampler draws is one."""
+        """Inverse class frequencies, scaled so that their mean over the sampler's draws is one."""
         if not self.settings.class_weights:
             return None
         counts = torch.bincount(torch.from_numpy(self.train_labels), minlength=2).double()
@@ -489,7 +494,7 @@ class Trainer:
             )
 
     def _show(self, bar: tqdm) -> None:
-        """Put the running figures on the bar, twice a second at most: each look waits for the device."""
+        """Show the running figures on the bar, at most twice a second: each read waits for the device."""
         now = time.monotonic()
         if bar.disable or now - self._shown_at < 0.5:
             bar.update()
@@ -502,7 +507,7 @@ class Trainer:
         )
         bar.update()
 
-    def _say(self, figures: dict[str, float]) -> None:
+    def _print_epoch(self, figures: dict[str, float]) -> None:
         if self.quiet:
             return
         shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/auroc", "test/accuracy")

@@ -1,4 +1,4 @@
-"""Augmentation equals torchvision's, draws for each image by itself and never waits for the device."""
+"""Augmentation equals torchvision's, draws separately for each image and never waits for the device."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ def preset(name: str) -> AugmentSettings:
 
 
 def smooth(count: int, size: int) -> Tensor:
-    """Images with structure at all places, in [0, 1]: white noise blurred a little."""
+    """Images in [0, 1] with structure everywhere: white noise with a slight blur."""
     noise = torch.rand(count, size, size, generator=torch.Generator().manual_seed(1))
     return TF.gaussian_blur(noise[:, None], [5, 5])[:, 0]
 
@@ -39,7 +39,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def each(function, images: Tensor, *parameters: Tensor) -> Tensor:
-    """The reference, called on one image at a time with its own parameters as Python numbers."""
+    """The reference, called once per image with that image's parameters as Python numbers."""
     columns = [p.tolist() for p in parameters]
     return torch.stack([function(image[None], *row)[0] for image, *row in zip(images, *columns, strict=True)])
 
@@ -281,12 +281,12 @@ def test_draws_fill_their_ranges() -> None:
 
 
 def test_light_stays_light() -> None:
-    """On an even grey light can only move the level, and bring black from outside to the rim."""
+    """On a uniform grey image, `light` can only change the level and move black in from the border."""
     even = torch.full((500, 64, 64), 128, dtype=torch.uint8)
     level = unnormalised(preset("light"), even)[:, 10:-10, 10:-10].mean((1, 2)) / (128 / 255)
-    # 4 % by brightness; contrast adds a little, as black at the rim lowers the mean that it spreads about
+    # 4 % from brightness; contrast adds a little, because black at the border lowers the mean that it uses
     assert 0.957 <= level.min() < 0.965 and 1.035 < level.max() <= 1.043
-    # A dot moves by the shift (2 % of 64), the rotation (7 degrees at its radius) and the scale, no further.
+    # A dot moves at most by the shift (2 % of 64), the rotation (7 degrees at its radius) and the scale.
     dot = torch.zeros(500, 65, 65, dtype=torch.uint8)
     dot[:, 32, 52] = 255
     moved = unnormalised(replace(preset("light"), noise_p=0.0), dot).flatten(1).argmax(1)

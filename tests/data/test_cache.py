@@ -1,4 +1,4 @@
-"""The image cache: built once, keyed by content, whole or not there at all."""
+"""The image cache: built once, keyed by content, and either complete or absent."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def prepare(settings: DataSettings) -> ImageCache:
 
 
 def whole(folder: Path) -> list[Path]:
-    """The caches in a cache folder that are taken for whole."""
+    """The caches in a cache folder that count as complete."""
     return [entry for entry in folder.glob("*") if entry.is_dir() and ".tmp" not in entry.name]
 
 
@@ -64,11 +64,11 @@ def test_built_once(kaggle: Path, settings: Make, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(workers, "preprocess", no_reading)
     again = prepare(settings(root=kaggle))
     assert np.array_equal(first.images, again.images) and first.digest == again.digest
-    # Another place, other times of change, the same bytes: the same cache and the same identity.
+    # The same bytes in another folder with other times give the same cache and the same identity.
     shutil.copytree(kaggle, tmp_path / "elsewhere", copy_function=shutil.copyfile)
     moved = prepare(settings(root=tmp_path / "elsewhere"))
     assert moved.digest == first.digest and len(whole(tmp_path / "cache")) == 1
-    # Splitting differently needs no decoding either, and is another data set.
+    # Another split needs no decoding either, but is another data set.
     assert prepare(settings(root=kaggle, split_seed=1)).digest != first.digest
     for other in ({"image_size": 33}, {"equalize": False}, {"crop_black": False}):
         with pytest.raises(AssertionError, match="decoded"):
@@ -90,7 +90,7 @@ def test_one_changed_byte_is_another_data_set(kaggle: Path, settings: Make, tmp_
     info, data = victim.stat(), bytearray(victim.read_bytes())
     data[-20] ^= 1
     victim.write_bytes(data)
-    os.utime(victim, ns=(info.st_atime_ns, info.st_mtime_ns))  # as a copy that keeps the times would
+    os.utime(victim, ns=(info.st_atime_ns, info.st_mtime_ns))  # like a copy that keeps the times
     second = prepare(settings(root=kaggle))
     assert second.digest != first.digest and len(whole(tmp_path / "cache")) == 2
 
@@ -152,7 +152,7 @@ def test_copies_share_a_row(kaggle: Path, settings: Make) -> None:
     folder = kaggle / "train" / "NORMAL"
     shutil.copy(folder / "IM-0001-0001.jpeg", folder / "IM-0001-0009.jpeg")
     shutil.copy(folder / "IM-0001-0001.jpeg", folder / "IM-0002-0009.jpeg")
-    for split_seed in range(5):  # wherever the two patients would have gone: they go together
+    for split_seed in range(5):  # with any seed, the two patients stay together
         data = prepare(settings(root=kaggle, split_seed=split_seed))
         assert data.copies == 2 and len(data.rows) == 62 and len(data.images) == 60
         same = data.manifest.table["path"].str.contains("IM-0001-0001|0009.jpeg").to_numpy()
@@ -164,7 +164,7 @@ def test_copies_that_mix_train_and_test_are_refused(kaggle: Path, settings: Make
     shutil.copy(
         kaggle / "train" / "NORMAL" / "IM-0001-0001.jpeg", kaggle / "test" / "NORMAL" / "IM-0701-0009.jpeg"
     )
-    with pytest.raises(UserError, match="identical bytes stand in two splits"):
+    with pytest.raises(UserError, match="identical bytes are in two splits"):
         prepare(settings(root=kaggle))
     assert cache.inspect(manifest.describe(settings(root=kaggle)), settings(root=kaggle)).problems
 
@@ -187,7 +187,7 @@ def test_copies_in_a_table_without_patients_are_kept_together(settings: Make, tm
 
 
 def spoil(root: Path) -> dict[str, str]:
-    """Put one of each bad file into a set; path -> what the report must say."""
+    """Put one bad file of each kind into a set; path -> what the report must contain."""
     bad = {
         "train/NORMAL/IM-0001-0091.jpeg": (b"", "empty"),
         "train/NORMAL/IM-0001-0092.jpeg": (b"", "empty"),  # the same bytes twice: both are reported
@@ -215,7 +215,7 @@ def check_report(error: BadImages, expected: dict[str, str]) -> None:
     assert "data.on_bad_image=skip" in str(error)
 
 
-def test_all_bad_files_stand_in_one_report(kaggle: Path, settings: Make, tmp_path: Path) -> None:
+def test_all_bad_files_are_in_one_report(kaggle: Path, settings: Make, tmp_path: Path) -> None:
     expected = spoil(kaggle)
     with pytest.raises(BadImages) as error:
         prepare(settings(root=kaggle))
@@ -230,7 +230,7 @@ def test_bad_files_are_left_out_and_listed(kaggle: Path, settings: Make, tmp_pat
     assert {bad.path for bad in data.bad} == set(expected)
     assert sorted(data.manifest.table["path"]) == sorted(clean.manifest.table["path"])
     assert len(data.rows) == 60
-    with pytest.raises(BadImages) as error:  # what one run left out another one still refuses
+    with pytest.raises(BadImages) as error:  # one run left them out; another run still refuses them
         prepare(settings(root=kaggle))
     check_report(error.value, expected)
 
@@ -246,7 +246,7 @@ def test_too_much_left_out_is_refused(kaggle: Path, settings: Make) -> None:
         prepare(settings(root=kaggle, on_bad_image="skip"))
 
 
-# ---- killed, at once, no room
+# ---- killed builds, parallel builds, a full disk
 
 
 def phantom(folder: Path) -> DataSettings:
@@ -277,7 +277,7 @@ def wait_for(happened: Callable[[], object], timeout_s: float = 30) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
+def test_a_killed_build_leaves_nothing_that_counts_as_complete(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     build = start_build(folder)
     wait_for(lambda: [*folder.glob("*.tmp*/images.npy")] and psutil.Process(build.pid).children())
@@ -285,7 +285,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -
     build.send_signal(signal.SIGKILL)
     build.wait()
     assert half_made(folder) and not whole(folder)
-    (folder / "0123.tmp77").mkdir()  # what another killed build left, that nobody will ever build again
+    (folder / "0123.tmp77").mkdir()  # left by another killed build that will never run again
     data = prepare(phantom(folder))
     assert len(data.rows) == len(data.images) > 150
     assert not half_made(folder) and len(whole(folder)) == 1
@@ -299,15 +299,15 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -
 
 def test_two_builds_at_once_give_one_cache(tmp_path: Path) -> None:
     builds = [start_build(tmp_path / "cache") for _ in range(2)]
-    said = [build.communicate(timeout=60) for build in builds]
-    assert [build.returncode for build in builds] == [0, 0], said
-    assert said[0][0].splitlines()[-1] == said[1][0].splitlines()[-1]
+    outputs = [build.communicate(timeout=60) for build in builds]
+    assert [build.returncode for build in builds] == [0, 0], outputs
+    assert outputs[0][0].splitlines()[-1] == outputs[1][0].splitlines()[-1]
     assert len(whole(tmp_path / "cache")) == 1 and not half_made(tmp_path / "cache")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 160 kB of its own."""
+    """A separate file system of 160 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)]
@@ -361,16 +361,16 @@ def test_a_damaged_cache_is_named(
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_bytes(content)
-    with pytest.raises(UserError, match=r"is damaged .*remove it") as error:
+    with pytest.raises(UserError, match=r"is damaged .*Remove the folder") as error:
         prepare(settings(root=kaggle_read_only))
     assert str(folder) in str(error.value)
 
 
-def test_damaged_notes_on_hashes_are_no_matter(kaggle: Path, settings: Make, tmp_path: Path) -> None:
+def test_a_damaged_file_of_hashes_is_ignored(kaggle: Path, settings: Make, tmp_path: Path) -> None:
     first = prepare(settings(root=kaggle))
-    (notes,) = (tmp_path / "cache").glob("hashes-*.json")
+    (hash_file,) = (tmp_path / "cache").glob("hashes-*.json")
     for text in ("", "[1]", "null", json.dumps({"train/NORMAL/IM-0001-0001.jpeg": 3})):
-        notes.write_text(text)
+        hash_file.write_text(text)
         assert prepare(settings(root=kaggle)).digest == first.digest
 
 
@@ -393,7 +393,7 @@ def test_phantom_goes_through_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_kaggle_sets_of_the_fixture_are_learnable(tmp_path: Path) -> None:
-    """The generated set that other tests train on: classes differ, patients have several images."""
+    """In the generated set that other tests train on, the classes differ and patients have several images."""
     root = make_kaggle(tmp_path / "set", patients=2)
     grey = images.read(root / "train" / "NORMAL" / "IM-0001-0001.jpeg").astype(float)
     assert grey.mean(1).std() > 3 * grey.mean(0).std()

@@ -1,4 +1,4 @@
-"""DICOM: the levels a viewer would show, sizes checked before decoding, no patient in any word."""
+"""DICOM: the levels that a viewer shows, sizes checked before decoding, messages without patient data."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_sizes_of_streams_are_read_from_their_own_headers() -> None:
     assert dicom._stream_size(jpeg, "JPEG 2000") is None
 
 
-def test_the_size_of_an_rle_frame_is_known_before_it_is_unfolded() -> None:
+def test_the_size_of_an_rle_frame_is_known_before_it_is_expanded() -> None:
     head = np.array([1, 64, *[0] * 14], "<u4").tobytes()
     assert dicom._rle_bytes(head + b"\x02abc" + b"\xffx" + b"\x80") == 3 + 2
     assert dicom._rle_bytes(head + b"\x81\0" * 1000) == 128 * 1000
@@ -65,7 +65,7 @@ def test_levels_are_those_of_a_viewer(read) -> None:
 
 
 def test_rule_2_shows_the_declared_range_where_there_is_no_window(read, tmp_path: Path) -> None:
-    """Two films of one detector are scaled alike, and as a PNG of the same values would be."""
+    """Two films from one detector get the same scale, and so does a PNG with the same values."""
     dark, bright = (DEEP // 4).astype(np.uint16), DEEP
     for values in (dark, bright):
         file = written(tmp_path, odd_files.dicom(values, stored=12))
@@ -103,16 +103,14 @@ def test_compressed_images_are_read(read) -> None:
     assert np.array_equal(exact, GREY)
 
 
-def test_what_is_refused_is_told_without_the_patient(
-    read, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refusal_does_not_show_the_patient(read, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = {
         "ct.dcm": "modality CT", "frames.dcm": "100 frames", "colour.dcm": "not grey levels",
         "sized.dcm": "more than the limit", "deflated.dcm": "transfer syntax",
         "other_size.dcm": "another size",
         "rle_bomb.dcm": "another size", "no_pixels.dcm": "holds no image", "mark_and_noise.dcm": "DICOM",
     }  # fmt: skip
-    met = 0
+    count = 0
     for kind, name, content in odd_files.files(tmp_path):
         if kind != "DICOM, of another kind or damaged":
             continue
@@ -120,5 +118,5 @@ def test_what_is_refused_is_told_without_the_patient(
             read(content)
         assert words.get(name, "DICOM") in refused.value.reason, (name, refused.value.reason)
         assert "SECRET" not in str(refused.value)
-        met += 1
-    assert met == 20 and "SECRET" not in caplog.text
+        count += 1
+    assert count == 20 and "SECRET" not in caplog.text

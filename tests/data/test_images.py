@@ -1,4 +1,4 @@
-"""The reader: every kind of file it promises, every hostile one; and preprocessing against plain Pillow."""
+"""The reader with every supported and every hostile kind of file; preprocessing against plain Pillow."""
 
 import itertools
 import os
@@ -48,7 +48,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
 
 
 def film(values: np.ndarray, sbit: int | None = None) -> bytes:
-    """A 16-bit grey PNG of `values` [H, W], which declares `sbit` bits where it is given."""
+    """A 16-bit grey PNG of `values` [H, W]. It declares `sbit` bits if that is given."""
     height, width = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     extra = [] if sbit is None else [chunk(b"gAMA", b"\0\0\xb1\x8f"), chunk(b"sBIT", bytes([sbit]))]
@@ -62,8 +62,8 @@ def ramp(largest: int) -> np.ndarray:
 def by_rule_2(folder: Path, content: bytes, white: int | None = None) -> np.ndarray:
     (folder / "x.png").write_bytes(content)
     grey = read(folder / "x.png", pixels=2, white=white)
-    found, _ = images.read_with_colour(folder / "x.png", pixels=2, white=white)
-    assert np.array_equal(grey, np.asarray(found))
+    image, _ = images.read_with_colour(folder / "x.png", pixels=2, white=white)
+    assert np.array_equal(grey, np.asarray(image))
     return grey
 
 
@@ -82,13 +82,13 @@ def test_a_dark_film_stays_dark_where_its_range_is_known(tmp_path: Path) -> None
     values = ramp(1000)
     assert by_rule_2(tmp_path, film(values, sbit=12)).max() == round(1000 / 4095 * 255)
     assert by_rule_2(tmp_path, film(values), white=4095).max() == round(1000 / 4095 * 255)
-    assert by_rule_2(tmp_path, film(values)).max() == round(1000 / 1023 * 255)  # nothing is known of others
+    assert by_rule_2(tmp_path, film(values)).max() == round(1000 / 1023 * 255)  # other films are unknown
     assert by_rule_2(tmp_path, film(ramp(5000)), white=4095).max() == 255
     assert by_rule_2(tmp_path, film(values, sbit=12), white=65535).max() == 62  # the declaration comes first
 
 
 def test_values_that_a_writer_scaled_to_16_bits_are_not_scaled_again(tmp_path: Path) -> None:
-    """The PNG standard asks for that; sBIT then says how many bits there were before."""
+    """The PNG standard requires that. sBIT then gives the number of bits before scaling."""
     values = ramp(4095).astype(np.uint32)
     scaled = (values * 16 + values // 256).astype(np.uint16)
     assert np.array_equal(by_rule_2(tmp_path, film(scaled, 12)), by_rule_2(tmp_path, film(values, 12)))
@@ -142,7 +142,7 @@ def test_sixteen_bits_turned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
-def test_transparency_lies_on_black(tmp_path: Path, mode: str) -> None:
+def test_transparent_pixels_get_a_black_background(tmp_path: Path, mode: str) -> None:
     if mode == "P":
         image = Image.new("P", (8, 8), 1)
         image.putpalette([0, 0, 0, 200, 200, 200])
@@ -194,14 +194,14 @@ def test_the_content_counts_not_the_suffix(tmp_path: Path) -> None:
 
 
 def hostile(folder: Path) -> dict[str, tuple[Path | str, str]]:
-    """Name -> (path, what the reason must say)."""
+    """Name -> (path, what the reason must contain)."""
     jpeg, data = encoded(GREY, "JPEG"), encoded(GREY, "PNG")
     files = {
         "empty": (b"", "empty"),
         "cut_jpeg": (jpeg[: len(jpeg) // 2], "damaged"),
         "cut_png": (data[: len(data) // 2], "damaged"),
         "cut_in_header": (jpeg[:10], "damaged"),
-        "text": (b"this is no image\n" * 20, "neither a JPEG nor a PNG"),
+        "text": (b"this is not an image\n" * 20, "neither a JPEG nor a PNG"),
         "gif": (encoded(GREY, "GIF"), "neither a JPEG nor a PNG"),
         "tiff": (encoded(GREY, "TIFF"), "neither a JPEG nor a PNG"),
         "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "neither a JPEG nor a PNG"),
@@ -250,7 +250,7 @@ def test_a_file_that_declares_900_megapixels_costs_no_memory(tmp_path: Path) -> 
     script = (
         "import sys\n"
         "from pneumo.data.images import BadImage, read\n"
-        # Not ru_maxrss: that of the process which started this one would count.
+        # Not ru_maxrss: it would include the process that started this one.
         "def peak():\n"
         "    (line,) = (line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "    return int(line.split()[1]) // 1024\n"
@@ -291,7 +291,7 @@ def test_flipped_bytes_never_raise_anything_but_bad_image(tmp_path: Path) -> Non
 
 
 def by_pillow(grey: Image.Image, size: int, crop: bool, equalize: bool) -> np.ndarray:
-    """The report's chain, written anew with Pillow on a three-channel image."""
+    """The report's steps, written again with Pillow on a three-channel image."""
     if crop and grey.getbbox():
         grey = grey.crop(grey.getbbox())
     if equalize:

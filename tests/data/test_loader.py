@@ -1,4 +1,4 @@
-"""Samplers draw what they promise and batches reach every process once."""
+"""Samplers draw the promised images, and each image of a batch reaches exactly one process."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,7 +25,7 @@ def order(
 def test_seed_and_epoch_alone_decide(name: str) -> None:
     first = order(name)
     torch.manual_seed(77)
-    np.random.seed(77)  # the global generators play no part
+    np.random.seed(77)  # the global generators have no effect
     state = torch.get_rng_state()
     assert torch.equal(order(name), first) and first.dtype == torch.int64
     assert torch.equal(torch.get_rng_state(), state)
@@ -70,7 +70,7 @@ def test_smoothing_is_added_to_the_counts(smoothing: float) -> None:
 
 
 def test_imbalanced_without_smoothing_is_weighted() -> None:
-    """As the docstring and the configuration say; with smoothing they differ."""
+    """The docstring and the configuration promise this. With smoothing they differ."""
     assert torch.equal(order("imbalanced"), order("weighted"))
     assert not torch.equal(order("imbalanced", smoothing=100.0), order("weighted"))
 
@@ -133,7 +133,7 @@ def test_unknown_patients_are_none(data: cache.ImageCache) -> None:
 
 
 def test_take_works_where_nothing_can_be_copied_back(data: cache.ImageCache) -> None:
-    """On the meta device any look at a value on the host fails."""
+    """On the meta device, reading any value on the host fails."""
     part = splits(data, torch.device("cpu"))["train"]
     part.device = torch.device("meta")
     part.images = torch.empty(data.images.shape, dtype=torch.uint8, device="meta")

@@ -1,4 +1,4 @@
-"""Folders and CSV files to one table; the validation split; what is refused and in which words."""
+"""Folders and CSV files to one table; the validation split; refusals and their messages."""
 
 import hashlib
 from collections.abc import Callable
@@ -68,10 +68,10 @@ def test_clutter_is_skipped_and_other_files_are_named(kaggle: Path, settings: Ma
     assert not build(settings(root=kaggle)).notes
     (folder / "readme.txt").write_text("x")
     (folder / "caf\udce9.txt").write_text("x")  # a name that is not UTF-8
-    found = build(settings(root=kaggle))
-    assert len(found.table) == 60
-    assert "2 files" in found.notes[0] and "readme.txt" in found.notes[0]
-    found.notes[0].encode()  # printable
+    built = build(settings(root=kaggle))
+    assert len(built.table) == 60
+    assert "2 files" in built.notes[0] and "readme.txt" in built.notes[0]
+    built.notes[0].encode()  # printable
 
 
 def test_nested_copy_of_the_archive(tmp_path: Path, settings: Make) -> None:
@@ -174,13 +174,13 @@ def test_the_real_set(real_root: Path, settings: Make) -> None:
 @pytest.mark.parametrize("column", ["path", "filepath", "img"])
 def test_csv_columns(tmp_path: Path, settings: Make, column: str) -> None:
     root = write_csv(tmp_path / "set", rows(8, header=f"{column},label,patient"))
-    found = build(settings(name="csv", root=root))
-    assert len(found.table) == 18 and not found.notes
-    assert found.table.loc[found.table["path"] == "x/3_1.png", "patient"].item() == "p3"
+    built = build(settings(name="csv", root=root))
+    assert len(built.table) == 18 and not built.notes
+    assert built.table.loc[built.table["path"] == "x/3_1.png", "patient"].item() == "p3"
 
 
 def test_csv_in_the_reports_form(tmp_path: Path, settings: Make) -> None:
-    """`path,label`, the paths as the archive unpacks; patients come from the names."""
+    """`path,label`, with the paths of the unpacked archive; patients come from the names."""
     make_kaggle(tmp_path / "chest_xray", patients=6)
     for split in ("train", "val", "test"):
         files = sorted((tmp_path / "chest_xray" / split).rglob("*.jpeg"))
@@ -198,12 +198,12 @@ def test_csv_forms_that_spreadsheets_write(tmp_path: Path, settings: Make) -> No
     text += 'z, x/a.png , normal,p1,3\r\n\r\nz,"x/b, 2.png",PNEUMONIA, p2 ,4\r\n'
     text += "z,x\\c.png,0,p3,\r\nz,./x//d.png,1,,\r\n"
     root = write_csv(tmp_path / "set", text)
-    found = build(settings(name="csv", root=root))
-    pool = found.table[found.table["split"] != "test"].sort_values("path")
+    built = build(settings(name="csv", root=root))
+    pool = built.table[built.table["split"] != "test"].sort_values("path")
     assert pool["path"].tolist() == ["x/a.png", "x/b, 2.png", "x/c.png", "x/d.png"]
     assert pool["label"].tolist() == [0, 1, 0, 1]
     assert pool["patient"].tolist()[:3] == ["p1", "p2", "p3"] and pd.isna(pool["patient"].tolist()[3])
-    assert "1 images have no patient" in found.notes[0] and "`patient` column" in found.notes[0]
+    assert "1 images have no patient" in built.notes[0] and "`patient` column" in built.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,8 @@ def test_csv_forms_that_spreadsheets_write(tmp_path: Path, settings: Make) -> No
         ("path,label\n/etc/passwd,0\n", ["'/etc/passwd'", "leaves data.root"]),
         ("path,label\nout/a.png,0\n", ["'out/a.png'", "leaves data.root"]),
         ("path,label\nlink.png,0\n", ["'link.png'", "leaves data.root"]),
-        ("path,label\na\0b.png,0\n", ["is no path"]),
-        ("path,label\n,0\n", ["line 2", "is no path"]),
+        ("path,label\na\0b.png,0\n", ["is not a path"]),
+        ("path,label\n,0\n", ["line 2", "is not a path"]),
         ("path,label\n", ["no rows"]),
         ("path,label\n\n\n", ["no rows"]),
         ("", ["cannot be read as CSV"]),
@@ -300,7 +300,7 @@ def test_carving_depends_on_split_seed_alone(
             table.loc[table["split"] == "train", "patient"]
         )
         val = table[table["split"] == "val"]
-        assert val["label"].value_counts().to_dict() == {0: 4, 1: 4}  # a fifth of 22 images, two a patient
+        assert val["label"].value_counts().to_dict() == {0: 4, 1: 4}  # a fifth of 22 images, two per patient
 
 
 def test_the_official_validation_images_join_train(kaggle_read_only: Path, settings: Make) -> None:
@@ -312,7 +312,7 @@ def test_the_official_validation_images_join_train(kaggle_read_only: Path, setti
 
 
 def table_of(patients: list[list[int]]) -> pd.DataFrame:
-    """One list of labels a patient."""
+    """One list of labels per patient."""
     lines = [
         (f"x/{number}_{k}.png", label, f"p{number}")
         for number, labels in enumerate(patients)
@@ -346,7 +346,7 @@ def test_carving_is_disjoint_and_keeps_every_row(
         if len(single) > 1:
             mine = carved[carved.groupby("patient")["label"].transform("max") == label]
             assert set(mine["split"]) == {"train", "val"}
-    # Copies across patients: afterwards neither a patient nor a content is torn.
+    # With copies across patients, every patient and every content stays in one split.
     paths = carved["path"].tolist()
     hashes = {path: path for path in paths}
     for one, other in copies:
@@ -361,24 +361,24 @@ def test_carving_is_disjoint_and_keeps_every_row(
 def test_copies_without_patients_are_kept_together(tmp_path: Path, settings: Make) -> None:
     lines = [f"x/{number}_{k}.png,{number % 2}" for number in range(40) for k in range(2)]
     root = write_csv(tmp_path / "set", "\n".join(["path,label", *lines]))
-    found = build(settings(name="csv", root=root))
-    hashes = {path: path.split("_")[0] for path in found.table["path"]}  # every image is there twice
-    assert any("two splits" in problem for problem in manifest.content_problems(found, hashes))
-    manifest.keep_copies_together(found, hashes, settings(name="csv", root=root))
-    assert not manifest.content_problems(found, hashes)
-    assert (found.table["split"] == "val").sum() == 16  # still a fifth
-    assert "80 images" in found.notes[-1]
+    built = build(settings(name="csv", root=root))
+    hashes = {path: path.split("_")[0] for path in built.table["path"]}  # every image is there twice
+    assert any("two splits" in problem for problem in manifest.content_problems(built, hashes))
+    manifest.keep_copies_together(built, hashes, settings(name="csv", root=root))
+    assert not manifest.content_problems(built, hashes)
+    assert (built.table["split"] == "val").sum() == 16  # still a fifth
+    assert "80 images" in built.notes[-1]
 
 
 def test_copies_in_two_splits_or_under_two_labels_are_refused(kaggle_read_only: Path, settings: Make) -> None:
-    found = build(settings(root=kaggle_read_only))
-    paths = found.table.groupby(["split", "label"])["path"].first()
+    built = build(settings(root=kaggle_read_only))
+    paths = built.table.groupby(["split", "label"])["path"].first()
     for one, other, words in (
         (("train", 0), ("test", 0), "in two splits"),
         (("train", 0), ("train", 1), "under two labels"),
     ):
-        hashes = {path: path for path in found.table["path"]} | {paths[other]: paths[one]}
-        message = "\n".join(manifest.content_problems(found, hashes))
+        hashes = {path: path for path in built.table["path"]} | {paths[other]: paths[one]}
+        message = "\n".join(manifest.content_problems(built, hashes))
         assert words in message and paths[one] in message and paths[other] in message
 
 

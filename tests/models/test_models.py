@@ -1,4 +1,4 @@
-"""The three architectures: torchvision's features from its weights, and refusals of anything else."""
+"""The three architectures: they give torchvision's features from its weights and refuse other files."""
 
 import os
 import pickle
@@ -17,11 +17,11 @@ from pneumo.models import MODELS, build_model
 from pneumo.training.checkpoint import load_weights, save_weights
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
-CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # the sums of the first convolution run in another order
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # the first convolution sums in another order
 
 
 def reference(name: str) -> nn.Module:
-    """torchvision's network with random weights and BatchNorm statistics that matter."""
+    """torchvision's network with random weights and random BatchNorm statistics."""
     torch.manual_seed(1)
     network = torchvision.models.get_model(name, weights=None).eval()
     for module in network.modules():
@@ -51,7 +51,7 @@ def images(count: int = 2, channels: int = 3, size: int = 64) -> Tensor:
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # beside other work, small convolutions on many threads mostly wait
+    torch.set_num_threads(1)  # on a busy machine, small convolutions on many threads mostly wait
     yield
     torch.set_num_threads(threads)
 
@@ -104,7 +104,7 @@ def test_resnet_is_what_the_report_describes(name: str, width: int, blocks: list
     for number, stage in enumerate(stages, 1):
         first, *others = stage
         assert all(isinstance(block.downsample, nn.Identity) for block in others)
-        if number == 1 and name == "resnet18":  # neither size nor width changes
+        if number == 1 and name == "resnet18":  # size and width stay the same
             assert isinstance(first.downsample, nn.Identity)
         else:
             conv, norm = first.downsample
@@ -169,7 +169,7 @@ def test_a_whole_model_of_ours_comes_back_with_its_head(name: str, tmp_path: Pat
     loaded = build_model(name)
     load_weights(path, loaded)
     assert torch.equal(loaded.eval()(images()), model(images()))
-    other_head = build_model(name, num_classes=3, weights=str(path))  # the backbone alone fits
+    other_head = build_model(name, num_classes=3, weights=str(path))  # only the backbone fits
     torch.testing.assert_close(features(other_head.eval(), name, images()), features(model, name, images()))
 
 
@@ -183,7 +183,7 @@ def test_densenet_files_with_the_old_layer_names(references: dict[str, nn.Module
 
 
 class Payload:
-    """Unpickled without care, this would make a file."""
+    """Unsafe unpickling of this would create a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -219,15 +219,15 @@ def test_files_that_are_no_weights_of_this_model(backbones: dict[str, str], tmp_
     refused("is not a file", tmp_path)
     for name in ("text.pth", "text.safetensors"):
         (tmp_path / name).write_text("these are not the weights you look for\n")
-        refused("cannot be read|is no state dict", tmp_path / name)
+        refused("cannot be read|is not a state dict", tmp_path / name)
     (tmp_path / "empty.pth").touch()
-    refused("cannot be read|is no state dict", tmp_path / "empty.pth")
+    refused("cannot be read|is not a state dict", tmp_path / "empty.pth")
     whole = Path(backbones["resnet18"]).read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    refused("cannot be read|is no state dict", tmp_path / "cut.pth")
+    refused("cannot be read|is not a state dict", tmp_path / "cut.pth")
     for number, strange in enumerate([{1: torch.zeros(1)}, [torch.zeros(1)], {"epoch": 3}, torch.zeros(2)]):
         torch.save(strange, tmp_path / f"strange{number}.pth")
-        refused("is no state dict", tmp_path / f"strange{number}.pth")
+        refused("is not a state dict", tmp_path / f"strange{number}.pth")
     state = dict(torch.load(backbones["resnet18"], weights_only=True))
     refused(
         "has the unknown extra.weight", saved({**state, "extra.weight": torch.zeros(1)}, tmp_path / "a.pth")

@@ -1,4 +1,4 @@
-"""Evaluation under autocast: the head is computed in float32, so that scores do not tie by rounding."""
+"""Evaluation under autocast: the head is computed in float32, so that rounding does not make scores tie."""
 
 from collections.abc import Iterator
 

@@ -31,7 +31,7 @@ TINY = [
 
 
 class Sweep:
-    """A sweep of tiny runs as a command of its own, everything below `folder`."""
+    """A sweep of tiny runs in a separate process, with everything below `folder`."""
 
     def __init__(self, folder: Path, *overrides: str, hold: Hold | None = None) -> None:
         self.outputs, self.log = folder / "outputs", folder / "log.txt"
@@ -49,9 +49,9 @@ class Sweep:
             )
 
     def journals(self, key: str = "seed") -> dict[str, Journal]:
-        """Each run's journal by its seed, or by another param that tells them apart."""
-        found = [Journal(file.parent) for file in self.outputs.glob("*/journal.jsonl")]
-        return {journal.params_logged[key]: journal for journal in found if key in journal.params_logged}
+        """Each run's journal by its seed, or by another param that differs between runs."""
+        journals = [Journal(file.parent) for file in self.outputs.glob("*/journal.jsonl")]
+        return {journal.params_logged[key]: journal for journal in journals if key in journal.params_logged}
 
     def epochs(self, seed: str) -> int:
         journals = self.journals()
@@ -60,8 +60,8 @@ class Sweep:
     def wait_for(self, what: Callable[[], object], timeout_s: float = 600) -> None:
         deadline = time.monotonic() + timeout_s
         while not what():
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
             time.sleep(0.1)
 
     def end(self, timeout_s: float = 900) -> int:
@@ -73,16 +73,16 @@ class Sweep:
         self.process.wait(30)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors="replace")
 
 
-def starts_and_epochs(said: str) -> tuple[Counter[str], Counter[tuple[str, int]]]:
-    """How often each run began anew, and each (run, epoch) was trained, from the jobs' own lines."""
+def starts_and_epochs(output: str) -> tuple[Counter[str], Counter[tuple[str, int]]]:
+    """How often each run started from the beginning, and each (run, epoch) was trained, from the output."""
     begun: Counter[str] = Counter()
     trained: Counter[tuple[str, int]] = Counter()
     current: dict[str, str] = {}  # process -> run
-    for line in said.splitlines():
+    for line in output.splitlines():
         process = (re.findall(r"pid=(\d+)", line) or ["?"])[0]
         if match := re.search(r"(begins|continues).* in \S*/(\w{16})", line):
             current[process] = match[2]
@@ -118,24 +118,24 @@ def test_ray_node_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with ExitStack() as stack:
         cluster = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         stack.callback(cluster.communicate, "\n", timeout=60)
-        told = next(words for words in map(str.split, cluster.stdout) if words[:1] == ["cluster"])
-        address = f"hydra.launcher.ray.init.address={told[1]}"
+        started = next(words for words in map(str.split, cluster.stdout) if words[:1] == ["cluster"])
+        address = f"hydra.launcher.ray.init.address={started[1]}"
         sweep = Sweep(tmp_path, "hydra/launcher=ray", address, "trainer.epochs=6", "seed=0,1,2,3")
         stack.callback(sweep.kill)
         sweep.wait_for(lambda: sweep.epochs("0") >= 2 and sweep.epochs("1") >= 2)
-        raylet = psutil.Process(int(told[2]))
+        raylet = psutil.Process(int(started[2]))
         workers = raylet.children(recursive=True)
         for process in (raylet, *workers):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         hold.release()
-        assert sweep.end() == 0, sweep.said
+        assert sweep.end() == 0, sweep.output
     journals = sweep.journals()
     assert {seed: journal.status for seed, journal in journals.items()} == dict.fromkeys("0123", "FINISHED")
-    begun, trained = starts_and_epochs(sweep.said)
-    assert "continues (was killed)" in sweep.said
+    begun, trained = starts_and_epochs(sweep.output)
+    assert "continues (was killed)" in sweep.output
     assert sorted(begun.values()) == [1, 1, 1, 1]
-    # What was trained after the last saved state may come again: of the one run that was killed, one epoch.
+    # Training after the last saved state may be repeated: one epoch of the run that was killed.
     assert len(trained) <= 24 and trained.total() <= 25 and max(trained.values()) <= 2
 
 
@@ -146,23 +146,23 @@ SEARCH = [
 
 
 def searched(folder: Path, sweep: Sweep) -> None:
-    """The search of two trials ended well: each is in the study, trained once, with the score it had."""
+    """The search of two trials succeeded: the study has both, each trained once, with the right scores."""
     import optuna
 
-    assert sweep.end() == 0, sweep.said
+    assert sweep.end() == 0, sweep.output
     study = optuna.load_study(study_name="few", storage=f"sqlite:///{folder / 'optuna.db'}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
     scores = [journal.history("val/auroc")[-1][1] for journal in sweep.journals("optim.lr").values()]
     assert sorted(scores) == sorted(trial.value for trial in study.trials)
 
 
-def test_ray_of_its_own_is_for_this_machine_only(tmp_path: Path) -> None:
+def test_a_new_ray_listens_only_on_this_machine(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs pip install 'pneumo[ray]'")
     storage = f"hydra.sweeper.storage=sqlite:///{tmp_path / 'optuna.db'}"
     hold = Hold(tmp_path / "hold", 0)
     sweep = Sweep(tmp_path, "hydra/launcher=ray", *SEARCH, storage, hold=hold)
     try:
-        sweep.wait_for(lambda: "begins" in sweep.said)
+        sweep.wait_for(lambda: "begins" in sweep.output)
         listening = []
         for process in psutil.Process(sweep.process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -204,7 +204,7 @@ PartitionName=main Nodes=ALL Default=YES State=UP
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Slurm of one node, this one, on 127.0.0.1; no accounting."""
+    """A Slurm with this machine as its only node, on 127.0.0.1, without accounting."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'pneumo[slurm]'")
     if missing := [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]:
         pytest.skip(f"Slurm is not installed: {', '.join(missing)} (Debian: slurm-wlm)")
@@ -234,11 +234,11 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         while (
             "idle"
             not in (
-                told := subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True)
+                status := subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True)
             ).stdout
         ):
             logs = "".join(file.read_text(errors="replace")[-1000:] for file in folder.glob("*.out"))
-            assert time.monotonic() < deadline, f"{told.stdout}{told.stderr}{logs}"
+            assert time.monotonic() < deadline, f"{status.stdout}{status.stderr}{logs}"
             time.sleep(0.2)
         yield
     finally:
@@ -253,7 +253,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def in_job(task: int) -> list[psutil.Process]:
     """The Python processes of the array's job `task`."""
-    found = []
+    processes = []
     for process in psutil.process_iter(["cmdline"]):
         with suppress(psutil.Error):
             ours = "submitit.core._submit" in (process.info["cmdline"] or [])
@@ -262,36 +262,37 @@ def in_job(task: int) -> list[psutil.Process]:
                 and process.environ().get("SLURM_ARRAY_TASK_ID") == str(task)
                 and "SLURM_PROCID" in process.environ()
             ):
-                found.append(process)
-    return [process for process in found if "srun" not in process.name()]
+                processes.append(process)
+    return [process for process in processes if "srun" not in process.name()]
 
 
 def test_slurm_job_requeued_and_another_killed(tmp_path: Path, slurm: None) -> None:
     keys = [f"hydra.launcher.{key}" for key in ("partition=main", "cpus_per_task=1", "mem_gb=null")]
     hold = Hold(tmp_path / "hold", 2)
-    told = [*keys, "trainer.epochs=10", "seed=0,1,2,3"]
-    sweep = Sweep(tmp_path, "hydra/launcher=submitit_slurm", *told, hold=hold)
+    overrides = [*keys, "trainer.epochs=10", "seed=0,1,2,3"]
+    sweep = Sweep(tmp_path, "hydra/launcher=submitit_slurm", *overrides, hold=hold)
 
     def output(task: int) -> str:
         return "".join(file.read_text() for file in tmp_path.rglob(f"*_{task}_0_log.out"))
 
     try:
         sweep.wait_for(lambda: sweep.epochs("0") >= 2 and sweep.epochs("1") >= 2)
-        array = re.findall(r"Slurm job (\d+)_0", sweep.said)[0]
+        array = re.findall(r"Slurm job (\d+)_0", sweep.output)[0]
         subprocess.run(["scontrol", "requeue", f"{array}_0"], check=True)
         killed = in_job(1)
         assert killed
         for process in killed:
             process.kill()
         sweep.wait_for(lambda: sweep.epochs("2") >= 1)
-        subprocess.run(["scancel", "--signal=USR2", f"{array}_2"], check=True)  # as before the time limit
+        # Slurm sends this signal before the time limit.
+        subprocess.run(["scancel", "--signal=USR2", f"{array}_2"], check=True)
         sweep.wait_for(lambda: "the job's time is nearly over" in output(2))
         hold.release()
         code = sweep.end()
     finally:
         sweep.kill()
     assert code == 1
-    assert "job 1 (" in sweep.said and "was lost: Slurm job" in sweep.said
+    assert "job 1 (" in sweep.output and "was lost: Slurm job" in sweep.output
     states = {seed: journal.status for seed, journal in sweep.journals().items()}
     assert states == {"0": "FINISHED", "1": "RUNNING", "2": "FINISHED", "3": "FINISHED"}
     for task in (0, 2):
@@ -333,17 +334,17 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
     hold = Hold(tmp_path / "hold", 3)
     first = Sweep(tmp_path, *command, hold=hold)
     try:
-        first.wait_for(lambda: re.search(r"search\.trial=7\b[\s\S]*epoch   1", first.said))
+        first.wait_for(lambda: re.search(r"search\.trial=7\b[\s\S]*epoch   1", first.output))
         hold.allow(0)
         second = Sweep(tmp_path, *command)
-        assert second.end() == 1 and "another process continues the search" in second.said
+        assert second.end() == 1 and "another process continues the search" in second.output
     finally:
         first.kill()
     left = trials()
     assert left[-1].state.name == "RUNNING"
     again = Sweep(tmp_path, *command)
     try:
-        assert again.end() == 0, again.said  # pruned is no failure
+        assert again.end() == 0, again.output  # a pruned trial is not a failure
     finally:
         again.kill()
     done = trials()
@@ -359,7 +360,7 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
     ]
     assert len(finished) == len({str(trial.params) for trial in done})
     assert study.best_value == max(scores)
-    assert f"best: trial {study.best_trial.number}," in again.said
+    assert f"best: trial {study.best_trial.number}," in again.output
     assert (again.outputs / "searches" / "tiny" / "search_history.png").stat().st_size > 5000
     (parent,) = [Journal(file.parent) for file in again.outputs.glob("sweeps/*/journal.jsonl")]
     assert parent.status == "FINISHED"

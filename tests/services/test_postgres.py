@@ -34,7 +34,7 @@ OVERRIDES = (
 
 @dataclass
 class Job:
-    """A run in a folder of its own; all its paths are relative, so that two differ in nothing."""
+    """A run in a separate folder. All its paths are relative, so that two runs can be equal."""
 
     folder: Path
     uri: str
@@ -42,7 +42,7 @@ class Job:
 
     def start(self, module: str = "train", *arguments: str) -> "subprocess.Popen[str]":
         self.folder.mkdir(exist_ok=True)
-        # All jobs share one cache; and the servers want a core too.
+        # All jobs share one cache. One thread each, because the servers also need a core.
         own = environment(
             self.folder.parent, MLFLOW_TRACKING_URI=self.uri, OMP_NUM_THREADS="1", **self.environment
         )
@@ -51,12 +51,12 @@ class Job:
             return subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=log, text=True)
 
     def sync(self, times_at_once: int = 1) -> str:
-        """What was printed by that many processes which all sent what was left."""
+        """Run this many `runs sync` at once; return their output. Every one must succeed."""
         self.log("runs").unlink(missing_ok=True)
         processes = [self.start("runs", "sync", "output_dir=outputs") for _ in range(times_at_once)]
-        said = [(process.wait(), self.log("runs").read_text()) for process in processes]
-        assert not any(code for code, _ in said), said
-        return said[-1][1]
+        endings = [(process.wait(), self.log("runs").read_text()) for process in processes]
+        assert not any(code for code, _ in endings), endings
+        return endings[-1][1]
 
     def log(self, module: str) -> Path:
         return self.folder / f"{module}.log"
@@ -67,7 +67,7 @@ class Job:
         return Journal(path.parent)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log("train").read_text()
 
 
@@ -87,7 +87,7 @@ def held(server: Mlflow, job: Job) -> dict[str, Any]:
     MlflowClient(server.uri).download_artifacts(run_id, "", str(downloads))
     artifacts = contents(downloads)
     assert_equal({"local": artifacts}, {"local": contents(journal.folder / "artifacts")})
-    # The only file that knows where it was tracked to.
+    # The only file that contains the tracking URI.
     artifacts["config.yaml"] = artifacts["config.yaml"].replace(server.uri.encode(), b"URI")
     return {
         "run": table("name, status, lifecycle_stage, experiment_id", "runs WHERE run_uuid"),
@@ -108,7 +108,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Say what differs, not how in 45 MB."""
+    """Name the keys that differ, without the 45 MB of their values."""
     for table, rows in one.items():
         differing = sorted(
             {str(key) for key in {*rows, *other[table]} if rows.get(key) != other[table].get(key)}
@@ -128,7 +128,7 @@ def server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def late_server(
     postgres: Postgres, server: Mlflow, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mlflow]:
-    """A second way to the same database and artifacts; the test starts it, when the run is over."""
+    """A second server for the same database and artifacts. The test starts it after the run."""
     late = Mlflow(tmp_path_factory.mktemp("late"), postgres.uri)
     late.artifacts = server.artifacts
     yield late
@@ -137,7 +137,7 @@ def late_server(
 
 @pytest.fixture(scope="module")
 def jobs(server: Mlflow, late_server: Mlflow, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """An undisturbed run and, beside it, one whose server is never there; both to their ends."""
+    """Two finished runs that trained at the same time: one undisturbed, one without a server."""
     folder = tmp_path_factory.mktemp("jobs")
     with_credentials = late_server.uri.replace("//", f"//me:{PASSWORD}@")
     alone, whole = Job(folder / "alone", with_credentials), Job(folder / "whole", server.uri)
@@ -151,12 +151,12 @@ def jobs(server: Mlflow, late_server: Mlflow, tmp_path_factory: pytest.TempPathF
     finally:
         for process in processes:
             process.kill()
-    assert codes == [0, 0], alone.said + whole.said
-    assert "sync" not in whole.said  # the server got all of it
+    assert codes == [0, 0], alone.output + whole.output
+    assert "sync" not in whole.output  # the server got all of it
     return {"whole": whole, "alone": alone, "alone_ended": ended, "expected": held(server, whole)}
 
 
-def test_the_undisturbed_run_is_what_lies_in_its_folder(jobs: dict[str, Any]) -> None:
+def test_the_server_has_what_is_in_the_folder_of_the_undisturbed_run(jobs: dict[str, Any]) -> None:
     expected, journal = jobs["expected"], jobs["whole"].journal
     assert set(expected["artifacts"]) == set(journal.artifacts)
     assert expected["params"] == Counter(journal.params_logged.items())
@@ -173,7 +173,7 @@ def test_a_server_killed_three_times_in_a_run(jobs: dict[str, Any], server: Mlfl
     def wait_for(count: Callable[[], int], least: int) -> None:
         deadline = time.monotonic() + 300
         while count() < least:
-            assert process.poll() is None and time.monotonic() < deadline, job.said
+            assert process.poll() is None and time.monotonic() < deadline, job.output
             time.sleep(0.1)
 
     def journals() -> int:
@@ -191,7 +191,7 @@ def test_a_server_killed_three_times_in_a_run(jobs: dict[str, Any], server: Mlfl
         for outage in range(1, OUTAGES + 1):
             wait_for(rows, seen + 1)  # it has just sent something
             server.kill()
-            assert process.poll() is None and job.journal.status == "RUNNING", job.said
+            assert process.poll() is None and job.journal.status == "RUNNING", job.output
             seen = rows()
             hold.allow(1 + 3 * outage)
             wait_for(epochs, 1 + 3 * outage)  # without a server it trains on
@@ -199,7 +199,7 @@ def test_a_server_killed_three_times_in_a_run(jobs: dict[str, Any], server: Mlfl
             server.start()
             server.wait()
         hold.release()
-        assert process.wait() == 0, job.said
+        assert process.wait() == 0, job.output
     finally:
         process.kill()
     assert " 0 left" in job.sync()
@@ -212,7 +212,7 @@ def test_a_server_that_was_never_there_is_synced_later(jobs: dict[str, Any], lat
     end = next(line for line in reversed(journal.path.read_text().splitlines()) if '"kind":"end"' in line)
     ended_s = int(re.findall(r'"t":(\d+)', end)[0]) / 1000
     assert FLUSH_S - 1 < jobs["alone_ended"] - ended_s < FLUSH_S + 20  # the process has to end, too
-    (line,) = [line for line in job.said.splitlines() if "sync" in line]
+    (line,) = [line for line in job.output.splitlines() if "sync" in line]
     assert line.startswith(f"{journal.last} records are still to be sent")
     late_server.start()
     late_server.wait()

@@ -24,7 +24,7 @@ from pneumo.inference import model_folder
 
 pytestmark = pytest.mark.services
 
-# Drops files as a hand would into the page, in a frame of its own origin; the title tells what it shows.
+# Drops files into the page like a user, in a frame with the same origin. The title then holds the results.
 PROBE = """<!doctype html><title>-</title><iframe src="/" width=390 height=900 frameborder=0></iframe>
 <script>
 const wait = ms => new Promise(done => setTimeout(done, ms));
@@ -62,18 +62,18 @@ def address(made_models: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     server = subprocess.Popen(
         line, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    said = ""
+    output = ""
     try:
         assert server.stdout is not None
         for text in server.stdout:
-            said += text
+            output += text
             if match := re.search(r"Open (http://127\.0\.0\.1:\d+) ", text):
                 yield match[1]
                 break
         else:
-            raise AssertionError(said)
+            raise AssertionError(output)
         server.send_signal(signal.SIGINT)
-        assert server.wait(20) in (0, 130), said
+        assert server.wait(20) in (0, 130), output
     finally:
         server.kill()
 
@@ -95,20 +95,20 @@ def test_it_answers_as_the_command_does(address: str, made_models: dict[str, Pat
     picture = odd_files.encoded(odd_files.phantoms(1)[0], "PNG")
     (tmp_path / "x.png").write_bytes(picture)
     (row,) = predictor.predictions(["x"], [predictor.prepare(tmp_path / "x.png")])
-    code, said = ask(address, picture)
-    assert code == 200 and said["probability"] == pytest.approx(row.probability, abs=1e-6)
-    assert (said["decision"], said["model"]) == (row.decision, str(made_models["resnet18"]))
-    assert said["past"] == predictor.bundle.similar_cases(said["probability"])
-    assert said["past"]["low"] <= said["past"]["share"] <= said["past"]["high"]
+    code, answer = ask(address, picture)
+    assert code == 200 and answer["probability"] == pytest.approx(row.probability, abs=1e-6)
+    assert (answer["decision"], answer["model"]) == (row.decision, str(made_models["resnet18"]))
+    assert answer["past"] == predictor.bundle.similar_cases(answer["probability"])
+    assert answer["past"]["low"] <= answer["past"]["share"] <= answer["past"]["high"]
 
 
-def test_what_is_no_x_ray_or_asked_by_others_is_refused(address: str) -> None:
+def test_other_files_and_requests_from_other_pages_are_refused(address: str) -> None:
     for kind, name, content in odd_files.files(Path()):
         if kind in ("another kind of file", "bomb", "empty"):
-            code, said = ask(address, content)
-            assert code == 400 and said["error"] and "/tmp" not in said["error"], name
-    assert ask(address, b"x", **{"X-Pneumo": "other"})[0] == 403  # a page elsewhere cannot set it
-    assert ask(address, b"x", Host="evil.example")[0] == 400  # a name elsewhere that points here
+            code, answer = ask(address, content)
+            assert code == 400 and answer["error"] and "/tmp" not in answer["error"], name
+    assert ask(address, b"x", **{"X-Pneumo": "other"})[0] == 403  # another site's page cannot set it
+    assert ask(address, b"x", Host="evil.example")[0] == 400  # another site's name that points here
     port = int(address.rpartition(":")[2])
     with socket.socket() as other, pytest.raises(OSError):
         other.connect(("127.0.0.2", port))  # this machine too, but nobody listens there
@@ -116,7 +116,7 @@ def test_what_is_no_x_ray_or_asked_by_others_is_refused(address: str) -> None:
 
 @pytest.fixture
 def probed(made_models: dict[str, Path]) -> Iterator[str]:
-    """The page in this process, with the probe beside it; its address."""
+    """The address of the page, served by this process together with the probe."""
     import uvicorn
     from starlette.responses import HTMLResponse
     from starlette.routing import Route
@@ -153,16 +153,16 @@ def test_dropped_files_in_a_real_browser(probed: str, tmp_path: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     title = done.stdout.partition("<title>")[2].partition("</title>")[0]
     assert len(title) > 9, done.stdout[-500:] + done.stderr[-2000:]
-    found = json.loads(base64.b64decode(title))
-    seen = found["seen"]
+    result = json.loads(base64.b64decode(title))
+    seen = result["seen"]
     good, photo, text = (seen[name] for name in FILES)
     assert good["state"] == "Done." and good["shown"] and re.fullmatch(r"[\d.]+\s%", good["probability"])
     assert good["decision"] in ("NORMAL", "PNEUMONIA") and good["image"] > 200 and not good["warned"]
     assert re.search(r"Of the \d+ validation images .* interval \d+\s% to \d+\s%", good["past"])
     assert photo["shown"] and photo["warned"] and "colour" in photo["warnings"][0]
     assert not text["shown"] and "neither a JPEG nor a PNG" in text["state"]
-    assert "Not a medical device" in found["text"] and "synthetic images" in found["text"]
+    assert "Not a medical device" in result["text"] and "synthetic images" in result["text"]
     assert all(state["width"] == 390 for state in seen.values())
-    assert found["loaded"] and all(name.startswith((probed, "data:")) for name in found["loaded"])
+    assert result["loaded"] and all(name.startswith((probed, "data:")) for name in result["loaded"])
     if importlib.util.find_spec("captum"):
         assert good["overlay"] > 200

@@ -1,4 +1,4 @@
-"""The journal's way to a real MLflow server that is killed, silent, wrong or drops requests."""
+"""Sending the journal to a real MLflow server that is killed, is silent, gives errors or drops requests."""
 
 import http.client
 import socket
@@ -52,7 +52,7 @@ class Between(BaseHTTPRequestHandler):
             answer = upstream.getresponse()
             content = answer.read()
             upstream.close()
-            if not (kind.mode == "third" and turn % 3 == 0):  # else its answer is lost
+            if not (kind.mode == "third" and turn % 3 == 0):  # otherwise its answer is lost
                 self.reply(answer.status, content)
 
     def reply(self, status: int, content: bytes) -> None:
@@ -182,7 +182,7 @@ def test_every_third_request_or_its_answer_lost(
     Between.mode = "pass"
     assert (result.left, result.error, result.refused) == (0, None, 1)
     check(server, journal, tmp_path)
-    # The credentials were used, and are nowhere.
+    # The credentials were used, but nothing stores or prints them.
     assert Between.credentials.startswith("Basic ")
     shown = capfd.readouterr()
     assert PASSWORD not in shown.out + shown.err

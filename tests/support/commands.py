@@ -1,4 +1,4 @@
-"""What tests and benchmarks share that start the project's commands."""
+"""Shared by the tests and benchmarks that start the project's commands."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ def import_path(*folders: Path) -> str:
 
 
 class Hold:
-    """Holds trainings back before an epoch: tests wait for events, not for a training's length."""
+    """Stops trainings before an epoch, so that tests wait for events and not for a fixed time."""
 
     def __init__(self, file: Path, epochs: int, fingerprint: str = "") -> None:
         self.file = file
@@ -35,7 +35,7 @@ class Hold:
         self.allow(epochs, fingerprint)
 
     def allow(self, epochs: int, fingerprint: str = "") -> None:
-        """Every run, or the one named, trains this many epochs and then waits."""
+        """Every run, or the run with this fingerprint, trains this many epochs and then waits."""
         new = self.file.with_suffix(".new")
         new.write_text(f"{epochs} {fingerprint}")
         new.replace(self.file)
@@ -45,7 +45,10 @@ class Hold:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Ours, with this checkout first to be imported, and tracking and cache in `folder`; `more` wins."""
+    """Our environment, with this checkout first on the path, and tracking and cache in `folder`.
+
+    `more` overrides the rest.
+    """
     return {
         **os.environ,
         "PYTHONPATH": import_path(PROJECT),
@@ -56,7 +59,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 def data_overrides(root: Path | None, **phantom: int) -> list[str]:
-    """The images in `root`, a chest_xray folder; else synthetic ones, with these keys of data.phantom."""
+    """The images in `root`, a chest_xray folder; without it, synthetic ones with these data.phantom keys."""
     if root:
         return ["data=chest_xray", f"data.root={root.resolve()}"]
     return ["data=phantom", *(f"data.phantom.{key}={value}" for key, value in phantom.items())]
@@ -71,7 +74,7 @@ def small_run(
     batch_size: int = 16,
     more: Iterable[str] = (),
 ) -> list[str]:
-    """The overrides of a run of seconds on synthetic images, followed by `more`."""
+    """The overrides of a run that takes seconds on synthetic images, followed by `more`."""
     return [
         *data_overrides(None, train_patients=train_patients, test_patients=test_patients),
         "data.image_size=32",

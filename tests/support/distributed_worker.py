@@ -19,7 +19,7 @@ SIZES = {"train": 146, "val": 11, "test": 9}  # 21 steps of 7 and 6 images: unev
 
 
 def plain(**settings: object) -> Recipe:
-    """No BatchNorm, no dropout, no augmentation: as many processes as you like give the same weights."""
+    """No BatchNorm, dropout or augmentation: any number of processes gives the same weights."""
     return recipe(
         **{"batch_size": 7, "ema_decay": 0.9, "class_weights": True, "grad_clip_norm": 0.5, **settings}
     )
@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
         for name, e in scored.items()
     }
 
-    # With BatchNorm, dropout and augmentation, undisturbed and stopped inside an epoch by process 1 alone.
+    # With BatchNorm, dropout and augmentation: once undisturbed, once stopped inside an epoch by process 1.
     trainer, _ = trained(folder / "whole", runtime, lively(), Tiny())
     results["whole"] = history(trainer)
     tensors["whole"] = trainer.network.state_dict()
@@ -97,7 +97,7 @@ def main(folder: Path) -> None:
     results |= {"cut": history(trainer), "cut_seen": len(seen)}
     tensors["cut"] = trainer.network.state_dict()
 
-    # A loss that is not finite on one process is told by all.
+    # A loss that is not finite on one process: all report it.
     class Breaks(Tiny):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) * (float("nan") if rank == 1 and self.training else 1.0)
@@ -107,7 +107,7 @@ def main(folder: Path) -> None:
     except UserError as error:
         results["broken"] = str(error)
 
-    # All trainers are still referred to, one that never trained among them.
+    # All trainers are still alive, including one that never trained.
     assert isinstance(trainer, Trainer) and isinstance(fresh, Trainer)
     results["ddp_left"] = sum(isinstance(each, DistributedDataParallel) for each in gc.get_objects())
     (folder / f"rank{rank}.json").write_text(json.dumps(results))

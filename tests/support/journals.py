@@ -1,4 +1,4 @@
-"""Journals as runs leave them, and what MLflow's store holds of them."""
+"""Journals like those that runs write, and their rows in MLflow's store."""
 
 import sqlite3
 from pathlib import Path

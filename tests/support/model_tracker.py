@@ -30,7 +30,7 @@ class ModelTracker:
         protocol: str = "patient_val",
         path: str = "",
     ) -> str:
-        """A run; `change` makes its test probabilities out of labels and probabilities."""
+        """A run. `change` computes its test probabilities from labels and probabilities."""
         run_id = self.client.create_run(self.experiment, tags={"pneumo.protocol": protocol}).info.run_id
         folder = self.folder / "mlartifacts" / run_id / "artifacts"
         shutil.copytree(self.made, folder, copy_function=_link)

@@ -1,7 +1,7 @@
 """Two hundred odd or hostile files. All pictures are synthetic: phantoms, and shapes drawn here.
 
-tests/inference/test_predictor.py checks what the prediction makes of them; `python tools/odd_files_table.py
-MODEL` prints it as a table by kind of file.
+tests/inference/test_predictor.py checks how prediction handles them. `python tools/odd_files_table.py MODEL`
+prints the result as a table by kind of file.
 """
 
 import io
@@ -290,7 +290,7 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
         "eps.jpeg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "pdf.png": b"%PDF-1.7\n1 0 obj\n",
         "svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
         "html.jpeg": b"<!doctype html><script>fetch('http://127.0.0.1')</script>",
-        "text.png": b"this is no image\n" * 50, "zip.png": _zipped(), "elf.jpeg": b"\x7fELF" + bytes(200),
+        "text.png": b"this is not an image\n" * 50, "zip.png": _zipped(), "elf.jpeg": b"\x7fELF" + bytes(200),
         "script.png": f"#!/bin/sh\ntouch {MARK}\n".encode(), "sqlite.png": b"SQLite format 3\0" + bytes(100),
         "pickle.png": pickle.dumps(Payload(str(folder / MARK))), "zeros.jpeg": bytes(100_000),
         "random.jpeg": rng.bytes(50_000),

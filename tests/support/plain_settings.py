@@ -1,6 +1,6 @@
-"""Settings for tests that build them without Hydra: what makes a training regular or slow is off.
+"""Settings for tests that do not use Hydra: everything that regularises or slows training is off.
 
-The dataclasses have the defaults of the command line (conf/). Tests that rely on another recipe use these.
+The dataclasses have the command line's defaults (conf/). Tests that need a plain recipe use these functions.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def augment(**keys: Any) -> AugmentSettings:
-    """No augmentation but what `keys` ask for."""
+    """No augmentation except that in `keys`."""
     return AugmentSettings(**{**yaml.safe_load((CONF / "augment" / "none.yaml").read_text()), **keys})
 
 
@@ -25,7 +25,7 @@ def optim(**keys: Any) -> OptimSettings:
 
 
 def schedule(**keys: Any) -> ScheduleSettings:
-    """The same learning rate throughout, unless `keys` say otherwise."""
+    """A constant learning rate, unless `keys` change it."""
     return ScheduleSettings(**{"name": "constant", "warmup_fraction": 0.0, "final_fraction": 0.0, **keys})
 
 

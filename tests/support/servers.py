@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 class Service:
-    """A server process in a group of its own, on a port that stays its own over restarts."""
+    """A server process in a separate process group, on a port that stays the same over restarts."""
 
     start_s = 300  # seconds on an idle machine, minutes on a busy one
     user: str | None = None  # None: ours
@@ -43,7 +43,7 @@ class Service:
         raise NotImplementedError
 
     def ready(self) -> None:
-        """Raise OSError while it does not answer."""
+        """Raise OSError while the server does not answer."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -74,24 +74,24 @@ class Service:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """How subprocess takes on `user`."""
+        """The arguments with which subprocess runs as `user`."""
         return {"user": self.user, "group": self.user, "extra_groups": [], "cwd": "/"} if self.user else {}
 
 
 class Postgres(Service):
-    """A new cluster in `folder`, which its user must be able to reach. Raises LookupError: not installed."""
+    """A new cluster in `folder`, which its user must be able to read. LookupError if it is not installed."""
 
-    end = signal.SIGQUIT  # it leaves at once, and takes its children along
+    end = signal.SIGQUIT  # it ends at once, together with its children
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: path.parts[4])
-        initdb = Path(found[-1] if found else shutil.which("initdb") or "")
+        versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: path.parts[4])
+        initdb = Path(versions[-1] if versions else shutil.which("initdb") or "")
         if not initdb.is_file():
             raise LookupError("PostgreSQL is not installed: no initdb in /usr/lib/postgresql/*/bin or PATH")
         self.postgres, self.data = initdb.with_name("postgres"), folder / "data"
         self.data.mkdir()
-        if os.getuid() == 0:  # which it refuses to run as
+        if os.getuid() == 0:  # PostgreSQL refuses to run as root
             self.user = "postgres"
             shutil.chown(self.data, self.user, self.user)
         make = [initdb, "--pgdata", self.data, "--username=postgres", "--auth=trust", "--encoding=UTF8"]
@@ -139,7 +139,7 @@ class Mlflow(Service):
         return sqlalchemy.create_engine(self.store, poolclass=sqlalchemy.NullPool)
 
     def query(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
-        """The rows of the database itself, past the server."""
+        """Rows read directly from the database, without the server."""
         with self._engine.connect() as connection:
             return [tuple(row) for row in connection.execute(sqlalchemy.text(statement), values)]
 
@@ -164,8 +164,8 @@ def copy_run(uri: str, fingerprint: str, count: int) -> None:
     with engine.begin() as connection:
         run_id = connection.execute(sqlalchemy.select(tags.run_uuid).where(wanted)).scalar_one()
         for table in (known.tables[name] for name in names):
-            found = connection.execute(sqlalchemy.select(table).where(table.c.run_uuid == run_id)).mappings()
-            rows = [dict(row) for row in found]
+            result = connection.execute(sqlalchemy.select(table).where(table.c.run_uuid == run_id))
+            rows = [dict(row) for row in result.mappings()]
             copies = [row | {"run_uuid": f"{number:032x}"} for number in range(count) for row in rows]
             connection.execute(sqlalchemy.insert(table), copies)
 
@@ -208,7 +208,7 @@ class Serving(Service):
         urllib.request.urlopen(self.url + "/ping", timeout=2).close()
 
     def post(self, body: object, kind: str = "application/json") -> tuple[int, Any]:
-        """The status and what the JSON answer says; `body` goes as it is where it is bytes."""
+        """The status and the JSON answer. A `body` of bytes is sent unchanged, anything else as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + "/invocations", content, {"Content-Type": kind})
         try:

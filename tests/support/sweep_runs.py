@@ -11,7 +11,7 @@ from pneumo.tracking.journal import Journal, artifact_file
 from support.commands import small_run
 
 SWEEP = small_run(train_patients=24, test_patients=12, batch_size=8, more=["schedule=constant"])
-# Holds a run's journal until the file argv[2] appears; then ends the run, or dies without a word.
+# Holds a run's journal until the file argv[2] appears. Then it ends the run, or dies without ending it.
 HOLDER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -53,7 +53,7 @@ def epochs_trained(folder: Path) -> int:
 
 
 def finished(output_dir: Path, name: str, score: float, sweep_id: str = "s") -> Path:
-    """A finished run with weights, by its journal alone."""
+    """A finished run with weights, from its journal alone."""
     journal = Journal(output_dir / name)
     journal.start(name, "pneumo", {FINGERPRINT_TAG: name, SWEEP_TAG: sweep_id})
     journal.params({"trainer.monitor": "val/auroc"})

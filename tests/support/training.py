@@ -28,7 +28,7 @@ AUGMENT = {
 
 
 class Tiny(nn.Module):
-    """One convolution, BatchNorm and dropout where asked for, and a linear head."""
+    """One convolution, optional BatchNorm, dropout, and a linear head."""
 
     def __init__(self, norm: bool = True, dropout: float = 0.2, seed: int = 0) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Tiny(nn.Module):
 
 
 def split(name: str, count: int, *, size: int = 12, seed: int = 0) -> Split:
-    """`count` images, sorted by class (two fifths NORMAL), whose brightness says the class now and then."""
+    """`count` images sorted by class (two fifths NORMAL). Their brightness is a weak sign of the class."""
     rng = np.random.default_rng([seed, len(name), count])
     labels = (np.arange(count) >= 2 * count // 5).astype(np.int64)
     images = rng.integers(0, 200, (count, size, size)) + 30 * labels[:, None, None]

@@ -1,4 +1,4 @@
-"""Training on a CUDA device: nothing in an epoch waits for it, wherever the images lie."""
+"""Training on a CUDA device: no step waits for it, with images on the device or on the host."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ CUDA = torch.device("cuda", 0)
 
 
 def on_cuda(split: Split, resident: bool) -> Split:
-    """`split` with its images on the device, or on the host as when they do not fit."""
+    """`split` with its images on the device, or on the host as if they did not fit."""
     if not resident:
         return replace(split, device=CUDA)
     images = torch.from_numpy(split.images).to(CUDA)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def test_no_step_waits_for_the_device(tmp_path: Path, resident: bool, options: d
     splits = {name: on_cuda(split, resident) for name, split in three_splits(40).items()}
     made = recipe(augment=AUGMENT, sampler="imbalanced", **options)
     trainer = make_trainer(tmp_path, made, splits=splits, runtime=Runtime(CUDA, torch.bfloat16))
-    trainer._train_epoch()  # the first takes memory and chooses kernels
+    trainer._train_epoch()  # the first epoch allocates memory and chooses kernels
     groups = trainer._groups(1)
     with never_waiting():
         for number, group in enumerate(groups):
@@ -62,7 +62,7 @@ def test_images_on_the_host_give_what_those_on_the_device_give(tmp_path: Path) -
 
 
 def test_cuda_trains_as_the_cpu_does(tmp_path: Path) -> None:
-    """Without augmentation and dropout, whose random numbers each device draws by itself."""
+    """Without augmentation and dropout, because devices draw different random numbers."""
     from support.training import Tiny
 
     losses = []

@@ -1,4 +1,4 @@
-"""Two processes: every image once, figures of the whole, equal weights, and an end that both come to."""
+"""Two processes: each image is used once, figures cover all images, weights are equal, and both end."""
 
 import json
 import os
@@ -113,13 +113,13 @@ def test_one_process_asked_to_stop_stops_both_and_the_state_continues(ranks: Ran
             assert torch.equal(others["cut"][key], value), key
 
 
-def test_a_loss_that_is_not_finite_is_told_by_all(ranks: Ranks) -> None:
+def test_all_processes_report_a_loss_that_is_not_finite(ranks: Ranks) -> None:
     for result, _ in ranks:
         assert "not finite in epoch 1, step 1 of 21" in result["broken"]
 
 
 def test_no_trainer_holds_on_to_its_process_group(ranks: Ranks) -> None:
-    """A trainer that outlives its group would abort the process at its exit, now and then."""
+    """A trainer that outlives its group sometimes aborts the process at exit."""
     assert [result["ddp_left"] for result, _ in ranks] == [0, 0]
 
 

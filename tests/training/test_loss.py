@@ -1,4 +1,4 @@
-"""The loss: its optimum is where the labels put it; without smoothing it is torch's own to the last bit."""
+"""The loss: the labels decide its optimum; without smoothing it equals torch's loss to the last bit."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ WEIGHTS = torch.tensor([3.0, 1.0])
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS, WEIGHTS.flip(0)])
 def test_class_weights_leave_the_smoothed_optimum_alone(weights: torch.Tensor | None) -> None:
-    """Two images that a model tells apart: at smoothing .1 each settles at .05 of the wrong class."""
+    """For two images that a model can separate, smoothing .1 gives each .05 for the wrong class."""
     labels = torch.tensor([0, 1])
     logits = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")

@@ -1,4 +1,4 @@
-"""Schedules as functions of the step, fused optimisers against plain ones, and the written-out average."""
+"""Schedules as functions of the step, fused optimisers against plain ones, and the weight average."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_onecycle_rises_from_a_25th_and_falls_to_nearly_nothing() -> None:
     assert cycle.index(max(cycle)) == 50 and max(cycle) == 0.1
     assert cycle[:51] == sorted(cycle[:51]) and cycle[50:] == sorted(cycle[50:], reverse=True)
     assert cycle[-1] == pytest.approx(1e-5)
-    # torch's own, whose rise ends one step earlier and begins at lr/25 exactly: the same to a few per cent.
+    # torch's rise ends one step earlier and starts at exactly lr/25, so the two agree to a few per cent.
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
     theirs = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 0.1, TOTAL, pct_start=51 / TOTAL, div_factor=25, final_div_factor=400, cycle_momentum=False
@@ -61,7 +61,7 @@ def test_onecycle_rises_from_a_25th_and_falls_to_nearly_nothing() -> None:
     ("total", "warmup"), [(2, 0.25), (2, 0.0), (3, 0.5), (10, 0.85), (10, 0.0), (1000, 0.25)]
 )
 def test_a_schedule_ends_at_its_final_fraction(name: str, total: int, warmup: float) -> None:
-    """Also where the peak is less than one step before the end."""
+    """This holds even if the peak is less than one step before the end."""
     made = rates(total, name=name, warmup_fraction=warmup, final_fraction=1e-4)
     assert made[-1] == pytest.approx(1e-5)
 
@@ -82,7 +82,7 @@ def test_only_what_core_2_declares_changed(name: str, warmup: float) -> None:
         config = {
             "schedule.name": name,
             "schedule.warmup_fraction": warmup,
-            "trainer.epochs": total,  # the fewest steps that so many epochs have
+            "trainer.epochs": total,  # the fewest steps for this number of epochs
         }
         assert not changed or core_touches(config)
         for step in range(total):
@@ -129,7 +129,7 @@ def test_fused_equals_plain(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_weight_decay_spares_norms_and_biases(name: str) -> None:
-    """Without gradients the decay is all that an update does."""
+    """Without gradients, an update applies only the decay."""
     model = build_model("resnet18")
     before = {key: value.detach().clone() for key, value in model.named_parameters()}
     settings = OptimSettings(name=name, lr=0.1, weight_decay=0.5, momentum=0.0)
@@ -146,7 +146,7 @@ def test_weight_decay_spares_norms_and_biases(name: str) -> None:
 
 
 def test_without_decay_the_state_is_that_of_version_0_1() -> None:
-    """One group, so that a run which the change does not touch continues from its old state."""
+    """There is one group, so a run without weight decay continues from its old state."""
     optimizer = build_optimizer(OptimSettings(weight_decay=0.0), list(nn.Linear(2, 2).parameters()))
     assert len(optimizer.param_groups) == 1
 

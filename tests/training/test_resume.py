@@ -1,4 +1,4 @@
-"""A run that is cut anywhere and started again ends bit for bit where the undisturbed one ends."""
+"""A run that is interrupted anywhere and started again ends with exactly the bits of an undisturbed run."""
 
 import errno
 import hashlib
@@ -38,7 +38,7 @@ def deterministic() -> Iterator[Runtime]:
 
 
 def everything(**settings: object) -> Recipe:
-    """Every part of the state at once: averaging, dropout, augmentation, accumulation, momentum, clipping."""
+    """All parts of the state at once: averaging, dropout, augmentation, accumulation, momentum, clipping."""
     made = {
         "ema_decay": 0.9,
         "grad_accum_steps": 2,
@@ -52,11 +52,11 @@ def everything(**settings: object) -> Recipe:
 
 
 class Killed(BaseException):
-    """The process is gone: nothing is saved on the way out."""
+    """Like a killed process: nothing is saved afterwards."""
 
 
 def at(call: int, then: Callable[[], str | None]) -> Callable[[], str | None]:
-    """A should_stop whose `call`-th asking (from 0) does `then`."""
+    """A should_stop that does `then` on call number `call` (from 0)."""
     asked = iter(range(10**9))
     return lambda: then() if next(asked) == call else None
 
@@ -66,7 +66,7 @@ def killed() -> str | None:
 
 
 class Run:
-    """A run in one folder with one journal, started as often as it takes, each time on other weights."""
+    """A run in one folder with one journal. Each start has different initial weights."""
 
     def __init__(self, folder: Path, made: Recipe) -> None:
         self.folder, self.made, self.recorder, self.starts = folder, made, Recorder(), 0
@@ -74,7 +74,7 @@ class Run:
     def start(self, should_stop: Callable[[], str | None] = lambda: None) -> Trainer:
         with warnings.catch_warnings(action="ignore"):
             begun = load_resume(self.folder) is not None
-        model = Tiny(seed=self.starts if begun else 0)  # what is loaded must not depend on what was there
+        model = Tiny(seed=self.starts if begun else 0)  # the loaded state must not depend on them
         self.starts += 1
         trainer = make_trainer(
             self.folder, self.made, model, record=self.recorder, identity=IDENTITY, should_stop=should_stop
@@ -84,7 +84,7 @@ class Run:
 
 
 def finish(run: Run) -> dict[str, object]:
-    """Start for the last time, and what came of it all: every number, and the best weights' bytes."""
+    """Start for the last time. Returns every number of the run and the hash of the best weights."""
     trainer = run.start()
     average = trainer.average.model.state_dict() if trainer.average else {}
     return {
@@ -112,7 +112,7 @@ def assert_same(one: object, other: object, where: str = "") -> None:
 
 @pytest.fixture
 def undisturbed(tmp_path: Path) -> tuple[dict[str, object], int]:
-    """What the run gives when left alone, and how often it asks whether to stop."""
+    """The results of an undisturbed run, and how often it asks whether to stop."""
     count = 0
 
     def ask() -> None:
@@ -140,7 +140,7 @@ def test_stopped_at_every_single_place(options: dict[str, object], tmp_path: Pat
     whole = Run(tmp_path / "whole", made)
     whole.start(ask)
     expected = finish(whole)
-    # Two epochs of: three steps, one look after them, three validation batches (and as many of test).
+    # Two epochs of: three steps, one check after them, three validation batches (and three of test).
     assert count == 2 * (3 + 1 + 3 * (1 + ("select_on" in options)))
     for place in range(count):
         run = Run(tmp_path / f"stop{place}", made)
@@ -178,7 +178,7 @@ submit = StateWriter.submit
 
 
 def submit_and_wait(writer: StateWriter, snapshot: Snapshot) -> None:
-    """A disk that is quicker than training: every state is written."""
+    """Simulates a disk that is faster than training: every state is written."""
     submit(writer, snapshot)
     writer.drain()
 
@@ -187,7 +187,7 @@ def submit_and_wait(writer: StateWriter, snapshot: Snapshot) -> None:
 def test_killed_beside_every_write(
     place: str, tmp_path: Path, undisturbed: tuple[dict[str, object], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before and after each state, best weights and journal entry of the run."""
+    """Killed before and after each write of a state, best weights or metrics."""
     expected, _ = undisturbed
     for number in range(8):
         run = Run(tmp_path / f"{place}{number}", everything(checkpoint_every_s=1e-9))
@@ -214,7 +214,7 @@ def test_killed_beside_every_write(
             except Killed:
                 pass
             else:
-                assert place != "save_resume" and number >= 2  # fewer writes than that
+                assert place != "save_resume" and number >= 2  # this run has fewer writes
         assert_same(finish(run), expected, f"{place} {number}")
 
 
@@ -237,7 +237,7 @@ def spoil(path: Path, how: str, mark: Path) -> None:
             torch.save({"identity": {}, "x": Payload(mark)}, buffer)
             payload = buffer.getvalue()
         elif how == "pickle that ends early":
-            payload = b"\x80\x02]q\x00(\x80\x02]"  # found by the fuzzer: an error without a word
+            payload = b"\x80\x02]q\x00(\x80\x02]"  # from the fuzzer: an error without a message
         elif how == "something else":
             buffer = io.BytesIO()
             torch.save([1, 2, 3], buffer)
@@ -246,7 +246,7 @@ def spoil(path: Path, how: str, mark: Path) -> None:
 
 
 class Payload:
-    """Unpickled without care, this would make a file."""
+    """Unsafe unpickling of this would create a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -330,9 +330,9 @@ def test_weights_that_do_not_fit_or_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not fit the model"):
         load_weights(path, Tiny())
     path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-    with pytest.raises(UserError, match=r"is no readable .safetensors file"):
+    with pytest.raises(UserError, match=r"is not a readable .safetensors file"):
         load_weights(path, Tiny())
-    with pytest.raises(UserError, match=r"is no readable .safetensors file"):
+    with pytest.raises(UserError, match=r"is not a readable .safetensors file"):
         load_weights(tmp_path / "missing.safetensors", Tiny())
     assert not (tmp_path / "executed").exists()
 

@@ -65,7 +65,7 @@ def test_alone_a_named_device_is_taken(two_gpus: None) -> None:
     [("float32", "float32", False), ("tf32", "tf32", True), ("bf16", "bf16", False), ("auto", "bf16", False)],
 )
 def test_float32_on_cuda_is_not_tf32(precision: str, recorded: str, tf32: bool, two_gpus: None) -> None:
-    torch.backends.cudnn.allow_tf32 = not tf32  # what a job before may have left
+    torch.backends.cudnn.allow_tf32 = not tf32  # an earlier job may have left this
     made = open_runtime(TrainerSettings(device="cuda", precision=precision))
     assert made.precision == recorded
     assert torch.backends.cudnn.allow_tf32 is tf32
@@ -122,7 +122,7 @@ def test_auto_compiles_where_all_is_there(
 
 
 def test_the_workspace_of_cublas_is_set_before_any_job() -> None:
-    """cuBLAS reads it once a process: setting it in the first deterministic job of a sweep is too late."""
+    """cuBLAS reads it once per process: setting it in a sweep's first deterministic job is too late."""
     environment = {key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"}
     script = "import os, pneumo.training.runtime; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
     done = subprocess.run(
@@ -136,7 +136,7 @@ def test_a_runtime_says_its_precision() -> None:
     assert [Runtime(device, None, tf32=tf32).precision for tf32 in (False, True)] == ["float32", "tf32"]
 
 
-# ---- what a job leaves
+# ---- the process after a job
 
 
 def test_nothing_leaks_out_of_a_job() -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT wherever they come: the exit code, the state, and that the same command then ends."""
+"""SIGTERM and SIGINT at any moment: exit code, state, and the same command then finishes the run."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def test_a_deferred_signal_is_noted_and_a_second_one_interrupts() -> None:
             send(signal.SIGTERM)
         assert raised.value.code == 130  # the first one's
         send()
-        send()  # the code that caught it works undisturbed
+        send()  # the code that caught it is not interrupted again
 
 
 def test_a_signal_that_is_not_obeyed_in_time_interrupts() -> None:
@@ -109,7 +109,7 @@ def test_another_thread_takes_no_signals() -> None:
 
 # ---- through the train command
 
-# Runs the train command with one place that sends a signal to its own process when it is reached.
+# Runs the train command. A patched function sends a signal to the process when it is called.
 PATCHED = """
 import importlib, os, signal, sys, time
 place, call, numbers, pause_s = sys.argv[1], int(sys.argv[2]), sys.argv[3].split(","), float(sys.argv[4])
@@ -293,7 +293,7 @@ def test_a_signal_while_the_cache_is_built(number: int, code: int, workers: int,
         line, env=train.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     while not any(file.read_bytes()[128:].strip(b"\0") for file in tmp_path.glob("cache/*.tmp*/images.npy")):
-        time.sleep(0.02)  # until the first image stands behind the file's header
+        time.sleep(0.02)  # until the file holds the first image after its header
         assert process.poll() is None
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -302,7 +302,7 @@ def test_a_signal_while_the_cache_is_built(number: int, code: int, workers: int,
     assert "Traceback" not in errors
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
     assert not train.journals
-    deadline = time.monotonic() + 10  # multiprocessing's own helper ends a moment later
+    deadline = time.monotonic() + 10  # multiprocessing's helper process ends a moment later
     while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""States written in a thread: the newest wins, errors come back, and no state names weights that are gone."""
+"""States written in a thread: the newest wins, errors come back, and states refer to existing weights."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""The shared core against written-out updates, scikit-learn, and a device that cannot be waited for."""
+"""The training loop against written-out updates, scikit-learn, and a device that refuses to be waited for."""
 
 import json
 import mmap
@@ -45,7 +45,7 @@ def _one_thread() -> Iterator[None]:
 def meta_trainer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: nn.Module, **settings: object
 ) -> Trainer:
-    # Fused optimisers refuse the meta device; theirs is torch's own step.
+    # Fused optimisers refuse the meta device, so this uses the optimiser's plain step.
     monkeypatch.setattr(
         core, "build_optimizer", lambda _, parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9)
     )
@@ -130,7 +130,7 @@ def weights_after(tmp_path: Path, made: core.Recipe, **kwargs: object) -> dict[s
 def test_a_smaller_last_batch_takes_no_compiled_network_from_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[list] = []  # the shapes of the images that each was compiled for
+    compiled: list[list] = []  # for each compilation, the shapes of the images
     ran: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
@@ -190,7 +190,7 @@ def written_out(weights: list[float], smoothing: float, clip: float | None) -> d
     ("options", "sampler", "expected"),
     [
         ({}, "shuffle", ([1.0, 1.0], 0.0, None)),
-        # 8 NORMAL and 14 PNEUMONIA: weights 22/8 and 22/14, scaled to mean 1 over what is drawn.
+        # 8 NORMAL and 14 PNEUMONIA: weights 22/8 and 22/14, scaled to mean 1 over the draws.
         ({"class_weights": True}, "shuffle", ([22 / 16, 22 / 28], 0.0, None)),
         ({"label_smoothing": 0.2}, "shuffle", ([1.0, 1.0], 0.2, None)),
         ({"class_weights": True, "label_smoothing": 0.1}, "shuffle", ([22 / 16, 22 / 28], 0.1, None)),
@@ -322,7 +322,7 @@ def test_evaluation_is_of_every_image_in_order_and_does_not_depend_on_the_batch(
 
 
 class Scripted(Trainer):
-    """A trainer whose splits score what the script says: one dict an epoch."""
+    """A trainer whose splits get the scores in the script: one dict per epoch."""
 
     script: list[dict[str, float]]
 
@@ -412,7 +412,7 @@ def test_only_the_files_that_a_kept_state_may_name_stay(tmp_path: Path) -> None:
 
 
 class Breaks(Tiny):
-    """Gives not-a-numbers from its n-th training batch on."""
+    """Returns NaN from its n-th training batch on."""
 
     def __init__(self, at: int) -> None:
         super().__init__()
@@ -519,7 +519,7 @@ def test_more_processes_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(UserError, match=r"device 1 is asked for.*fewer processes"):
+    with pytest.raises(UserError, match=r"needs device 1\..*fewer processes"):
         open_runtime(TrainerSettings())
 
 
