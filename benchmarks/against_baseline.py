@@ -19,7 +19,7 @@ import measure
 import numpy as np
 import seed_baseline
 import torch
-from ceiling import train_epoch, trainer_for
+from ceiling import TimedLog, train_epoch, trainer_for
 
 from pneumo.data.images import preprocess, read
 from pneumo.data.loader import Split
@@ -101,8 +101,8 @@ def where_time_goes(
     shares["baseline"] = taken
 
     watch = measure.Stopwatch()
-    trainer = trainer_for("resnet18", "light", data, folder / "watched", batch, len(files) // batch)
-    train_epoch(trainer)  # warms up
+    trainer, log = trainer_for("resnet18", "light", data, folder / "watched", batch, len(files) // batch)
+    train_epoch(trainer, log)  # warms up
     watched(trainer, watch)
     cpu = time.process_time()
     trainer._train_epoch()
@@ -111,7 +111,7 @@ def where_time_goes(
     taken["network"] = taken.pop("step") - inside
     taken["rest"] = taken.pop("whole") - sum(value for part, value in taken.items() if part in PARTS)
     shares[f"pneumo, {trainer.runtime.precision}"] = taken
-    trainer.record.close()
+    log.finish()
     return {
         name: {part: 1e3 * taken.get(part, 0.0) / len(files) for part in PARTS}
         for name, taken in shares.items()
@@ -182,8 +182,8 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
         for kind in (True, False)
     )
 
-    def training(trainer: Trainer) -> Callable[[], float]:
-        return lambda: train_epoch(trainer)[0]
+    def training(trainer: Trainer, log: TimedLog) -> Callable[[], float]:
+        return lambda: train_epoch(trainer, log)[0]
 
     def evaluation(trainer: Trainer) -> Callable[[], object]:
         return lambda: trainer.score(trainer.network, data["test"])
@@ -191,14 +191,14 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
     taken = measure.interleaved(
         {
             "baseline": lambda: seed_baseline.train_epoch(model, train, optimizer),
-            **{name: training(trainer) for name, trainer in trainers.items()},
+            **{name: training(*pair) for name, pair in trainers.items()},
         },
         args.rounds,
     )
     scored = measure.interleaved(
         {
             "baseline": lambda: seed_baseline.evaluate(model, test),
-            **{name: evaluation(trainer) for name, trainer in trainers.items()},
+            **{name: evaluation(trainer) for name, (trainer, _) in trainers.items()},
         },
         args.rounds,
     )
@@ -234,8 +234,8 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
             **(remark if target == 5.0 else {}),
             **({"processor_ms": shares} if target == 1.5 else {}),
         )
-    for trainer in trainers.values():
-        trainer.record.close()
+    for _, log in trainers.values():
+        log.finish()
     if args.figure:
         draw(shares, args.figure)
 

@@ -23,6 +23,7 @@ from pneumo.config import Config
 from pneumo.data import cache, manifest
 from pneumo.data.augment import normalise
 from pneumo.data.cache import ImageCache
+from pneumo.data.loader import Split
 from pneumo.data.settings import AugmentSettings, DataSettings, PhantomSettings
 from pneumo.models.settings import ModelSettings
 from pneumo.run import build_trainer
@@ -52,9 +53,18 @@ class TimedLog(RunLog):
 
 
 def trainer_for(
-    model: str, augment: str, data: ImageCache, folder: Path, batch: int, steps: int
+    model: str,
+    augment: str,
+    data: ImageCache | dict[str, Split],
+    folder: Path,
+    batch: int,
+    steps: int,
+    **trainer: str,
 ) -> tuple[Trainer, TimedLog]:
-    """A run's trainer on the CPU and its log. The rate is low, and only augmentation regularises."""
+    """A run's trainer and its log. The rate is low, and only augmentation regularises.
+
+    `trainer` are further keys of TrainerSettings.
+    """
     strengths = yaml.safe_load((measure.PROJECT / "conf" / "augment" / f"{augment}.yaml").read_text())
     settings = Config(
         model=ModelSettings(name=model),
@@ -68,7 +78,7 @@ def trainer_for(
             label_smoothing=0.0,
             ema_decay=None,
             checkpoint_every_s=1e9,
-            device="cpu",
+            **{"device": "cpu", **trainer},
         ),
         tracking=TrackingSettings(uri=f"sqlite:///{folder.parent}/mlflow.db"),
     )

@@ -47,16 +47,21 @@ def main() -> None:
     data = {name: random_split(name, count, device) for name, count in counts.items()}
     steps = args.images // args.batch
     with tempfile.TemporaryDirectory(prefix="pneumo-bench-") as name:
-        trainer = trainer_for("resnet18", "light", data, Path(name) / "run", args.batch, steps)
+        trainer, log = trainer_for(
+            "resnet18", "light", data, Path(name) / "run", args.batch, steps, device="cuda"
+        )
         taken = measure.interleaved(
-            {"fixed batch": lambda: fixed_steps(trainer, steps), "epoch": lambda: train_epoch(trainer)[0]},
+            {
+                "fixed batch": lambda: fixed_steps(trainer, steps),
+                "epoch": lambda: train_epoch(trainer, log)[0],
+            },
             args.rounds,
         )
         began = time.perf_counter()
         for _ in range(args.epochs):
-            train_epoch(trainer)
+            train_epoch(trainer, log)
         whole_s = time.perf_counter() - began
-        trainer.record.close()
+        log.finish()
     measure.record(
         "cuda/ceiling, resnet18 224 px light",
         measure.ratio(taken["fixed batch"], taken["epoch"]),

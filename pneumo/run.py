@@ -17,7 +17,7 @@ from pneumo import UserError, config, fingerprint, models, names, provenance
 from pneumo.config import Config
 from pneumo.data import cache, manifest
 from pneumo.data.cache import ImageCache
-from pneumo.data.loader import splits
+from pneumo.data.loader import Split, splits
 from pneumo.evaluation import run_report
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.files import write_atomically
@@ -271,7 +271,7 @@ def _start_record(plan: RunPlan, log: RunLog, start: StartRecord) -> None:
 
 def build_trainer(
     settings: Config,
-    data: ImageCache,
+    data: ImageCache | dict[str, Split],
     log: RunLog,
     *,
     identity: dict[str, Any],
@@ -279,7 +279,10 @@ def build_trainer(
     should_stop: Callable[[], str | None] = lambda: None,
     quiet: bool = False,
 ) -> Trainer:
-    """The trainer of a run: its device, its model with seeded weights, and its data on the device."""
+    """The trainer of a run: its device, its model with seeded weights, and its data on the device.
+
+    `data` is the prepared images, or splits that are on the device already.
+    """
     machine = runtime.open_runtime(settings.trainer)
     runtime.seed_everything(settings.seed)
     model = models.build_model(**vars(settings.model))
@@ -298,7 +301,7 @@ def build_trainer(
     return Trainer(
         recipe,
         model,
-        splits(data, machine.device),
+        data if isinstance(data, dict) else splits(data, machine.device),
         machine,
         folder=log.folder / "state",
         record=log,

@@ -22,7 +22,6 @@ from pneumo.training.checkpoint import load_resume, load_weights, save_resume, s
 from pneumo.training.runtime import Runtime, open_runtime
 from pneumo.training.settings import TrainerSettings
 from pneumo.training.signals import Stopped
-from pneumo.training.state_writer import Snapshot, StateWriter
 from pneumo.training.trainer import Recipe, Trainer
 
 IDENTITY = {"optim.lr": 0.01, "model.name": "tiny", "seed": 0}
@@ -174,15 +173,7 @@ def test_killed_again_and_again(tmp_path: Path, undisturbed: tuple[dict[str, obj
     assert_same(finish(run), expected)
 
 
-submit = StateWriter.submit
-
-
-def submit_and_wait(writer: StateWriter, snapshot: Snapshot) -> None:
-    """Simulates a disk that is faster than training: every state is written."""
-    submit(writer, snapshot)
-    writer.drain()
-
-
+@pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("place", ["save_resume", "save_weights", "metrics"])
 def test_killed_beside_every_write(
     place: str, tmp_path: Path, undisturbed: tuple[dict[str, object], int], monkeypatch: pytest.MonkeyPatch
@@ -204,7 +195,6 @@ def test_killed_beside_every_write(
                 raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(StateWriter, "submit", submit_and_wait)
             if place == "metrics":
                 patch.setattr(target, place, write)
             else:
@@ -270,6 +260,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.usefixtures("quick_disk")
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_newest_state_falls_back(
@@ -288,6 +279,7 @@ def test_a_damaged_newest_state_falls_back(
     assert newest not in states(run.folder)
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_two_damaged_states_start_over_and_do_not_stand_in_the_way(
     tmp_path: Path, undisturbed: tuple[dict[str, object], int]
 ) -> None:
@@ -363,6 +355,7 @@ def fill(folder: Path) -> Path:
     return filler
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_full_disk_leaves_the_state_before_and_says_so(
     small_disk: Path, undisturbed: tuple[dict[str, object], int]
 ) -> None:

@@ -397,6 +397,7 @@ def test_early_stopping(patience: int | None, epochs: int, tmp_path: Path) -> No
     assert len(chosen(tmp_path, script, early_stop_epochs=patience).history) == epochs
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_only_the_files_that_a_kept_state_may_name_stay(tmp_path: Path) -> None:
     chosen(tmp_path, rows("val/auroc", [0.1, 0.2, 0.3, 0.4, 0.35, 0.3]))
     states = [load_plain(path, skip=32) for path in tmp_path.glob("step-*.pt")]
