@@ -47,7 +47,7 @@ bench: install ## the benchmarks, a quarter of an hour; every ratio with its tar
 bench-cuda: install ## the benchmarks of a CUDA device, 50 epochs of ResNet-18 among them
 	$(BIN)/python benchmarks/on_cuda.py
 
-lint: install ## ruff, mypy and the layers of the house
+lint: install ## ruff, mypy and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
