@@ -51,7 +51,7 @@ TYPOS = [
     (("force=maybe",), ("force=maybe", "true or false")),
     (("seed=x",), ("seed=x is not a whole number",)),
     (("model.dropout=2",), ("model.dropout=2", "at least 0 and below 1")),
-    (("trainer.precision=bf17",), ("trainer.precision=bf17", "auto, float32, bf16, fp16", "mean bf16?")),
+    (("trainer.precision=bf17",), ("trainer.precision=bf17", "float32, tf32, bf16, fp16", "mean bf16?")),
     (("data.image_size=4",), ("data.image_size=4", "16 and 2048")),
     (("data.on_bad_image=ignore",), ("data.on_bad_image=ignore", "error, skip")),
     (("model=null",), ("model=null", "densenet121, resnet18, resnet50")),

@@ -28,6 +28,7 @@ def hold_epochs(trainer: Any) -> None:
 
     def waits(self: Any) -> None:
         while held(self.folder.parent.name, self.progress.epoch) and self.should_stop() is None:
+            self._record_saved()  # as between steps: the epochs before are seen outside
             time.sleep(0.05)
         train_epoch(self)
 
