@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -85,7 +85,7 @@ def run(settings: Config, sweep: Sweep | None = None, job: SweepJob | None = Non
                     try:
                         _start_record(plan, log, start)
                         trainer = build_trainer(
-                            settings,
+                            _with_precision(settings, start.precision),
                             plan.data,
                             log,
                             identity=plan.identity,
@@ -218,8 +218,13 @@ def _saved_state(plan: RunPlan, log: RunLog) -> tuple[StartRecord, dict[str, Any
         return start, None
     if stopping:
         log.journal.tags({names.MIXED_TAG: "; ".join(stopping)})
-        settings.trainer.precision = start.precision = before.precision
+        start.precision = before.precision
     return start, state
+
+
+def _with_precision(settings: Config, precision: str) -> Config:
+    """`settings` in a resolved precision. The run's own keep what was asked for, its identity."""
+    return replace(settings, trainer=replace(settings.trainer, precision=precision))
 
 
 def _print_older(plan: RunPlan) -> None:

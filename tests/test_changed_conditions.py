@@ -101,3 +101,29 @@ def test_another_precision_stops_and_keep_takes_the_recorded_one(
     assert command("train", *LINE, "on_code_change=keep").code == 0
     starts = json.loads((stopped / "artifacts" / "starts.json").read_text())
     assert starts[-1]["precision"] == "float32"
+
+
+def test_keep_leaves_the_configuration_as_it_was_asked_for(
+    command: Command, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The saved configuration is the run's identity: `auto` must not become what one machine made of it."""
+    auto = [*LINE, "trainer.precision=auto"]
+    metrics, start_record = RunLog.metrics, provenance.start_record
+
+    def fail(self: RunLog, values: dict[str, float], step: int) -> None:
+        metrics(self, values, step)
+        raise RuntimeError("the machine failed")
+
+    def in_another_precision(**given: object) -> provenance.StartRecord:
+        other = "float32" if given["precision"] == "bf16" else "bf16"
+        return start_record(**{**given, "precision": other})  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "metrics", fail)
+        assert command("train", *auto).code == 1
+    (file,) = (tmp_path / "outputs").glob("*/artifacts/config.yaml")
+    before = file.read_text()
+    monkeypatch.setattr(provenance, "start_record", in_another_precision)
+    assert command("train", *auto, "on_code_change=keep").code == 0
+    assert "precision: auto" in before
+    assert file.read_text() == before.replace("on_code_change: stop", "on_code_change: keep")
