@@ -147,6 +147,20 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[float, Callable[[], None]]:
 
 
 @pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk quicker than any training: every state is written, none is replaced while it waits."""
+    from pneumo.training.state_writer import Snapshot, StateWriter
+
+    submit = StateWriter.submit
+
+    def submit_and_wait(writer: StateWriter, snapshot: Snapshot) -> None:
+        submit(writer, snapshot)
+        writer.drain()
+
+    monkeypatch.setattr(StateWriter, "submit", submit_and_wait)
+
+
+@pytest.fixture
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> Callable[..., Ending]:

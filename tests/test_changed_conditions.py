@@ -14,7 +14,7 @@ LINE = [*small_run(train_patients=24, test_patients=12, batch_size=8), "trainer.
 
 
 @pytest.fixture
-def stopped(command: Command, tiny: dict, tmp_path: Path) -> Path:
+def stopped(command: Command, tiny: dict, tmp_path: Path, quick_disk: None) -> Path:
     """The folder of a run that failed after its first epoch, whose state is saved."""
     metrics = RunLog.metrics
 
@@ -104,7 +104,7 @@ def test_another_precision_stops_and_keep_takes_the_recorded_one(
 
 
 def test_keep_leaves_the_configuration_as_it_was_asked_for(
-    command: Command, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None
 ) -> None:
     """The saved configuration is the run's identity: `auto` must not become what one machine made of it."""
     auto = [*LINE, "trainer.precision=auto"]
