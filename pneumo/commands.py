@@ -66,6 +66,17 @@ COMMANDS: dict[str, Command] = {
         paths=("model", "input", "output", "cache_dir"),
         lists=("input",),
     ),
+    "evaluate": Command(
+        purpose="score a finished run on its own test set, once",
+        examples=(
+            "pneumo evaluate model=RUN split=test",
+            "pneumo evaluate model=outputs/0123456789abcdef device=cpu",
+            "pneumo evaluate model=RUN data.root=DIR",
+        ),
+        module="pneumo.evaluate",
+        config_name="evaluate",
+        paths=("model", "output_dir", "data.root", "data.cache_dir"),
+    ),
     "runs": Command(
         purpose="look at finished and unfinished runs, and use them",
         examples=(

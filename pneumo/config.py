@@ -9,9 +9,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
@@ -19,12 +21,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pneumo import UserError, __version__, commands, completion, config_help, one_of
+from pneumo import UserError, __version__, commands, completion, config_help, fingerprint, one_of
 from pneumo.config_arguments import prepare
 from pneumo.config_errors import NO_NAME, Typed, explain, unknown_key
 from pneumo.config_files import project_dir, shipped_dir
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
+from pneumo.text import first_line
 from pneumo.tracking.journal import redact
 from pneumo.tracking.settings import SearchSettings, TrackingSettings
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
@@ -138,6 +141,20 @@ def _refuse_added_keys(composed: DictConfig, schema: type, whole: type, above: s
         inner = known[key]
         if isinstance(inner, type) and dataclasses.is_dataclass(inner) and isinstance(node, DictConfig):
             _refuse_added_keys(node, inner, whole, f"{above}{key}.")
+
+
+def from_saved(file: Path) -> Config:
+    """The configuration that a run saved. A key that came after the run has its neutral value.
+
+    Raises UserError for a file that is not such a configuration.
+    """
+    try:
+        saved: Any = OmegaConf.to_container(OmegaConf.load(file))
+        whole = OmegaConf.merge(OmegaConf.structured(Config), fingerprint.with_neutral(saved))
+        assert isinstance(whole, DictConfig)
+        return to_config(whole)
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not the configuration of a run: {first_line(error)}") from None
 
 
 def compose(overrides: list[str]) -> Config:

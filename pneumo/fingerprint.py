@@ -87,6 +87,16 @@ def without_neutral(values: Mapping[str, Any], above: str) -> Flat:
     return {key: value for key, value in values.items() if not is_neutral(f"{above}.{key}", value)}
 
 
+def with_neutral(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration, completed by the neutral values of the keys that came after it."""
+    whole = {group: dict(part) if isinstance(part, Mapping) else part for group, part in saved.items()}
+    for key, later in LATER.items():
+        group, _, name = key.partition(".")
+        if isinstance(whole.get(group), dict):
+            whole[group].setdefault(name, later.neutral)
+    return whole
+
+
 def relevant(config: Mapping[str, Any], core: int = CORE, pixels: int | None = None) -> Flat:
     """The resolved configuration without what cannot change the result, flat: {"optim.lr": 0.001, ...}.
 

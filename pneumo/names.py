@@ -27,6 +27,7 @@ DATA_DIGEST_TAG = "pneumo.data_digest"
 SYNTHETIC_TAG = "pneumo.synthetic"
 CORE_TAG = "pneumo.core"  # the version of training and evaluation; none is 1
 PIXELS_TAG = "pneumo.pixels"  # the pixel rule; none is 1
+SCORED_TAG = "pneumo.test_scored"  # when the model was given its test images (UTC)
 MIXED_TAG = "pneumo.mixed"  # what changed when a run was continued with on_code_change=keep
 STATE_TAG = "pneumo.state"  # PRUNED, which MLflow does not know
 REASON_TAG = "pneumo.status_reason"

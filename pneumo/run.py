@@ -1,6 +1,5 @@
 """One run: a configuration on a data set, from its folder and journal to its report."""
 
-import json
 import os
 import shlex
 import shutil
@@ -13,15 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pneumo import UserError, config, fingerprint, models, names, provenance
+from pneumo import UserError, config, fingerprint, models, names, provenance, run_scores
 from pneumo.config import Config
 from pneumo.data import cache, manifest
 from pneumo.data.cache import ImageCache
 from pneumo.data.loader import Split, splits
-from pneumo.evaluation import run_report
-from pneumo.evaluation.predictions import SplitResult
-from pneumo.files import write_atomically
-from pneumo.inference import ood
 from pneumo.provenance import StartRecord
 from pneumo.run_plan import RunPlan, plan_run
 from pneumo.sweep import retention, trial
@@ -31,17 +26,12 @@ from pneumo.text import last_line
 from pneumo.tracking.journal import DONE, Journal, redact
 from pneumo.tracking.run_log import RunLog
 from pneumo.training import runtime
-from pneumo.training.checkpoint import load_resume, load_weights, save_weights
+from pneumo.training.checkpoint import load_resume
 from pneumo.training.signals import Interrupted, Pruned, Stopped, StopRequest
-from pneumo.training.trainer import Evaluation, Recipe, Trainer
+from pneumo.training.trainer import Recipe, Trainer
 from pneumo.versions import CORE
 
 WORDS = {"KILLED": "stopped", "PRUNED": "pruned"}  # how the terminal names an end; all others are errors
-HOW_CHOSEN = {
-    names.TEST_SELECTED: "TEST-SELECTED, optimistic: the epoch was chosen on these images",
-    names.OFFICIAL_VAL: "chosen on the official 16 validation images, which every model solves",
-    names.PATIENT_VAL: "scored once",
-}
 
 
 @dataclass(kw_only=True)
@@ -95,7 +85,7 @@ def run(settings: Config, sweep: Sweep | None = None, job: SweepJob | None = Non
                         _print_ready(trainer, settings, time.monotonic() - started)
                         stop.deferred = True  # from here on the trainer asks between steps
                         trainer.fit(state)
-                        _report(plan, log, trainer)
+                        run_scores.report(plan, log, trainer)
                         runtime.close_runtime(trainer.runtime)
                         stop.shielded = True
                         ending = Outcome(state="FINISHED")
@@ -165,14 +155,29 @@ def _skip(plan: RunPlan, log: RunLog, stop: StopRequest) -> Outcome:
     if state == "PRUNED":
         trial.note_pruned(plan.settings.search)
     if rank() == 0:
-        done = "done already" if state == "FINISHED" else "pruned before"
-        print(f"{plan.name}: {done}, skipped (force=true trains it again)")
         if plan.sweep:
             plan.sweep.begin(trains=False)
-        plan.update_job(happened="skipped")
+        if state == "FINISHED" and plan.settings.trainer.score_test and not run_scores.is_scored(log.journal):
+            happened = _score(plan, log)
+        else:
+            done = "done already" if state == "FINISHED" else "pruned before"
+            print(f"{plan.name}: {done}, skipped (force=true trains it again)")
+            happened = "skipped"
+        plan.update_job(happened=happened)
         log.send()
         _wait_until_sent(plan, log, stop)
     return Outcome(state=state, score=score_of(log.journal))
+
+
+def _score(plan: RunPlan, log: RunLog) -> str:
+    """Score the test set of a run that was trained without it; returns what happened."""
+    while not log.journal.hold():
+        time.sleep(0.5)  # another process scores it; a signal interrupts
+    if run_scores.is_scored(log.journal):
+        return "skipped"
+    print(f"{plan.name}: done already; its test set is scored now (trainer.score_test=true)")
+    run_scores.score_test(plan, log)
+    return "scored"
 
 
 def _saved_state(plan: RunPlan, log: RunLog) -> tuple[StartRecord, dict[str, Any] | None]:
@@ -331,86 +336,6 @@ def _report_trial(settings: Config, values: Mapping[str, float], epoch: int) -> 
     """Report an epoch's score to the search that this run is a trial of, if any."""
     score = values.get(settings.trainer.monitor, float("nan"))
     trial.report(settings.search, score, epoch, settings.trainer.epochs)
-
-
-# ---- the report
-
-
-def _report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
-    """Score validation and, once, test with the selected weights; write and record what they show."""
-    progress, settings, data = trainer.progress, plan.settings, plan.data
-    load_weights(trainer.best_path, trainer.network)
-    scored = {name: trainer.score(trainer.network, trainer.splits[name]) for name in ("val", "test")}
-    if trainer.runtime.rank > 0:
-        return
-    best = progress.history[progress.best_epoch - 1]
-    facts = {
-        "fingerprint": plan.fingerprint,
-        "protocol": plan.protocol,
-        "epoch": progress.best_epoch,
-        "monitor": settings.trainer.monitor,
-        "score": best[settings.trainer.monitor],
-        "model": vars(settings.model),
-        "preprocess": data.preprocess,
-        **({} if data.white is None else {"white": data.white}),
-        "class_names": names.CLASS_NAMES,
-        "data_digest": data.digest,
-        "synthetic": plan.synthetic,
-        "precision": trainer.runtime.precision,
-        "images": data.manifest.counts(),
-        "patients": data.manifest.patients(),
-        "history": progress.repeatable,  # the same run twice leaves the same bytes
-    }
-    save_weights(log.artifacts / names.BEST_WEIGHTS, trainer.network.state_dict(), facts)
-    reference = ood.fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
-    content = json.dumps(reference, indent=1).encode()
-    write_atomically(log.artifacts / names.TRAINING_REFERENCE, content)
-    test = _write_report(plan, log, trainer, scored)
-    # A run that also saw the test set in every epoch has those points: the chosen one comes after them.
-    step = progress.best_epoch if plan.protocol != names.TEST_SELECTED else len(progress.history) + 1
-    best_values = {
-        "best/epoch": float(progress.best_epoch),
-        "best/val_auroc": best["val/auroc"],
-        "best/val_accuracy": best["val/accuracy"],
-    }
-    log.journal.metrics(best_values, progress.best_epoch)
-    log.journal.metrics({f"test/{name}": value for name, value in test.items()}, step)
-    log.record_artifacts()
-    _print_scores(plan, test, progress.best_epoch, best)
-
-
-def _write_report(
-    plan: RunPlan, log: RunLog, trainer: Trainer, scored: dict[str, Evaluation]
-) -> dict[str, float]:
-    results = {}
-    for name, evaluation in scored.items():
-        split = trainer.splits[name]
-        results[name] = SplitResult(
-            paths=[split.paths[index] for index in evaluation.indices],
-            patients=[split.patients[index] for index in evaluation.indices],
-            labels=evaluation.labels,
-            probabilities=evaluation.probabilities,
-        )
-    return run_report.write(
-        log.artifacts,
-        history=trainer.progress.history,
-        splits=results,
-        class_counts=plan.data.manifest.counts(),
-        class_names=names.CLASS_NAMES,
-        selected_epoch=trainer.progress.best_epoch,
-        protocol=plan.protocol,
-        note="Synthetic images (phantom), no patients." if plan.synthetic else None,
-        val_monitor=plan.settings.trainer.monitor,
-        patients=plan.data.manifest.patients(),
-    )
-
-
-def _print_scores(plan: RunPlan, test: dict[str, float], epoch: int, best: dict[str, float]) -> None:
-    auroc, accuracy = best["val/auroc"], best["val/accuracy"]
-    print(f"chosen: epoch {epoch}, validation AUROC {auroc:.4f}, accuracy {accuracy:.4f}")
-    figures = "  ".join(f"{name} {value:.4f}" for name, value in test.items())
-    origin = "; synthetic images" if plan.synthetic else ""
-    print(f"test ({HOW_CHOSEN[plan.protocol]}{origin}):\n  {figures}")
 
 
 # ---- the end

@@ -40,6 +40,7 @@ def main() -> None:
 def job(composed: DictConfig) -> float:
     """Train one configuration and return its validation score; a failure ends this job alone."""
     # Imported here because torch takes seconds, and --help needs none of it.
+    from pneumo.config_effects import without_effect
     from pneumo.run import Outcome, failed, run
     from pneumo.training.runtime import isolated
 
@@ -58,7 +59,10 @@ def job(composed: DictConfig) -> float:
             record = sweep.job(typed, hydra.job.num) if sweep else None
             # The jobs of a sweep share a process: each leaves it as if it had never run there.
             with isolated() if sweep else nullcontext():
-                outcome = run(config.to_config(composed), sweep, record)
+                settings = config.to_config(composed)
+                for line in without_effect(settings, typed):
+                    print(f"note: {line}")
+                outcome = run(settings, sweep, record)
     except UserError as error:
         outcome = failed(str(error), config.USAGE)
     except (Exception, SystemExit) as error:

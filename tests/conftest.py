@@ -174,7 +174,7 @@ def command(
     def run(module: str, *arguments: str) -> Ending:
         from hydra.core.global_hydra import GlobalHydra
 
-        from pneumo import compare, data_command, predict, runs, train, ui
+        from pneumo import compare, data_command, evaluate, predict, runs, train, ui
 
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
@@ -187,7 +187,7 @@ def command(
         with pytest.raises(SystemExit) as end:
             {
                 "train": train, "data": data_command, "runs": runs,
-                "predict": predict, "compare": compare, "ui": ui,
+                "predict": predict, "compare": compare, "ui": ui, "evaluate": evaluate,
             }[module].main()  # fmt: skip
         out, err = capfd.readouterr()
         return Ending(int(end.value.code or 0), out, err)

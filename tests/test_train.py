@@ -123,6 +123,7 @@ def test_jobs_end_alone_and_the_others_as_if_alone(
     assert sorted(run.info.status for run in children) == ["FAILED"] * 3 + ["FINISHED"]
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_pruned_run_is_done(
     command: Command, tiny: dict, outcomes: list[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +139,7 @@ def test_a_pruned_run_is_done(
     assert math.isnan(outcomes[0].score)
     parent, (child,) = family(tmp_path)
     assert (child.info.status, child.data.tags[STATE_TAG]) == ("KILLED", "PRUNED")
-    assert child.data.tags["pneumo.status_reason"] in ("after epoch 1", "after epoch 2")  # with its state
+    assert child.data.tags["pneumo.status_reason"] == "after epoch 1"
     assert parent.info.status == "FINISHED" and parent.data.metrics["jobs/pruned"] == 1
     again = command("train", *line)
     assert again.code == 0 and "pruned before, skipped" in again.out

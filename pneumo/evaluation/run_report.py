@@ -32,26 +32,24 @@ def write(
     note: str | None = None,
     val_monitor: str = "val/auroc",
     patients: dict[str, int] | None = None,
-) -> dict[str, float]:
-    """Write figures/, reports/ and predictions/ under `directory` and return the scores of the test split.
+) -> dict[str, dict[str, float]]:
+    """Write figures/, reports/ and predictions/ under `directory` and return the scores of each split.
 
-    `history` has a dict for each epoch (`epoch`, `train/loss`, ...), `splits` the keys val and test,
+    `history` has a dict for each epoch (`epoch`, `train/loss`, ...), `splits` val, test or both,
     `class_counts` the images by split and class, `patients` the patients by split. `val_monitor` is the score
     by which validation would have chosen the epoch; only protocol=test_selected reads it. Each file is
-    replaced whole. If a split cannot be scored, nothing is written and a UserError says why.
+    replaced whole. If a split cannot be scored, nothing is written and a UserError gives the reason.
     """
     one_of("protocol", protocol, PROTOCOLS)
-    for needed in ("val", "test"):
-        one_of("split", needed, splits)
-    scored = {
-        name: metrics.scores(splits[name].labels, splits[name].probabilities) for name in ("val", "test")
-    }
+    for name in splits:
+        one_of("split", name, ("val", "test"))
+    scored = {name: metrics.scores(split.labels, split.probabilities) for name, split in splits.items()}
     optimistic = protocol == TEST_SELECTED
     honest = _chosen_by_validation(history, val_monitor) if optimistic else None
     drawn = _figures(history, splits, class_counts, patients, class_names, selected_epoch, optimistic, note)
     for name, figure in drawn.items():
         write_atomically(directory / FIGURES / f"{name}.png", plot.png(figure))
-    for name in ("val", "test"):
+    for name in splits:
         report = _report(name, splits[name], scored[name], class_names)
         report |= {"selected_epoch": selected_epoch, "protocol": protocol, "note": note}
         report |= {"protocol_in_words": PROTOCOLS[protocol], "optimistic": optimistic and name == "test"}
@@ -61,7 +59,7 @@ def write(
         page = _page(report, splits[name], class_names)
         write_atomically(directory / REPORTS / f"classification_{name}.txt", page.encode())
         write_atomically(directory / PREDICTIONS / f"{name}.csv", predictions_csv(splits[name]))
-    return scored["test"]
+    return scored
 
 
 def _figures(
@@ -84,17 +82,21 @@ def _figures(
         drawn[f"curves_{metric}"] = figures.curve(
             history, metric, f"{title} by epoch", selected_epoch, warned
         )
-    for name, word, below in (("val", "validation", note), ("test", "test", warned)):
-        matrix = metrics.confusion(splits[name].labels, splits[name].predictions)
+    for name, split in splits.items():
+        word, below = ("validation", note) if name == "val" else ("test", warned)
+        matrix = metrics.confusion(split.labels, split.predictions)
         title = f"Confusion matrix, {word} set, epoch {selected_epoch}"
         drawn[f"confusion_{name}"] = figures.confusion_matrix(matrix, class_names, title, below)
-    labels, probabilities = splits["test"].labels, splits["test"].probabilities
-    where = f"test set, epoch {selected_epoch}"
-    drawn["roc_test"] = figures.roc(labels, probabilities, f"ROC, {where}", warned)
-    drawn["pr_test"] = figures.precision_recall(
-        labels, probabilities, f"Precision and recall, {where}", warned
-    )
-    drawn["calibration_test"] = figures.calibration(labels, probabilities, f"Calibration, {where}", warned)
+    if "test" in splits:
+        labels, probabilities = splits["test"].labels, splits["test"].probabilities
+        where = f"test set, epoch {selected_epoch}"
+        drawn["roc_test"] = figures.roc(labels, probabilities, f"ROC, {where}", warned)
+        drawn["pr_test"] = figures.precision_recall(
+            labels, probabilities, f"Precision and recall, {where}", warned
+        )
+        drawn["calibration_test"] = figures.calibration(
+            labels, probabilities, f"Calibration, {where}", warned
+        )
     return drawn
 
 

@@ -46,7 +46,7 @@ class Bundle:
     `thresholds` apply to the uncalibrated probability. They and `temperature` were chosen on the validation
     images; `past` holds the labels and calibrated probabilities of those images. `figures` are scores on the
     test images with 95 % intervals (patients resampled): brier and ece of calibrated probabilities, counts at
-    `threshold_rule`.
+    `threshold_rule`. They are empty, like `test_digest`, if the model was never given its test images.
     """
 
     model: ModelArguments
@@ -118,6 +118,12 @@ class Bundle:
 
     def network(self, device: torch.device | str = "cpu") -> nn.Module:
         """The network in eval mode; UserError if the weights are damaged or belong to another network."""
+        if not self.weights.exists():
+            raise UserError(
+                f"{self.weights} is missing: a sweep keeps the weights of its best runs only (keep_best). "
+                f"`pneumo runs reproduce {self.run_id or self.fingerprint}` prints the command of the run; "
+                "with force=true it trains the run again."
+            )
         content = read_bounded(self.weights, MAX_MODEL_BYTES)
         if self.weights_sha256 and hashlib.sha256(content).hexdigest() != self.weights_sha256:
             raise UserError(f"{self.weights} is damaged or was exchanged: its checksum is not the model's.")

@@ -31,10 +31,6 @@ def text(bundle: Bundle) -> str:
         *(["histogram equalised"] if pre["equalize"] else []),
         f"resized and padded to {pre['image_size']} x {pre['image_size']} grey pixels",
     ]
-    rows = "".join(
-        f"| {SCORE_WORDS.get(name, name)} | {_value(figure)} | {_interval(figure)} |\n"
-        for name, figure in bundle.figures.items()
-    )
     splits = "\n".join(_split(bundle, name) for name in ("train", "val", "test"))
     synthetic = (
         "\n**Trained on synthetic images: it has never seen a real patient.**\n" if bundle.synthetic else ""
@@ -67,12 +63,7 @@ Digest `{bundle.data_digest}`.
 
 ## Figures
 
-Scores on the test images, with 95 % intervals (patients resampled, 2,000 draws). Scores that count decisions
-use the threshold above.
-
-| score | value | 95 % interval |
-|---|---|---|
-{rows}
+{_figures(bundle)}
 ## Limits
 
 - The figures hold for images like those of the test set. Other hospitals, devices, ages or shares of ill
@@ -83,6 +74,22 @@ use the threshold above.
 - The intervals cover the choice of patients only. They do not cover training again with another seed.
 - A map of what the network looked at is a hint, not a proof of why it gave this answer.
 """
+
+
+def _figures(bundle: Bundle) -> str:
+    if not bundle.figures:
+        return (
+            "None. The model was never given its test images (`trainer.score_test=false`).\n"
+            f"`pneumo evaluate model={bundle.run_id or bundle.fingerprint} split=test` scores them.\n"
+        )
+    rows = "".join(
+        f"| {SCORE_WORDS.get(name, name)} | {_value(figure)} | {_interval(figure)} |\n"
+        for name, figure in bundle.figures.items()
+    )
+    return (
+        "Scores on the test images, with 95 % intervals (patients resampled, 2,000 draws). Scores that count "
+        f"decisions\nuse the threshold above.\n\n| score | value | 95 % interval |\n|---|---|---|\n{rows}"
+    )
 
 
 def _split(bundle: Bundle, name: str) -> str:

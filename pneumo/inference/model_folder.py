@@ -82,10 +82,15 @@ def from_run(
     version: str | None = None,
     threshold_rule: str = "sensitivity_95",
 ) -> Bundle:
-    """The model of a finished run: its best weights, and what follows from its validation and test rows."""
+    """The model of a finished run: its best weights, and what follows from its validation and test rows.
+
+    A run with trainer.score_test=false has no test rows: the model then has no figures.
+    """
     one_of("threshold_rule", threshold_rule, THRESHOLD_RULES)
     best = _read_json(artifacts / BEST_FACTS)
-    val, test = (_read_predictions(artifacts / name) for name in (VAL_PREDICTIONS, TEST_PREDICTIONS))
+    val = _read_predictions(artifacts / VAL_PREDICTIONS)
+    scored = (artifacts / TEST_PREDICTIONS).is_file()  # not with trainer.score_test=false
+    test = _read_predictions(artifacts / TEST_PREDICTIONS) if scored else None
     thresholds = metrics.operating_points(val.labels, val.probabilities)
     temperature = metrics.temperature(val.labels, val.probabilities)
     rule = threshold_rule if threshold_rule in thresholds else "half"
@@ -100,18 +105,18 @@ def from_run(
         "counts": {
             "images": best.get("images") or {},
             "patients": best.get("patients") or {},
-            "test": len(test.paths),
+            "test": len(test.paths) if test else 0,
             "val": len(val.paths),
         },
         "thresholds": thresholds,
         "temperature": temperature,
         "threshold_rule": rule,
-        "figures": _figures(test, temperature, thresholds[rule]),
+        "figures": _figures(test, temperature, thresholds[rule]) if test else {},
         "past": {
             "labels": val.labels.tolist(),
             "probabilities": metrics.tempered(val.probabilities, temperature).tolist(),
         },
-        "test_digest": test_digest(test),
+        "test_digest": test_digest(test) if test else "",
         "familiarity": _read_json(reference) if reference.is_file() else None,
         "run_id": run_id,
     }

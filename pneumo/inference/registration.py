@@ -43,6 +43,11 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
     folder = registry.run_folder(run)
     _refuse_unfit(run, force)
     candidate = model_folder.from_run(folder, run_id=run_id)
+    if not candidate.figures and not force:
+        raise UserError(
+            f"run {run_id} was not scored on its test set (trainer.score_test=false), so nothing shows how "
+            f"good it is. `pneumo evaluate model={run_id} split=test` scores it; {FORCE}."
+        )
     if candidate.protocol == TEST_SELECTED and not force:
         raise UserError(_optimistic(run_id))
     holder = registry.holder(name, alias)
@@ -60,7 +65,7 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
         DATA_DIGEST_TAG: candidate.data_digest,
         "pneumo.test_digest": candidate.test_digest,
         SYNTHETIC_TAG: str(candidate.synthetic).lower(),
-        "pneumo.test_auroc": _written(candidate.figures[SCORE]),
+        "pneumo.test_auroc": _written(candidate.figures[SCORE]) if candidate.figures else "not scored",
         "pneumo.registered": compared,
     }
     if candidate.ood_reference is None:  # a run of an older version: its images may still be there
@@ -97,6 +102,8 @@ def _compare(
 ) -> str:
     """The run's AUROC against the holder's, in words; UserError if it is worse or cannot be compared."""
     old = model_folder.read(holder.folder, holder.version)
+    if not old.figures:
+        return f"{holder.version}, which had the alias, was never scored on a test set"
     if candidate.test_digest != old.test_digest:
         raise UserError(
             f"run {run.run_id} was not tested on the images of {holder.version}, which has the alias "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pneumo import UserError
 from pneumo.files import LOCK_WAIT_S, locked
-from pneumo.names import BEST_WEIGHTS, SWEEP_TAG
+from pneumo.names import BEST_WEIGHTS, SWEEP_TAG, TEST_PREDICTIONS
 from pneumo.sweep import jobs
 from pneumo.tracking import sender
 from pneumo.tracking.journal import Journal, artifact_file
@@ -17,7 +17,8 @@ def keep_best(folder: Path, keep: int | None, tracking: TrackingSettings) -> lis
     """Delete the weights of all but the `keep` best finished runs of the sweep in `folder`.
 
     Weights go only from runs that this sweep made, that no process works on, and that no registered model
-    comes from. Where the tracker does not answer, they stay until the next time. Returns messages to print.
+    comes from. Where the tracker does not answer, they stay until the next time. All weights stay while a
+    finished run is not scored on its test set. Returns messages to print.
     """
     if keep is None:
         return []
@@ -30,6 +31,8 @@ def keep_best(folder: Path, keep: int | None, tracking: TrackingSettings) -> lis
             with contextlib.suppress(UserError):  # damaged: the command that trains or sends it says so
                 journals.append(Journal(run))
         finished = [journal for journal in journals if journal.status == "FINISHED"]
+        if any(TEST_PREDICTIONS not in journal.artifacts for journal in finished):
+            return []  # trainer.score_test=false: whatever is chosen later needs its weights
         finished.sort(key=jobs.rank_of, reverse=True)
         own = [journal for journal in finished[keep:] if journal.tags_logged.get(SWEEP_TAG) == folder.name]
         return [message for journal in own if (message := _drop_weights(journal, tracking))]

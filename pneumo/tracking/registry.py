@@ -21,7 +21,7 @@ import yaml
 
 from pneumo import UserError, __version__
 from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, local_folder, locked
-from pneumo.names import BEST_WEIGHTS, TRAINING_REFERENCE
+from pneumo.names import BEST_WEIGHTS, SCORED_TAG, TRAINING_REFERENCE
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import error_code
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, tracked
@@ -96,7 +96,10 @@ class Registry(Reader):
 
     def run_folder(self, run: TrackedRun) -> Path:
         """The artifacts of a run that make a model."""
-        return self._files(run.artifact_uri, RUN_FILES, f"{run.run_id} {run.status}")
+        mark = f"{run.run_id} {run.status}"
+        if scored := run.tags.get(SCORED_TAG):  # its test predictions may have come after a first download
+            mark = f"{mark} {scored}"
+        return self._files(run.artifact_uri, RUN_FILES, mark)
 
     def holder(self, name: str, alias: str) -> Resolved | None:
         """The version that `alias` names; None where there is none."""

@@ -60,6 +60,7 @@ class TrainerSettings:
     early_stop_epochs: int | None = None
     monitor: str = "val/auroc"
     select_on: str = "val"
+    score_test: bool = True
     limit_batches: int | None = None
     grad_accum_steps: int = 1
     grad_clip_norm: float | None = None
@@ -69,13 +70,17 @@ class TrainerSettings:
     grace_s: float = 30.0
 
     def __post_init__(self) -> None:
-        self.compile = self.compile.lower()  # an unquoted true arrives as True
         one_of("trainer.precision", self.precision, ("auto", "float32", "tf32", "bf16", "fp16"))
         check_device("trainer.device", self.device)
         self.compile = self.compile.lower()  # `trainer.compile=true` arrives as "True"
         one_of("trainer.compile", self.compile, ("auto", "true", "false"))
         one_of("trainer.monitor", self.monitor, MONITORS)
         one_of("trainer.select_on", self.select_on, ("val", "test"))
+        if self.select_on == "test" and not self.score_test:
+            raise UserError(
+                "trainer.select_on=test scores the test images in every epoch, so trainer.score_test=false "
+                "cannot hold. Give trainer.select_on=val, or leave trainer.score_test=true."
+            )
         for key in ("epochs", "grad_accum_steps", "early_stop_epochs", "limit_batches"):
             value = getattr(self, key)
             if value is not None and value < 1:

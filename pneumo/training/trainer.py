@@ -9,24 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from pneumo import UserError
-from pneumo.data.augment import Augment, normalise, step_generator
-from pneumo.data.loader import Split, batches, drawn_shares, epoch_order, evaluation_batch, mix
+from pneumo.data.augment import Augment, step_generator
+from pneumo.data.loader import Split, batches, drawn_shares, epoch_order, mix
 from pneumo.data.settings import AugmentSettings, SamplerSettings
 from pneumo.evaluation import metrics
 from pneumo.names import MEASURED
+from pneumo.training import scoring
 from pneumo.training.checkpoint import load_resume
 from pneumo.training.loss import summed_loss
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib
+from pneumo.training.scoring import Evaluation
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 from pneumo.training.signals import Stopped
 from pneumo.training.state_writer import BestWeights, Snapshot, StateWriter, host_copy
@@ -55,19 +55,6 @@ class Recipe:
     augment: AugmentSettings
     in_channels: int = 3
     seed: int = 0
-
-
-@dataclass
-class Evaluation:
-    """A split's scores: row numbers, labels and PNEUMONIA probabilities [N], and the mean cross-entropy."""
-
-    indices: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    loss: float
-
-    def scores(self) -> dict[str, float]:
-        return {"loss": self.loss, **metrics.scores(self.labels, self.probabilities)}
 
 
 @dataclass
@@ -344,44 +331,17 @@ class Trainer:
         """Score a split with the averaged weights, or with the current weights if averaging is off."""
         return self.score(self._evaluated(), self.splits[split_name])
 
-    @torch.inference_mode()
     def score(self, model: nn.Module, split: Split) -> Evaluation:
         """Score a split with `model`. With several processes, each scores a share and all get the whole."""
-        indices = self._evaluation_indices(len(split))
-        mine = indices[self.runtime.rank :: self.runtime.world_size]
-        if self.runtime.world_size > 1:
-            for buffer in model.buffers():  # BatchNorm statistics drift apart between processes
-                torch.distributed.broadcast(buffer, 0)
-        model.eval()
-        rows = []
-        together = evaluation_batch(self.settings.batch_size, split.images.shape[-1], self.runtime.device)
-        for part in mine.split(together) if len(mine) else ():
-            if self.runtime.world_size == 1:  # shares differ in length, so several processes cannot stop here
-                self._obey_stop()
-            images, labels = split.take(part)
-            with self.runtime.autocast():
-                logits = model(normalise(images, self.recipe.in_channels))
-            logits = logits.double()
-            loss = cross_entropy(logits, labels, reduction="none")
-            rows.append(torch.stack([labels, logits.softmax(1)[:, 1], loss], 1))
-        own = torch.cat(rows) if rows else torch.zeros(0, 3, dtype=torch.float64, device=self.runtime.device)
-        numbers = self.runtime.gather(mine[:, None].to(own)).flatten().cpu().numpy().astype(np.int64)
-        table = self.runtime.gather(own).cpu().numpy()
-        order = np.argsort(numbers, kind="stable")
-        labels_, probabilities, losses = table[order].T
-        if not np.isfinite(losses).all():
+        evaluation = scoring.score(
+            model, split, self.runtime, self.settings, self.recipe.in_channels, self._obey_stop
+        )
+        if not evaluation.finite:
             raise NonFiniteLoss(
                 f"the {split.name} loss is not finite in epoch {self.progress.epoch}; "
                 f"try a lower learning rate than optim.lr={self.recipe.optim.lr:g}"
             )
-        return Evaluation(numbers[order], labels_.astype(np.int64), probabilities, float(losses.mean()))
-
-    def _evaluation_indices(self, count: int) -> Tensor:
-        limit = (self.settings.limit_batches or count) * self.settings.batch_size
-        if limit >= count:
-            return torch.arange(count)
-        # Spread over the split, because it is sorted by class and a smoke run needs both classes.
-        return torch.from_numpy(np.linspace(0, count - 1, limit).astype(np.int64))
+        return evaluation
 
     def _evaluated(self) -> nn.Module:
         return self.network if self.average is None else self.average.model

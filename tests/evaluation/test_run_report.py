@@ -51,7 +51,7 @@ def history(test: bool) -> list[dict[str, float]]:
     return rows
 
 
-def write(directory: Path, **changed: Any) -> dict[str, float]:
+def write(directory: Path, **changed: Any) -> dict[str, dict[str, float]]:
     settings: dict[str, Any] = {
         "history": history(test=False),
         "splits": {"val": split(1), "test": split(2)},
@@ -140,7 +140,37 @@ def test_reports_agree_with_the_scores(tmp_path: Path) -> None:
             assert said in text
         assert "Synthetic images." in text and "PNEUMONIA" in text and f"{expected['auroc']:.4f}" in text
         assert "optimistic" not in text
-    assert returned == metrics.scores(split(2).labels, split(2).probabilities)
+    assert returned == {
+        name: metrics.scores(split(seed).labels, split(seed).probabilities)
+        for name, seed in (("val", 1), ("test", 2))
+    }
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_without_test_scores_gets_no_files_of_the_test_set(tmp_path: Path) -> None:
+    write(tmp_path / "val", splits={"val": split(1)})
+    write(tmp_path / "both")
+    made, both = (
+        {file.relative_to(tmp_path / name).as_posix() for file in (tmp_path / name).rglob("*.*")}
+        for name in ("val", "both")
+    )
+    assert made == {name for name in both if "test" not in name} and made != both
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_test_set_written_later_completes_the_files(tmp_path: Path) -> None:
+    write(tmp_path / "later", splits={"val": split(1)})
+    write(tmp_path / "later", splits={"test": split(2)})
+    write(tmp_path / "once")
+    later, once = (
+        {
+            file.relative_to(tmp_path / name): file.read_bytes()
+            for file in (tmp_path / name).rglob("*")
+            if file.is_file()
+        }
+        for name in ("later", "once")
+    )
+    assert later == once
 
 
 def test_test_selected_is_marked_optimistic_beside_the_honest_score(optimistic: Path) -> None:
@@ -197,8 +227,8 @@ def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_mistakes_are_named_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"protocol=test-selected is not known.*Did you mean test_selected"):
         write(tmp_path, protocol="test-selected")
-    with pytest.raises(UserError, match="split=test is not known"):
-        write(tmp_path, splits={"val": split(1)})
+    with pytest.raises(UserError, match="split=train is not known"):
+        write(tmp_path, splits={"train": split(1)})
     diverged = split(2)
     diverged.probabilities[3] = np.nan
     with pytest.raises(UserError, match="diverged"):

@@ -5,7 +5,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from pneumo.names import BEST_WEIGHTS, FINGERPRINT_TAG, OVERRIDES_TAG, PARENT_TAG, SWEEP_TAG
+from pneumo.names import BEST_WEIGHTS, FINGERPRINT_TAG, OVERRIDES_TAG, PARENT_TAG, SWEEP_TAG, TEST_PREDICTIONS
 from pneumo.sweep.parent import Sweep
 from pneumo.tracking.journal import Journal, artifact_file
 from support.commands import small_run
@@ -52,17 +52,18 @@ def epochs_trained(folder: Path) -> int:
     )
 
 
-def finished(output_dir: Path, name: str, score: float, sweep_id: str = "s") -> Path:
-    """A finished run with weights, from its journal alone."""
+def finished(output_dir: Path, name: str, score: float, sweep_id: str = "s", scored: bool = True) -> Path:
+    """A finished run with weights, from its journal alone; without `scored` it has no test predictions."""
     journal = Journal(output_dir / name)
     journal.start(name, "pneumo", {FINGERPRINT_TAG: name, SWEEP_TAG: sweep_id})
     journal.params({"trainer.monitor": "val/auroc"})
     journal.metrics({"val/auroc": score}, 1)
     journal.metrics({"best/epoch": 1.0, "best/val_auroc": score}, 1)
-    file = artifact_file(journal.folder, BEST_WEIGHTS)
-    file.parent.mkdir(parents=True)
-    file.write_bytes(name.encode())
-    journal.artifact(BEST_WEIGHTS)
+    for artifact in (BEST_WEIGHTS, *([TEST_PREDICTIONS] if scored else [])):
+        file = artifact_file(journal.folder, artifact)
+        file.parent.mkdir(parents=True)
+        file.write_bytes(name.encode())
+        journal.artifact(artifact)
     journal.end("FINISHED")
     journal.close()
     return journal.folder

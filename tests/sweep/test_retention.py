@@ -43,3 +43,13 @@ def test_registered_running_and_foreign_weights_are_spared(tmp_path: Path) -> No
     other = f"sqlite:///{tmp_path}/other.db"
     result = sync(output_dir / "b", TrackingSettings(uri=other), other)
     assert (result.left, result.error, result.refused) == (0, None, 0)
+
+
+def test_all_weights_stay_until_every_run_is_scored(tmp_path: Path) -> None:
+    """Models that were not scored are chosen later, and any of them can be the chosen one."""
+    folder = parent(tmp_path / "outputs", ["a", "b"])
+    finished(tmp_path / "outputs", "a", 0.9)
+    finished(tmp_path / "outputs", "b", 0.8, scored=False)
+    settings = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db", flush_s=20)
+    assert retention.keep_best(folder, 0, settings) == []
+    assert weights(tmp_path) == {"a", "b"}

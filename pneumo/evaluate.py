@@ -1,0 +1,76 @@
+"""`pneumo evaluate model=RUN split=test`: score a finished run on its own test set, once."""
+
+import sys
+from dataclasses import dataclass, field
+
+from pneumo import UserError, config, one_of
+from pneumo.commands import RUN_FORMS
+from pneumo.tracking.settings import TrackingSettings
+from pneumo.training.settings import check_device
+
+
+@dataclass(kw_only=True)
+class Images:
+    """Where the images and their prepared copies are; null: where the run had them."""
+
+    root: str | None = None
+    cache_dir: str | None = None
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """One evaluation, whole and checked."""
+
+    model: str | None = None
+    split: str = "test"
+    output_dir: str = "${pneumo.project:outputs}"
+    device: str = "auto"
+    data: Images = field(default_factory=Images)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise UserError(f"model=: which run? Give {RUN_FORMS}: pneumo evaluate model=RUN split=test.")
+        one_of("split", self.split, ("test",))
+        check_device("device", self.device)
+
+
+def main() -> None:
+    """Evaluate what the command line names; the exit code is 0 done, 1 failed, 2 wrong usage."""
+    sys.exit(config.run_typed(evaluate, "evaluate", EvaluateConfig))
+
+
+def evaluate(settings: EvaluateConfig) -> int:
+    """Score a run's test set, or print what was recorded when it was scored; 1 if it could not be sent."""
+    # They import torch, which takes seconds: --help does without.
+    from pneumo import run_scores
+    from pneumo.run_lookup import find_run
+    from pneumo.tracking.run_log import RunLog
+
+    folder = find_run(settings.output_dir, str(settings.model))
+    log = RunLog(folder, settings.tracking)
+    try:
+        if log.journal.status != "FINISHED":
+            raise UserError(
+                f"{folder.name} is {log.journal.status}: only a finished run is scored on its test set. "
+                "Its training command continues it."
+            )
+        if not log.journal.hold():
+            raise UserError(f"another process works on {folder}; wait for it, or stop it first.")
+        if run_scores.is_scored(log.journal):
+            print(f"{folder.name}: {run_scores.recorded(log.journal)}")
+        else:
+            places = settings.data
+            plan = run_scores.plan_again(
+                log, root=places.root, cache_dir=places.cache_dir, device=settings.device
+            )
+            run_scores.score_test(plan, log)
+        log.send()
+        left = log.sender.finish()
+    finally:
+        log.close()
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The scores of a run's chosen weights: on validation and, once, on the test set, now or after it ended."""
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from pneumo import UserError, config, models, names
+from pneumo.data import cache, manifest
+from pneumo.data.loader import Split, splits
+from pneumo.evaluation import run_report
+from pneumo.evaluation.predictions import SplitResult
+from pneumo.files import write_atomically
+from pneumo.inference import ood
+from pneumo.run_command import train_again
+from pneumo.run_plan import RunPlan, plan_run
+from pneumo.tracking.journal import Journal
+from pneumo.tracking.run_log import RunLog
+from pneumo.training import runtime, scoring
+from pneumo.training.checkpoint import load_weights, save_weights
+from pneumo.training.scoring import Evaluation
+from pneumo.training.trainer import Trainer
+from pneumo.versions import CORE
+
+HOW_CHOSEN = {
+    names.TEST_SELECTED: "TEST-SELECTED, optimistic: the epoch was chosen on these images",
+    names.OFFICIAL_VAL: "chosen on the official 16 validation images, which every model solves",
+    names.PATIENT_VAL: "scored once",
+}
+
+
+def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
+    """Score the selected weights; write and record what the scores show. Every process takes part."""
+    progress, settings, data = trainer.progress, plan.settings, plan.data
+    load_weights(trainer.best_path, trainer.network)
+    wanted = ("val", "test") if settings.trainer.score_test else ("val",)
+    scored = {name: trainer.score(trainer.network, trainer.splits[name]) for name in wanted}
+    if trainer.runtime.rank > 0:
+        return
+    best = progress.history[progress.best_epoch - 1]
+    facts = {
+        "fingerprint": plan.fingerprint,
+        "protocol": plan.protocol,
+        "epoch": progress.best_epoch,
+        "monitor": settings.trainer.monitor,
+        "score": best[settings.trainer.monitor],
+        "model": vars(settings.model),
+        "preprocess": data.preprocess,
+        **({} if data.white is None else {"white": data.white}),
+        "class_names": names.CLASS_NAMES,
+        "data_digest": data.digest,
+        "synthetic": plan.synthetic,
+        "precision": trainer.runtime.precision,
+        "images": data.manifest.counts(),
+        "patients": data.manifest.patients(),
+        "history": progress.repeatable,  # the same run twice leaves the same bytes
+    }
+    save_weights(log.artifacts / names.BEST_WEIGHTS, trainer.network.state_dict(), facts)
+    reference = ood.fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
+    content = json.dumps(reference, indent=1).encode()
+    write_atomically(log.artifacts / names.TRAINING_REFERENCE, content)
+    results = {name: _result(trainer.splits[name], evaluation) for name, evaluation in scored.items()}
+    scores = _write(plan, log, results, progress.history, progress.best_epoch)
+    best_values = {
+        "best/epoch": float(progress.best_epoch),
+        "best/val_auroc": best["val/auroc"],
+        "best/val_accuracy": best["val/accuracy"],
+    }
+    log.journal.metrics(best_values, progress.best_epoch)
+    auroc, accuracy = best["val/auroc"], best["val/accuracy"]
+    print(f"chosen: epoch {progress.best_epoch}, validation AUROC {auroc:.4f}, accuracy {accuracy:.4f}")
+    if "test" in scored:
+        # A run that also saw the test set in every epoch has those points: the chosen one comes after them.
+        selected = plan.protocol == names.TEST_SELECTED
+        _record_test(
+            plan, log, scores["test"], len(progress.history) + 1 if selected else progress.best_epoch
+        )
+    else:
+        print(f"test: not scored (trainer.score_test=false); pneumo evaluate model={plan.name} split=test")
+    log.record_artifacts()
+
+
+def is_scored(journal: Journal) -> bool:
+    """True if the run's model was given its test images."""
+    return names.TEST_PREDICTIONS in journal.artifacts
+
+
+def plan_again(log: RunLog, *, root: str | None, cache_dir: str | None, device: str) -> RunPlan:
+    """The plan of the finished run that `log` recorded, on its own images with its own pixel rule.
+
+    `root` and `cache_dir` say where the images are now, None: where the run had them. Raises UserError if
+    the images or this version's numbers are not those of the run.
+    """
+    tags = log.journal.tags_logged
+    saved = config.from_saved(log.artifacts / names.CONFIG)
+    data = replace(
+        saved.data,
+        pixels=saved.data.pixels or int(tags.get(names.PIXELS_TAG, "1")),
+        root=root or saved.data.root,
+        cache_dir=cache_dir or saved.data.cache_dir,
+    )
+    settings = replace(saved, data=data, trainer=replace(saved.trainer, device=device))
+    plan = plan_run(settings, cache.prepare(manifest.build(data), data), None, None)
+    if plan.data.digest != tags[names.DATA_DIGEST_TAG]:
+        raise UserError(
+            f"data.root={data.root} does not hold the images and labels of {log.folder.name} (digest "
+            f"{plan.data.digest[:12]} instead of {tags[names.DATA_DIGEST_TAG][:12]}). Give data.root= with "
+            "the images that the run was trained on."
+        )
+    if plan.fingerprint != tags[names.FINGERPRINT_TAG]:
+        raise UserError(
+            f"{log.folder.name} was trained under core {tags.get(names.CORE_TAG, '1')}; this version "
+            f"computes core {CORE}, which gives other figures. Score it with the version that trained it, or "
+            f"train it again: {train_again(log.folder)}"
+        )
+    return plan
+
+
+def score_test(plan: RunPlan, log: RunLog) -> None:
+    """Score the test set of the finished, unscored run `plan`; the journal must be held.
+
+    The model is the run's own, with the precision that it was trained in. Raises UserError if its weights
+    were deleted.
+    """
+    weights = log.artifacts / names.BEST_WEIGHTS
+    if not weights.is_file():
+        raise UserError(
+            f"{plan.name} cannot be scored on its test set: its weights were deleted (keep_best). "
+            f"Train it again: {train_again(log.folder)}"
+        )
+    facts: dict[str, Any] = json.loads((log.artifacts / names.BEST_FACTS).read_text())
+    settings = replace(plan.settings.trainer, precision=facts["precision"], compile="false")
+    machine = runtime.open_runtime(settings)
+    # The weights come from the run, not from where its training began.
+    network = models.build_model(**vars(replace(plan.settings.model, pretrained=False, weights=None)))
+    load_weights(weights, network)
+    network = network.to(machine.device).to(memory_format=torch.channels_last)
+    split = splits(plan.data, machine.device)["test"]
+    evaluation = scoring.score(network, split, machine, settings, plan.settings.model.in_channels)
+    if not evaluation.finite:
+        raise UserError(f"{plan.name} gives test probabilities that are not finite in {machine.precision}.")
+    epoch = int(facts["epoch"])
+    scores = _write(plan, log, {"test": _result(split, evaluation)}, facts["history"], epoch)
+    _record_test(plan, log, scores["test"], epoch)
+    log.record_artifacts()
+
+
+def recorded(journal: Journal) -> str:
+    """When the test set of a scored run was scored, and its figures, for the terminal."""
+    when = journal.tags_logged.get(names.SCORED_TAG, "the end of its training")
+    keys = sorted({key for key, _, _, _ in journal.metric_rows() if key.startswith("test/")})
+    figures = (f"{key.removeprefix('test/')} {journal.history(key)[-1][1]:.4f}" for key in keys)
+    return f"its test set was scored at {when}:\n  {'  '.join(figures)}"
+
+
+def _result(split: Split, evaluation: Evaluation) -> SplitResult:
+    return SplitResult(
+        paths=[split.paths[index] for index in evaluation.indices],
+        patients=[split.patients[index] for index in evaluation.indices],
+        labels=evaluation.labels,
+        probabilities=evaluation.probabilities,
+    )
+
+
+def _write(
+    plan: RunPlan, log: RunLog, results: dict[str, SplitResult], history: list[dict[str, Any]], epoch: int
+) -> dict[str, dict[str, float]]:
+    return run_report.write(
+        log.artifacts,
+        history=history,
+        splits=results,
+        class_counts=plan.data.manifest.counts(),
+        class_names=names.CLASS_NAMES,
+        selected_epoch=epoch,
+        protocol=plan.protocol,
+        note="Synthetic images (phantom), no patients." if plan.synthetic else None,
+        val_monitor=plan.settings.trainer.monitor,
+        patients=plan.data.manifest.patients(),
+    )
+
+
+def _record_test(plan: RunPlan, log: RunLog, scores: dict[str, float], step: int) -> None:
+    """Record the test scores with the time, and print them."""
+    if names.SCORED_TAG not in log.journal.tags_logged:  # a run killed in its report scores again
+        log.journal.tags({names.SCORED_TAG: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+    log.journal.metrics({f"test/{name}": value for name, value in scores.items()}, step)
+    figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    origin = "; synthetic images" if plan.synthetic else ""
+    print(f"test ({HOW_CHOSEN[plan.protocol]}{origin}):\n  {figures}")

@@ -1,0 +1,82 @@
+"""Scores a split with a network: one probability for each image."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pneumo.data.augment import normalise
+from pneumo.data.loader import Split, evaluation_batch
+from pneumo.evaluation import metrics
+from pneumo.training.runtime import Runtime
+from pneumo.training.settings import TrainerSettings
+
+
+@dataclass
+class Evaluation:
+    """A split's scores: row numbers, labels and PNEUMONIA probabilities [N], and the mean cross-entropy."""
+
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    loss: float
+
+    @property
+    def finite(self) -> bool:
+        """False if the network gave infinite or undefined numbers."""
+        return math.isfinite(self.loss)
+
+    def scores(self) -> dict[str, float]:
+        return {"loss": self.loss, **metrics.scores(self.labels, self.probabilities)}
+
+
+@torch.inference_mode()
+def score(
+    network: nn.Module,
+    split: Split,
+    runtime: Runtime,
+    settings: TrainerSettings,
+    in_channels: int,
+    between_batches: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Score `split` with `network`. With several processes, each scores a share and all get the whole.
+
+    `between_batches` may raise to stop. With several processes it is not called: their shares differ in
+    length.
+    """
+    indices = _evaluated_rows(len(split), settings)
+    mine = indices[runtime.rank :: runtime.world_size]
+    if runtime.world_size > 1:
+        for buffer in network.buffers():  # BatchNorm statistics drift apart between processes
+            torch.distributed.broadcast(buffer, 0)
+    network.eval()
+    rows = []
+    together = evaluation_batch(settings.batch_size, split.images.shape[-1], runtime.device)
+    for part in mine.split(together) if len(mine) else ():
+        if runtime.world_size == 1:
+            between_batches()
+        images, labels = split.take(part)
+        with runtime.autocast():
+            logits = network(normalise(images, in_channels))
+        logits = logits.double()
+        loss = cross_entropy(logits, labels, reduction="none")
+        rows.append(torch.stack([labels, logits.softmax(1)[:, 1], loss], 1))
+    own = torch.cat(rows) if rows else torch.zeros(0, 3, dtype=torch.float64, device=runtime.device)
+    numbers = runtime.gather(mine[:, None].to(own)).flatten().cpu().numpy().astype(np.int64)
+    table = runtime.gather(own).cpu().numpy()
+    order = np.argsort(numbers, kind="stable")
+    labels_, probabilities, losses = table[order].T
+    return Evaluation(numbers[order], labels_.astype(np.int64), probabilities, float(losses.mean()))
+
+
+def _evaluated_rows(count: int, settings: TrainerSettings) -> Tensor:
+    limit = (settings.limit_batches or count) * settings.batch_size
+    if limit >= count:
+        return torch.arange(count)
+    # Spread over the split, because it is sorted by class and a smoke run needs both classes.
+    return torch.from_numpy(np.linspace(0, count - 1, limit).astype(np.int64))
