@@ -168,7 +168,7 @@ def test_checkpoint_alone_rebuilds_the_model_and_its_test_figures(every_option: 
 
 def test_the_same_command_again_is_skipped(every_option: Path) -> None:
     before = {run.info.run_id for run in runs(every_option)}
-    done = pneumo(every_option, "model=resnet18", "sampler=shuffle", "augment=none", FLOAT32, *SMALL)
+    done = pneumo(every_option, "augment=none", FLOAT32, *SMALL)
     assert done.returncode == 0, done.stderr
     assert "done already" in done.stdout
     assert {run.info.run_id for run in runs(every_option)} == before
