@@ -52,7 +52,7 @@ def test_a_failing_run_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.M
     def fail(*arguments: object) -> None:
         raise RuntimeError("the report is broken")
 
-    monkeypatch.setattr(run, "_report", fail)
+    monkeypatch.setattr(run.run_scores, "report", fail)
     outcome = run.run(settings(tmp_path))
     assert (outcome.state, outcome.code) == ("FAILED", 1)
     journal = only_journal(tmp_path)
@@ -66,7 +66,7 @@ def test_a_users_mistake_leaves_no_traceback(
     def refuse(*arguments: object) -> None:
         raise UserError("give another value")
 
-    monkeypatch.setattr(run, "_report", refuse)
+    monkeypatch.setattr(run.run_scores, "report", refuse)
     outcome = run.run(settings(tmp_path))
     assert (outcome.state, outcome.reason) == ("FAILED", "give another value")
     assert "Traceback" not in capsys.readouterr().err

@@ -57,6 +57,11 @@ class Runtime:
             dist.all_reduce(values)
         return values
 
+    def wait_for_all(self) -> None:
+        """Return when every process has called this."""
+        if self.world_size > 1:
+            self.sum(torch.zeros(1, device=self.device)).item()
+
     def gather(self, values: Tensor) -> Tensor:
         """[n_rank, K] of every process, stacked to [N, K] in rank order; the counts may differ."""
         if self.world_size == 1:

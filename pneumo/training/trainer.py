@@ -145,6 +145,7 @@ class Trainer:
                     self._train_epoch()
                     self._finish_epoch()
             self._settle()
+            self.runtime.wait_for_all()  # every process loads the best weights next, and rank 0 wrote them
         except Exception:
             self._settle()  # so that earlier epochs are on the disk and recorded
             raise

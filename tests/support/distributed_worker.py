@@ -3,6 +3,7 @@
 import gc
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pneumo import UserError
 from pneumo.training.runtime import Runtime, close_runtime, open_runtime
 from pneumo.training.signals import Stopped
+from pneumo.training.state_writer import Snapshot, StateWriter
 from pneumo.training.trainer import Recipe, Trainer
 from support.training import AUGMENT, Recorder, Tiny, make_trainer, recipe, split, three_splits
 
@@ -106,6 +108,17 @@ def main(folder: Path) -> None:
         trained(folder / "broken", runtime, plain(), Breaks())
     except UserError as error:
         results["broken"] = str(error)
+
+    # A slow disk: only process 0 writes, and both need the file when fit returns.
+    write = StateWriter._write
+
+    def write_slowly(writer: StateWriter, snapshot: Snapshot) -> None:
+        time.sleep(0.5)
+        write(writer, snapshot)
+
+    StateWriter._write = write_slowly  # type: ignore[method-assign]
+    trainer, _ = trained(folder / "slow", runtime, plain(epochs=1), Tiny(norm=False))
+    results["best_is_there"] = trainer.best_path.is_file()
 
     # All trainers are still alive, including one that never trained.
     assert isinstance(trainer, Trainer) and isinstance(fresh, Trainer)

@@ -118,6 +118,10 @@ def test_all_processes_report_a_loss_that_is_not_finite(ranks: Ranks) -> None:
         assert "not finite in epoch 1, step 1 of 21" in result["broken"]
 
 
+def test_every_process_finds_the_best_weights_when_training_ends(ranks: Ranks) -> None:
+    assert [result["best_is_there"] for result, _ in ranks] == [True, True]
+
+
 def test_no_trainer_holds_on_to_its_process_group(ranks: Ranks) -> None:
     """A trainer that outlives its group sometimes aborts the process at exit."""
     assert [result["ddp_left"] for result, _ in ranks] == [0, 0]
