@@ -41,7 +41,7 @@ def reproduce(folder: Path, output_dir: str, *, run: bool) -> int:
     if commit := journal.tags_logged.get(COMMIT_TAG):
         dirty = journal.tags_logged.get(DIRTY_TAG) == "true"
         print(f"# made with commit {commit}{', and changes that were not committed' if dirty else ''}")
-    print(" ".join(["python -m pneumo.train", *(shlex.quote(override) for override in overrides)]))
+    print(" ".join(["pneumo train", *(shlex.quote(override) for override in overrides)]))
     if not run:
         return 0
     if journal.status != "FINISHED":

@@ -241,7 +241,7 @@ def register(settings: RegisterConfig) -> int:
             registry, run_id, name=settings.name, alias=settings.alias, force=settings.force
         )
     )
-    print(f"use it: python -m pneumo.predict model=models:/{settings.name}@{settings.alias} input=DIR")
+    print(f"use it: pneumo predict model=models:/{settings.name}@{settings.alias} input=DIR")
     return 0
 
 

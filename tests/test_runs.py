@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import Command
+from support.model_tracker import ModelTracker
 
 from pneumo import runs
 from pneumo.tracking.journal import Journal
@@ -82,3 +83,10 @@ def test_sync_sends_one_run(command: Command, outputs: Path) -> None:
 def test_an_unknown_run_is_named(command: Command, outputs: Path, action: tuple[str, str]) -> None:
     ending = command("runs", action[0], "nothing", action[1], f"output_dir={outputs}")
     assert ending.code == 1 and "not a run there" in ending.err and "Traceback" not in ending.err
+
+
+def test_register_prints_the_command_that_uses_the_model(command: Command, tracker: ModelTracker) -> None:
+    uri, cache = f"tracking.uri={tracker.uri}", f"cache_dir={tracker.folder}/cache"
+    ending = command("runs", "register", tracker.run(), "alias=champion", uri, cache)
+    assert ending.code == 0, ending.err
+    assert ending.out.endswith("\nuse it: pneumo predict model=models:/pneumo@champion input=DIR\n")
