@@ -6,8 +6,8 @@ from pathlib import Path
 from pneumo import UserError
 from pneumo.commands import RUN_FORMS
 from pneumo.sweep.jobs import read_json
+from pneumo.tracking.courier import read_note
 from pneumo.tracking.journal import read_records, redact
-from pneumo.tracking.mlflow_client import read_note
 
 
 def run_folders(output_dir: str, kind: str = "*") -> list[Path]:

@@ -7,8 +7,8 @@ import pytest
 
 from pneumo import UserError
 from pneumo.run_lookup import find_run, run_folders, run_id_of
+from pneumo.tracking.courier import note_path
 from pneumo.tracking.journal import Journal
-from pneumo.tracking.mlflow_client import note_path
 
 URI = "sqlite:///somewhere.db"
 
