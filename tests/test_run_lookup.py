@@ -35,6 +35,25 @@ def test_none_or_several_are_named(outputs: Path, name: str, words: str) -> None
         find_run(str(outputs), name)
 
 
+def test_the_beginning_of_an_id_is_looked_for_in_the_given_tracker_first(outputs: Path) -> None:
+    other = "sqlite:///other.db"
+    note = {"uri": other, "run_id": f"c1{'d' * 30}", "sequence": 1}
+    note_path(outputs / "bb33", other).write_text(json.dumps(note))
+    assert find_run(str(outputs), "c", URI) == outputs / "aa11"
+    assert find_run(str(outputs), "c", other) == outputs / "bb33"
+    assert find_run(str(outputs), "c1", URI) == outputs / "bb33"  # only the other tracker has it
+    for uri in (None, "sqlite:///third.db"):
+        with pytest.raises(UserError, match=r"2 runs \(aa11, bb33\)"):
+            find_run(str(outputs), "c", uri)
+
+
+def test_a_fingerprint_and_an_id_with_the_same_beginning_are_named(outputs: Path) -> None:
+    note = {"uri": URI, "run_id": f"bb{'d' * 30}", "sequence": 1}
+    note_path(outputs / "aa22", URI).write_text(json.dumps(note))
+    with pytest.raises(UserError, match=r"2 runs \(aa22, bb33\)"):
+        find_run(str(outputs), "bb", URI)
+
+
 def test_the_id_in_a_tracker(outputs: Path) -> None:
     assert run_id_of(str(outputs), "resnet18 strong", URI) == "c" * 32
     with pytest.raises(UserError, match=r"bb33 is not in sqlite:///.* yet: `pneumo runs sync`"):

@@ -1,5 +1,6 @@
 """`pneumo runs`: sub-commands with keys of their own."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from support.commands import Command
 from support.model_tracker import ModelTracker
 
 from pneumo import runs
+from pneumo.tracking.courier import note_path
 from pneumo.tracking.journal import Journal
 
 
@@ -65,6 +67,19 @@ def test_status_shows_runs_and_one_run(command: Command, outputs: Path) -> None:
     assert "status sweep_id=one shows its jobs" in ending.out and "2/3" in ending.out
     one = command("runs", "status", "name of aa11", f"output_dir={outputs}")
     assert one.code == 0 and "aa11" in one.out and "bb22" not in one.out and "sweep" not in one.out
+
+
+@pytest.mark.parametrize("action", ["status", "reproduce"])
+def test_a_run_is_found_by_its_id_in_the_given_tracker(
+    command: Command, outputs: Path, action: str, tmp_path: Path
+) -> None:
+    uris = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
+    for folder, uri, run_id in zip(("aa11", "bb22"), uris, ("ca" * 16, "cb" * 16), strict=True):
+        note_path(outputs / folder, uri).write_text(json.dumps({"uri": uri, "run_id": run_id, "sequence": 1}))
+    assert "2 runs" in command("runs", action, "c", f"output_dir={outputs}").err
+    ending = command("runs", action, "c", f"output_dir={outputs}", f"tracking.uri={uris[1]}")
+    assert "2 runs" not in ending.err and "bb22" in ending.out + ending.err
+    assert not any(Path(uri.removeprefix("sqlite:///")).exists() for uri in uris)  # MLflow is not asked
 
 
 def test_the_old_spelling_of_a_sweep_works(command: Command, outputs: Path) -> None:
