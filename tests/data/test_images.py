@@ -352,8 +352,9 @@ def test_rule_2_crops_no_level_above_4_and_leaves_the_content_as_it_is() -> None
 
 @pytest.mark.parametrize("pixels", [1, 2])
 @pytest.mark.parametrize("level", [0, 4])
-def test_all_black_stays_black(level: int, pixels: int) -> None:
-    dark = preprocess(np.full((9, 5), level, np.uint8), image_size=16, equalize=False, pixels=pixels)
+@pytest.mark.parametrize("keys", [{}, {"equalize": False}], ids=["default", "not equalised"])
+def test_all_black_stays_black(level: int, pixels: int, keys: dict[str, bool]) -> None:
+    dark = preprocess(np.full((9, 5), level, np.uint8), image_size=16, pixels=pixels, **keys)
     assert dark.max() == level and dark.shape == (16, 16)
 
 
