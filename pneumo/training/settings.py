@@ -69,7 +69,6 @@ class TrainerSettings:
     grace_s: float = 30.0
 
     def __post_init__(self) -> None:
-        self.compile = self.compile.lower()  # an unquoted true arrives as True
         one_of("trainer.precision", self.precision, ("auto", "float32", "tf32", "bf16", "fp16"))
         check_device("trainer.device", self.device)
         self.compile = self.compile.lower()  # `trainer.compile=true` arrives as "True"
