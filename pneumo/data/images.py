@@ -88,7 +88,7 @@ def read_with_colour(
 def is_undeclared(path: str | Path) -> bool:
     """True for a 16-bit grey PNG that does not declare how many of its bits are used; nothing is decoded.
 
-    A 16-bit file with colour or an alpha channel is not one: of it, only the upper 8 bits are read.
+    A 16-bit file with colour or an alpha channel is not one: only its upper 8 bits are read.
     """
     check_file(path)
     with open(path, "rb") as file:  # noqa: PTH123
