@@ -9,19 +9,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pneumo import UserError, config
+from pneumo import UserError, config, names
 from pneumo.config_files import shipped_dir
 from pneumo.fingerprint import IRRELEVANT, fingerprint
-from pneumo.names import (
-    COMMIT_TAG,
-    CONFIG,
-    CORE_TAG,
-    DATA_DIGEST_TAG,
-    DIRTY_TAG,
-    FINGERPRINT_TAG,
-    MEASURED,
-    PIXELS_TAG,
-)
 from pneumo.sweep.jobs import state_of
 from pneumo.text import table
 from pneumo.tracking.journal import Journal
@@ -38,8 +28,8 @@ def reproduce(folder: Path, output_dir: str, *, run: bool) -> int:
     """
     journal = Journal(folder)
     overrides = _overrides(folder, journal)
-    if commit := journal.tags_logged.get(COMMIT_TAG):
-        dirty = journal.tags_logged.get(DIRTY_TAG) == "true"
+    if commit := journal.tags_logged.get(names.COMMIT_TAG):
+        dirty = journal.tags_logged.get(names.DIRTY_TAG) == "true"
         print(f"# made with commit {commit}{', and changes that were not committed' if dirty else ''}")
     print(" ".join(["pneumo train", *(shlex.quote(override) for override in overrides)]))
     if not run:
@@ -52,12 +42,12 @@ def reproduce(folder: Path, output_dir: str, *, run: bool) -> int:
     done = subprocess.run([sys.executable, "-m", "pneumo.train", *overrides, *extra])
     if done.returncode:
         return done.returncode
-    return _compare(journal, Journal(aside / journal.tags_logged[FINGERPRINT_TAG]))
+    return _compare(journal, Journal(aside / journal.tags_logged[names.FINGERPRINT_TAG]))
 
 
 def _overrides(folder: Path, journal: Journal) -> list[str]:
     """The shortest command line that composes to the same fingerprint; UserError where there is none."""
-    file = folder / "artifacts" / CONFIG
+    file = folder / "artifacts" / names.CONFIG
     if not file.exists():
         raise UserError(f"{file} is missing: the run ended before it was written.")
     saved: Any = OmegaConf.to_container(OmegaConf.load(file))
@@ -80,11 +70,11 @@ def _overrides(folder: Path, journal: Journal) -> list[str]:
                 if not inner or own != base[group][key][inner]:
                     overrides.append(f"{group}.{key}{'.' + inner if inner else ''}={_written(own)}")
     made = config.compose(overrides).as_dict()
-    wanted = journal.tags_logged[FINGERPRINT_TAG]
-    digest = journal.tags_logged[DATA_DIGEST_TAG]
+    wanted = journal.tags_logged[names.FINGERPRINT_TAG]
+    digest = journal.tags_logged[names.DATA_DIGEST_TAG]
     if fingerprint(made, digest) == wanted:
         return overrides
-    recorded = [int(journal.tags_logged.get(tag, "1")) for tag in (CORE_TAG, PIXELS_TAG)]
+    recorded = [int(journal.tags_logged.get(tag, "1")) for tag in (names.CORE_TAG, names.PIXELS_TAG)]
     if fingerprint(made, digest, *recorded) == wanted:
         raise UserError(
             f"{wanted} was made under core {recorded[0]} and pixels {recorded[1]}; this version computes "
@@ -107,7 +97,11 @@ def _written(value: Any) -> str:
 
 def _compare(then: Journal, now: Journal) -> int:
     first, second = (
-        {(key, step): value for key, value, _, step in journal.metric_rows() if not key.startswith(MEASURED)}
+        {
+            (key, step): value
+            for key, value, _, step in journal.metric_rows()
+            if not key.startswith(names.MEASURED)
+        }
         for journal in (then, now)
     )
     rows = [
