@@ -37,7 +37,7 @@ TARGET, EPOCH_S = 1.01, 10.0
 def train_timed(result: Path, overrides: list[str]) -> None:
     """Run `pneumo.train` in this process. Writes (part, end time, seconds, CPU seconds) of every call."""
     from pneumo import train
-    from pneumo.tracking.mlflow_client import Courier
+    from pneumo.tracking.courier import Courier
 
     calls: list[tuple[str, float, float, float]] = []
 

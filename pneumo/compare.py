@@ -68,7 +68,7 @@ def compare(settings: CompareConfig) -> "Page":
         reasons = "".join(f"\n  {left['run']}: {left['reason']}" for left in left_out)
         raise UserError(
             f"experiment {experiment} has no finished run to compare. Train some first: "
-            f"python -m pneumo.train --multirun model=resnet18,resnet50 tracking.experiment={experiment}"
+            f"pneumo train --multirun model=resnet18,resnet50 tracking.experiment={experiment}"
             f"{reasons}"
         )
     root = candidates.image_root(runs, settings.data.root)
@@ -88,7 +88,7 @@ def compare(settings: CompareConfig) -> "Page":
 
 def _command(settings: CompareConfig) -> str:
     sweep = f" sweep_id={settings.sweep_id}" if settings.sweep_id else ""
-    return f"python -m pneumo.compare tracking.experiment={settings.tracking.experiment}{sweep}"
+    return f"pneumo compare tracking.experiment={settings.tracking.experiment}{sweep}"
 
 
 def _file_name(settings: CompareConfig) -> str:

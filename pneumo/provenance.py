@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def start_record(
     *, pixels: int, precision: str, world_size: int, device: str, torch: str, command: str | None = None
 ) -> StartRecord:
     """The record of this start. `device` is the resolved device's name, `torch` its version."""
-    commit, dirty = checkout(PACKAGE.parent)
+    commit, dirty = checkout(PACKAGE.parent, [f"{PACKAGE.name}/{part}" for part in DECIDING])
     return StartRecord(
         version=pneumo.__version__,
         core=CORE,
@@ -123,9 +123,12 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def checkout(folder: Path) -> tuple[str | None, list[str]]:
-    """The commit of the checkout in `folder`, and its deciding files that differ from it.
+def checkout(
+    folder: Path, below: Sequence[str] = (), *, untracked: bool = True
+) -> tuple[str | None, list[str]]:
+    """The commit of the checkout in `folder`, and the files that differ from it.
 
+    With `below`, only files in or below these paths count. Without `untracked`, new files do not count.
     (None, []) where `folder` is not the top of a git checkout.
     """
 
@@ -140,8 +143,8 @@ def checkout(folder: Path) -> tuple[str | None, list[str]]:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
             return None, []  # the package is installed somewhere inside another project
-        paths = [f"{PACKAGE.name}/{part}" for part in DECIDING]
-        rows = git("status", "--porcelain", "--", *paths).splitlines()
+        files = "normal" if untracked else "no"
+        rows = git("status", "--porcelain", f"--untracked-files={files}", "--", *below).splitlines()
         return git("rev-parse", "HEAD"), sorted(row[3:] for row in rows)
     except (OSError, subprocess.SubprocessError):
         return None, []

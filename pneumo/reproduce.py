@@ -5,8 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pneumo import UserError, run_command
-from pneumo.names import COMMIT_TAG, DIRTY_TAG, FINGERPRINT_TAG, MEASURED
+from pneumo import UserError, names, run_command
 from pneumo.sweep.jobs import state_of
 from pneumo.text import table
 from pneumo.tracking.journal import Journal
@@ -19,10 +18,10 @@ def reproduce(folder: Path, output_dir: str, *, run: bool) -> int:
     """
     journal = Journal(folder)
     overrides = run_command.overrides(folder, journal)
-    if commit := journal.tags_logged.get(COMMIT_TAG):
-        dirty = journal.tags_logged.get(DIRTY_TAG) == "true"
+    if commit := journal.tags_logged.get(names.COMMIT_TAG):
+        dirty = journal.tags_logged.get(names.DIRTY_TAG) == "true"
         print(f"# made with commit {commit}{', and changes that were not committed' if dirty else ''}")
-    print(" ".join(["python -m pneumo.train", *(shlex.quote(override) for override in overrides)]))
+    print(" ".join(["pneumo train", *(shlex.quote(override) for override in overrides)]))
     if not run:
         return 0
     if journal.status != "FINISHED":
@@ -33,12 +32,16 @@ def reproduce(folder: Path, output_dir: str, *, run: bool) -> int:
     done = subprocess.run([sys.executable, "-m", "pneumo.train", *overrides, *extra])
     if done.returncode:
         return done.returncode
-    return _compare(journal, Journal(aside / journal.tags_logged[FINGERPRINT_TAG]))
+    return _compare(journal, Journal(aside / journal.tags_logged[names.FINGERPRINT_TAG]))
 
 
 def _compare(then: Journal, now: Journal) -> int:
     first, second = (
-        {(key, step): value for key, value, _, step in journal.metric_rows() if not key.startswith(MEASURED)}
+        {
+            (key, step): value
+            for key, value, _, step in journal.metric_rows()
+            if not key.startswith(names.MEASURED)
+        }
         for journal in (then, now)
     )
     rows = [

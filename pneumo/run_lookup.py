@@ -1,13 +1,12 @@
 """The folder of a run, from any name that people have for it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from pneumo import UserError
 from pneumo.commands import RUN_FORMS
 from pneumo.sweep.jobs import read_json
+from pneumo.tracking.courier import note_path, read_note
 from pneumo.tracking.journal import read_records, redact
-from pneumo.tracking.mlflow_client import read_note
 
 
 def run_folders(output_dir: str, kind: str = "*") -> list[Path]:
@@ -19,22 +18,27 @@ def run_folders(output_dir: str, kind: str = "*") -> list[Path]:
     return sorted(found, key=lambda folder: (folder / "journal.jsonl").stat().st_mtime)
 
 
-def find_run(output_dir: str, name: str) -> Path:
-    """The folder of the run that `name` means (see commands.RUN_FORMS); UserError for none or several."""
+def find_run(output_dir: str, name: str, uri: str | None = None) -> Path:
+    """The folder of the run that `name` means (see commands.RUN_FORMS); UserError for none or several.
+
+    A run has an MLflow id in each tracker. Where the beginning of an id is given, the ids in the tracker at
+    `uri` come first.
+    """
     given = Path(name).expanduser()
     if (given / "journal.jsonl").is_file():
         return given
-    begun = []
-    named = []
+    begun, begun_elsewhere, named = [], [], []
     for folder in run_folders(output_dir):
-        ids = [folder.name, *(str(known) for known in _run_ids(folder))]
-        if name in ids:
+        ids = _run_ids(folder)
+        if name in (folder.name, *ids.values()):
             return folder
-        if any(known.startswith(name) for known in ids):
+        if folder.name.startswith(name) or (uri and ids.get(note_path(folder, uri), "").startswith(name)):
             begun.append(folder)
+        elif any(known.startswith(name) for known in ids.values()):
+            begun_elsewhere.append(folder)
         if _run_name(folder) == name:
             named.append(folder)
-    found = named or begun
+    found = named or begun or begun_elsewhere
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} runs ({', '.join(folder.name for folder in found)})" if found else "not a run there"
@@ -43,17 +47,17 @@ def find_run(output_dir: str, name: str) -> Path:
 
 def run_id_of(output_dir: str, name: str, uri: str) -> str:
     """The MLflow id that the run has in the tracker at `uri`; UserError where it has none."""
-    folder = find_run(output_dir, name)
+    folder = find_run(output_dir, name, uri)
     run_id = read_note(folder, uri).run_id
     if run_id is None:
         raise UserError(f"run {folder.name} is not in {redact(uri)} yet: `pneumo runs sync` sends it.")
     return run_id
 
 
-def _run_ids(folder: Path) -> Iterator[str]:
-    for note in folder.glob("sent-*.json"):
-        if run_id := read_json(note).get("run_id"):
-            yield run_id
+def _run_ids(folder: Path) -> dict[Path, str]:
+    """The run's MLflow id in each tracker, by the tracker's note."""
+    ids = {note: read_json(note).get("run_id") for note in folder.glob("sent-*.json")}
+    return {note: str(run_id) for note, run_id in ids.items() if run_id}
 
 
 def _run_name(folder: Path) -> str | None:

@@ -1,6 +1,5 @@
 """What a run is before it starts: its identity, its folder, and the tags and params that describe it."""
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pneumo import config, fingerprint, names
 from pneumo.config import Config
 from pneumo.data.cache import ImageCache
+from pneumo.provenance import checkout
 from pneumo.sweep.jobs import SweepJob
 from pneumo.sweep.parent import Sweep
 from pneumo.versions import CORE
@@ -94,15 +94,7 @@ def plan_run(settings: Config, data: ImageCache, sweep: Sweep | None, job: Sweep
 
 def git_tags(folder: Path) -> dict[str, str]:
     """The commit of the checkout in `folder` and whether it had changes; nothing outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
-            return {}  # the package is installed somewhere inside another project
-        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
-        return {names.COMMIT_TAG: git("rev-parse", "HEAD"), names.DIRTY_TAG: str(dirty).lower()}
-    except (OSError, subprocess.SubprocessError):
+    commit, changed = checkout(folder, untracked=False)
+    if commit is None:
         return {}
+    return {names.COMMIT_TAG: commit, names.DIRTY_TAG: str(bool(changed)).lower()}

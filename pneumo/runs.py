@@ -30,6 +30,7 @@ class StatusConfig:
     sweep_id: str | None = None
     watch: float | None = None  # seconds
     output_dir: str = _OUTPUTS
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
         if self.watch is not None and self.watch < 0:
@@ -55,6 +56,7 @@ class ReproduceConfig:
     which: str | None = None
     run: bool = False
     output_dir: str = _OUTPUTS
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
         _require_run("reproduce", self.which)
@@ -120,7 +122,7 @@ def status(settings: StatusConfig) -> int:
 def _run_status(settings: StatusConfig) -> int:
     """Print the runs; the number of those that are running."""
     if settings.which:
-        folders = [find_run(settings.output_dir, settings.which)]
+        folders = [find_run(settings.output_dir, settings.which, settings.tracking.uri)]
     else:
         folders = run_folders(settings.output_dir)
     rows = []
@@ -192,7 +194,7 @@ def sync(settings: SyncConfig) -> int:
 
     uri = settings.tracking.uri or ""
     if settings.which:
-        folders = [find_run(settings.output_dir, settings.which)]
+        folders = [find_run(settings.output_dir, settings.which, settings.tracking.uri)]
     else:
         folders = run_folders(settings.output_dir, "sweeps/*") + run_folders(settings.output_dir)
     failed = 0
@@ -218,7 +220,7 @@ def sync(settings: SyncConfig) -> int:
 def reproduce(settings: ReproduceConfig) -> int:
     """Print a run's command; with run=true carry it out elsewhere and compare. 1 if a figure differs."""
     assert settings.which is not None
-    folder = find_run(settings.output_dir, settings.which)
+    folder = find_run(settings.output_dir, settings.which, settings.tracking.uri)
     return reproduce_run(folder, settings.output_dir, run=settings.run)
 
 
@@ -241,7 +243,7 @@ def register(settings: RegisterConfig) -> int:
             registry, run_id, name=settings.name, alias=settings.alias, force=settings.force
         )
     )
-    print(f"use it: python -m pneumo.predict model=models:/{settings.name}@{settings.alias} input=DIR")
+    print(f"use it: pneumo predict model=models:/{settings.name}@{settings.alias} input=DIR")
     return 0
 
 
@@ -255,7 +257,7 @@ def export(settings: ExportConfig) -> int:
     folder = Path(model).expanduser()
     by_name = not model.startswith(("models:/", "runs:/")) and not _RUN_ID.fullmatch(model)
     if by_name and (not folder.is_dir() or (folder / "journal.jsonl").is_file()):
-        model = str(find_run(settings.output_dir, model) / "artifacts")
+        model = str(find_run(settings.output_dir, model, settings.tracking.uri) / "artifacts")
     found = resolve(model, settings.tracking.uri or "", Path(settings.cache_dir or ".cache"))
     print(export.onnx(model_folder.read(found.folder, found.version), Path(settings.output).expanduser()))
     return 0

@@ -1,4 +1,4 @@
-"""python -m pneumo.train: one run, or with --multirun one for each combination."""
+"""`pneumo train`: one run, or with --multirun one for each combination."""
 
 import os
 import sys
@@ -88,7 +88,7 @@ def _end_sweep(command: SweepContext, code: int) -> int:
     for message in retention.keep_best(sweep.folder, sweep.keep_best, tracking):
         print(f"note: {message}")
     if tracking.enabled and (left := sender.sync(sweep.folder, tracking, tracking.uri or "").left):
-        print(f"{left} records of the sweep are still to be sent: `python -m pneumo.runs sync` sends them")
+        print(f"{left} records of the sweep are still to be sent: `pneumo runs sync` sends them")
     lines = []
     for row, name in zip(rows, jobs.names(rows), strict=True):
         state = f"{row['state']} ({row['happened']})" if row["happened"] == "skipped" else row["state"]

@@ -217,7 +217,7 @@ def test_one_run_alone_and_runs_without_patients(store: Store, empty: Path, tmp_
     assert "Patients are not known" in page.terminal
     with pytest.raises(UserError, match=r"experiment=other is not in sqlite.*holds Default, pneumo"):
         alone.compare(experiment="other")
-    with pytest.raises(UserError, match="has no finished run to compare"):
+    with pytest.raises(UserError, match=r"no finished run to compare\. .*: pneumo train --multirun model="):
         alone.compare(experiment="Default")
 
 

@@ -92,7 +92,7 @@ def test_help(command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("check", "data.root=nowhere"), 1, ["nowhere", "pneumo.data fetch", "data=phantom"]),
+        (("check", "data.root=nowhere"), 1, ["nowhere", "`pneumo data fetch", "data=phantom"]),
         (("check", "data.rot=nowhere"), 2, ["data.rot", "data.root"]),
         (("chekc",), 2, ["'chekc' is not a sub-command", "Did you mean check?"]),
         (("check", "data=cvs"), 2, ["data=cvs", "chest_xray, csv, phantom", "Did you mean csv?"]),

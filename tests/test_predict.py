@@ -1,4 +1,4 @@
-"""python -m pneumo.predict: one row per file, whatever the files are."""
+"""`pneumo predict`: one row per file, whatever the files are."""
 
 import csv
 import json

@@ -104,13 +104,29 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_only_deciding_files_count_as_dirty(repository: Path) -> None:
-    commit, dirty = checkout(repository)
+def test_only_files_below_the_given_paths_count_as_dirty(repository: Path) -> None:
+    commit, dirty = checkout(repository, ["pneumo/data"])
     assert commit is not None and len(commit) == 40 and dirty == []
     (repository / "pneumo" / "page.py").write_text("x = 2\n")
-    assert checkout(repository)[1] == []
+    assert checkout(repository, ["pneumo/data"])[1] == []
     (repository / "pneumo" / "data" / "a.py").write_text("x = 2\n")
-    assert checkout(repository)[1] == ["pneumo/data/a.py"]
+    assert checkout(repository, ["pneumo/data"]) == (commit, ["pneumo/data/a.py"])
+    assert checkout(repository)[1] == ["pneumo/data/a.py", "pneumo/page.py"]
+
+
+def test_new_files_count_where_they_are_asked_for(repository: Path) -> None:
+    (repository / "pneumo" / "data" / "new.py").write_text("x = 1\n")
+    assert checkout(repository)[1] == ["pneumo/data/new.py"]
+    assert checkout(repository, untracked=False)[1] == []
+
+
+def test_a_start_records_the_deciding_files_that_are_dirty(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "PACKAGE", repository / "pneumo")
+    for part in ("page.py", "data/a.py", "data/new.py"):
+        (repository / "pneumo" / part).write_text("x = 2\n")
+    assert record().dirty == ["pneumo/data/a.py", "pneumo/data/new.py"]
 
 
 def test_no_checkout_gives_no_commit(tmp_path: Path, repository: Path) -> None:

@@ -120,5 +120,9 @@ def test_the_commit_is_that_of_the_checkout_alone(tmp_path: Path) -> None:
         subprocess.run([*git, *words], check=True)
     tags = git_tags(tmp_path)
     assert len(tags[names.COMMIT_TAG]) == 40 and tags[names.DIRTY_TAG] == "false"
+    (tmp_path / "file").write_text("x")  # a new file is not a change of the code
+    assert git_tags(tmp_path)[names.DIRTY_TAG] == "false"
+    subprocess.run([*git, "add", "file"], check=True)
+    assert git_tags(tmp_path)[names.DIRTY_TAG] == "true"
     (tmp_path / "inside").mkdir()
     assert git_tags(tmp_path / "inside") == {}

@@ -7,8 +7,8 @@ import pytest
 
 from pneumo import UserError
 from pneumo.run_lookup import find_run, run_folders, run_id_of
+from pneumo.tracking.courier import note_path
 from pneumo.tracking.journal import Journal
-from pneumo.tracking.mlflow_client import note_path
 
 URI = "sqlite:///somewhere.db"
 
@@ -33,6 +33,25 @@ def test_every_name_of_a_run_finds_it(outputs: Path, name: str) -> None:
 def test_none_or_several_are_named(outputs: Path, name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         find_run(str(outputs), name)
+
+
+def test_the_beginning_of_an_id_is_looked_for_in_the_given_tracker_first(outputs: Path) -> None:
+    other = "sqlite:///other.db"
+    note = {"uri": other, "run_id": f"c1{'d' * 30}", "sequence": 1}
+    note_path(outputs / "bb33", other).write_text(json.dumps(note))
+    assert find_run(str(outputs), "c", URI) == outputs / "aa11"
+    assert find_run(str(outputs), "c", other) == outputs / "bb33"
+    assert find_run(str(outputs), "c1", URI) == outputs / "bb33"  # only the other tracker has it
+    for uri in (None, "sqlite:///third.db"):
+        with pytest.raises(UserError, match=r"2 runs \(aa11, bb33\)"):
+            find_run(str(outputs), "c", uri)
+
+
+def test_a_fingerprint_and_an_id_with_the_same_beginning_are_named(outputs: Path) -> None:
+    note = {"uri": URI, "run_id": f"bb{'d' * 30}", "sequence": 1}
+    note_path(outputs / "aa22", URI).write_text(json.dumps(note))
+    with pytest.raises(UserError, match=r"2 runs \(aa22, bb33\)"):
+        find_run(str(outputs), "bb", URI)
 
 
 def test_the_id_in_a_tracker(outputs: Path) -> None:

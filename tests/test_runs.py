@@ -1,12 +1,15 @@
 """`pneumo runs`: sub-commands with keys of their own."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from support.commands import Command
+from support.model_tracker import ModelTracker
 
 from pneumo import runs
+from pneumo.tracking.courier import note_path
 from pneumo.tracking.journal import Journal
 
 
@@ -66,6 +69,19 @@ def test_status_shows_runs_and_one_run(command: Command, outputs: Path) -> None:
     assert one.code == 0 and "aa11" in one.out and "bb22" not in one.out and "sweep" not in one.out
 
 
+@pytest.mark.parametrize("action", ["status", "reproduce"])
+def test_a_run_is_found_by_its_id_in_the_given_tracker(
+    command: Command, outputs: Path, action: str, tmp_path: Path
+) -> None:
+    uris = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
+    for folder, uri, run_id in zip(("aa11", "bb22"), uris, ("ca" * 16, "cb" * 16), strict=True):
+        note_path(outputs / folder, uri).write_text(json.dumps({"uri": uri, "run_id": run_id, "sequence": 1}))
+    assert "2 runs" in command("runs", action, "c", f"output_dir={outputs}").err
+    ending = command("runs", action, "c", f"output_dir={outputs}", f"tracking.uri={uris[1]}")
+    assert "2 runs" not in ending.err and "bb22" in ending.out + ending.err
+    assert not any(Path(uri.removeprefix("sqlite:///")).exists() for uri in uris)  # MLflow is not asked
+
+
 def test_the_old_spelling_of_a_sweep_works(command: Command, outputs: Path) -> None:
     ending = command("runs", "status", "sweep=two", f"output_dir={outputs}")
     assert ending.code == 1 and "note: sweep= is the old spelling; write sweep_id=" in ending.err
@@ -82,3 +98,10 @@ def test_sync_sends_one_run(command: Command, outputs: Path) -> None:
 def test_an_unknown_run_is_named(command: Command, outputs: Path, action: tuple[str, str]) -> None:
     ending = command("runs", action[0], "nothing", action[1], f"output_dir={outputs}")
     assert ending.code == 1 and "not a run there" in ending.err and "Traceback" not in ending.err
+
+
+def test_register_prints_the_command_that_uses_the_model(command: Command, tracker: ModelTracker) -> None:
+    uri, cache = f"tracking.uri={tracker.uri}", f"cache_dir={tracker.folder}/cache"
+    ending = command("runs", "register", tracker.run(), "alias=champion", uri, cache)
+    assert ending.code == 0, ending.err
+    assert ending.out.endswith("\nuse it: pneumo predict model=models:/pneumo@champion input=DIR\n")

@@ -6,20 +6,20 @@ cache appears by one rename. A killed build leaves only a temporary folder, whic
 """
 
 import errno
-import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from pneumo.data.levels import white_above
 from pneumo.data.manifest import Manifest, content_problems, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
 from pneumo.data.workers import Load, fill, largest_below, processes, read_below, worker_count
-from pneumo.files import DISK_FULL, write_atomically
+from pneumo.files import DISK_FULL, Busy, locked, sync, write_atomically
 
 VERSION = 1  # of the folder's format; the key contains the pixel rule separately
 CHUNK = 32  # images per task: small enough for a smooth progress bar, large enough to cost nothing
@@ -245,7 +245,7 @@ def _build(
     With `strict`, a bad row is a failure. So is a set that was `incomplete` before the build. `root` is the
     folder of the sources; None if they are drawn.
     """
-    with _locked(folder.with_suffix(".lock")):
+    with _build_lock(folder.with_suffix(".lock")):
         if folder.is_dir():  # another run built it while we waited
             return {}
         _remove_leftovers(folder)
@@ -261,8 +261,8 @@ def _build(
                 return bad
             index["bad"] = {str(row): bad[row] for row in sorted(bad)}
             (temporary / "index.json").write_text(json.dumps(index, indent=1))
-            _sync(temporary / "index.json")
-            _sync(temporary / "images.npy")
+            sync(temporary / "index.json")
+            sync(temporary / "images.npy")
             temporary.rename(folder)
             return bad
         finally:
@@ -294,8 +294,7 @@ def _remove_leftovers(folder: Path) -> None:
         if leftover.stem == folder.name:
             shutil.rmtree(leftover, ignore_errors=True)
             continue
-        with leftover.with_suffix(".lock").open("w") as handle, suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(Busy), locked(leftover.with_suffix(".lock")):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -330,20 +329,15 @@ def _fill(
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[IO[str]]:
-    """Hold an exclusive lock. The system releases it when the holder dies."""
-    with file.open("w") as handle:
+def _build_lock(file: Path) -> Iterator[None]:
+    """Hold the lock of one cache. If another run builds it, wait however long that takes."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(locked(file))
+        except Busy:
             print("another run is preparing these images; waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
+            stack.enter_context(locked(file, wait_s=math.inf))
+        yield
 
 
 def _sha256(*parts: str) -> str:

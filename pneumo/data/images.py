@@ -53,9 +53,13 @@ def read(path: str | Path, *, pixels: int = 1, white: int | None = None) -> Grey
     16-bit PNGs are scaled to 8 bits, transparent pixels get a black background, and the EXIF orientation is
     applied. Sizes are checked before anything is decoded. Raises BadImage with path and reason.
 
-    `pixels` is the pixel rule. Rule 1 divides 16-bit values by 257. Rule 2 scales them by the range that the
-    file declares (sBIT). If it declares none, `white` becomes 255. Without `white`, the file's largest value
-    decides.
+    `pixels` is the pixel rule for 16-bit grey values. Rule 1 divides them by 257. Rule 2 scales them by the
+    range that the file declares (sBIT). If it declares none, `white` becomes 255. Without `white`, the file's
+    largest value decides.
+
+    A 16-bit PNG with colour or an alpha channel is read as its upper 8 bits, under both rules: Pillow has no
+    mode with several channels of 16 bits. A 12-bit film that was not scaled to 16 bits keeps 16 levels that
+    way, so such a film must be stored as grey.
     """
     return np.asarray(read_image(path, pixels=pixels, white=white))
 
@@ -84,7 +88,7 @@ def read_with_colour(
 def is_undeclared(path: str | Path) -> bool:
     """True for a 16-bit grey PNG that does not declare how many of its bits are used; nothing is decoded.
 
-    If a 16-bit file has colour or transparency, Pillow keeps only the upper 8 bits.
+    A 16-bit file with colour or an alpha channel is not one: only its upper 8 bits are read.
     """
     check_file(path)
     with open(path, "rb") as file:  # noqa: PTH123

@@ -99,7 +99,7 @@ def find_root(settings: DataSettings) -> Path:
     root = Path(settings.root or "data/chest_xray").expanduser()
     if not root.is_dir():
         raise UserError(
-            f"data.root={root} is not a folder. Fetch the images with `python -m pneumo.data fetch "
+            f"data.root={root} is not a folder. Fetch the images with `pneumo data fetch "
             f"data.root={root}`, name the folder that holds them with data.root=DIR, or try "
             "data=phantom, a synthetic set that needs no images."
         )
@@ -109,7 +109,7 @@ def find_root(settings: DataSettings) -> Path:
                 return candidate.resolve()
         raise UserError(
             f"data.root={root} has no folder train/: data=chest_xray takes train|val|test/NORMAL|PNEUMONIA/"
-            "*.jpeg. Fetch it with `python -m pneumo.data fetch`, use data=csv for a set described by CSV "
+            "*.jpeg. Fetch it with `pneumo data fetch`, use data=csv for a set described by CSV "
             "files, or data=phantom, a synthetic set that needs no images."
         )
     return root.resolve()

@@ -15,10 +15,10 @@ import torchvision
 from torch import Tensor, nn
 
 from pneumo import UserError
+from pneumo.files import MAX_MODEL_BYTES
 from pneumo.text import first_line
 
 HEADS = ("fc.", "classifier.")
-MAX_BYTES = 2**30  # the largest file read here, a resume state of ResNet-50, has 0.4 GB
 # The names that torch.save writes for tensors and plain values. torch's list for weights_only is longer. With
 # it, 30 bytes can request any amount of memory (a bytearray, or converting a tensor that repeats one number).
 _NAMES = re.compile(
@@ -95,8 +95,8 @@ def load_plain(path: Path, skip: int = 0) -> Any:
     No code in the file is run, and loading takes at most a few times the file's size in memory. Raises
     UnpicklingError for a file that holds anything else, and nearly any error for a damaged file.
     """
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise pickle.UnpicklingError(f"{size:,} bytes, more than the limit of {MAX_BYTES:,}")
+    if (size := path.stat().st_size) > MAX_MODEL_BYTES:
+        raise pickle.UnpicklingError(f"{size:,} bytes, more than the limit of {MAX_MODEL_BYTES:,}")
     with path.open("rb") as file:
         file.seek(skip)
         content = io.BytesIO(file.read())

@@ -8,8 +8,9 @@ from pneumo.files import LOCK_WAIT_S, locked
 from pneumo.names import BEST_WEIGHTS, SWEEP_TAG, TEST_PREDICTIONS
 from pneumo.sweep import jobs
 from pneumo.tracking import sender
+from pneumo.tracking.courier import Courier
 from pneumo.tracking.journal import Journal, artifact_file
-from pneumo.tracking.mlflow_client import Courier, describe
+from pneumo.tracking.mlflow_client import describe
 from pneumo.tracking.settings import TrackingSettings
 
 

@@ -1,33 +1,19 @@
-"""Carries a run's journal to MLflow, one pass at a time (Courier); pneumo.tracking.sender says when.
+"""MLflow's client: opening a store once and safely, finding an experiment, and what its errors mean.
 
-The only importer of mlflow, and only inside functions: the import costs seconds. Sending again is harmless:
-a metric row's key holds its recorded time and value, params and tags are equal, files are replaced whole.
-So after each success a note says how far a tracker got, and what follows it is sent again.
+mlflow is imported inside functions only: the import costs seconds.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import re
-import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pneumo import UserError
-from pneumo.files import LOCK_WAIT_S, Busy, local_folder, locked, sync, write_atomically
-from pneumo.names import BEST_CHILD_TAG, BEST_TAG, JOURNAL_TAG, PARENT_TAG, REASON_TAG, SWEEP_TAG
-from pneumo.tracking.journal import Journal, Record, artifact_file, read_records, redact
+from pneumo.files import LOCK_WAIT_S, Busy, locked
+from pneumo.tracking.journal import redact
 
-MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits params and tags by 100
-MAX_PARAM_CHARS = 6000
-MAX_TAG_CHARS = 8000
-LINK_WAIT_S = 10.0
-_BATCHED = ("start", "params", "tags", "metrics")
-_MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ENVIRONMENT = {
@@ -38,61 +24,22 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the printed link would hold the URI's credentials
 }
-_log = logging.getLogger(__name__)
-
-
-class Item(NamedTuple):
-    """One metric point, param or tag of record `n`."""
-
-    n: int
-    kind: str
-    key: str
-    value: Any
-    t: int = 0
-    step: int = 0
 
 
 class NotSent(Exception):
     """What keeps a run from being sent until the user fixes it; the message says how."""
 
 
-@dataclass(kw_only=True)
-class Note:
-    """How far one tracker got: it has the records up to `sequence`."""
-
-    uri: str
-    experiment_id: str | None = None
-    run_id: str | None = None
-    sequence: int = 0
-
-
-def note_path(folder: Path, uri: str) -> Path:
-    return folder / f"sent-{hashlib.sha1(redact(uri).encode()).hexdigest()[:12]}.json"
-
-
-def read_note(folder: Path, uri: str) -> Note:
-    try:
-        return Note(**json.loads(note_path(folder, uri).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):  # damaged: sending all again is harmless
-        return Note(uri=redact(uri))
-
-
-def _write_note(folder: Path, uri: str, note: Note) -> None:
-    write_atomically(note_path(folder, uri), json.dumps(asdict(note)).encode())
-
-
 def open_client(uri: str) -> Any:
+    """MLflow's client for the store or server at `uri`. A SQLite file that does not exist is created."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
-    for name in (
-        "alembic",
-        "mlflow.store.db.utils",
-    ):  # they print a page of migrations for every new database
+    for name in ("alembic", "mlflow.store.db.utils"):  # they print a page of migrations for a new database
         logging.getLogger(name).setLevel(logging.WARNING)
     database = sqlite_file(uri)
-    with _database_lock(uri):  # the client creates the tables
+    with database_lock(uri):  # the client creates the tables
         if database is not None and not database.exists():
             # Aside, then renamed: a kill inside the migrations leaves a file that MLflow never opens again.
             aside = database.with_name(database.name + ".new")
@@ -115,11 +62,13 @@ def error_code(error: Exception) -> str | None:
     return None
 
 
-def _refusal(error: Exception) -> bool:
+def is_refusal(error: Exception) -> bool:
+    """True where MLflow refuses what was sent, so that sending it again would not help."""
     return isinstance(error, UserError | FileNotFoundError) or error_code(error) in _REFUSALS
 
 
 def describe(error: Exception, uri: str) -> str:
+    """The error in one line, without the credentials of `uri` or of the environment."""
     text = str(error).replace(uri, redact(uri))
     for key in _SECRETS:
         if os.environ.get(key):
@@ -128,40 +77,13 @@ def describe(error: Exception, uri: str) -> str:
     return name + redact(" ".join(text.split()))[:500]
 
 
-def _text(value: str, limit: int) -> str:
-    """`value` as every database takes it: PostgreSQL refuses NUL, and UTF-8 lone surrogates."""
-    return value.replace("\0", "").encode("utf-8", "replace").decode()[:limit]
-
-
-def _items(record: Record) -> list[Item]:
-    """What of a record goes through log_batch."""
-    n, kind, body = record["n"], record["kind"], record["body"]
-    if kind == "metrics":
-        return [Item(n, kind, key, value, record["t"], body["step"]) for key, value in body["values"].items()]
-    limit = MAX_PARAM_CHARS if kind == "params" else MAX_TAG_CHARS
-    kind, pairs = ("tags", body["tags"]) if kind == "start" else (kind, body)
-    return [Item(n, kind, _text(key, 250), _text(value, limit)) for key, value in pairs.items()]
-
-
-def _head(records: list[Record]) -> tuple[int, list[Item]]:
-    """How many of the first records fit in one log_batch, and their items; 0 if the first goes alone."""
-    items: list[Item] = []
-    for count, record in enumerate(records):
-        if record["kind"] not in _BATCHED:
-            return count, items
-        new = _items(record)
-        if count and len(items) + len(new) > MAX_ITEMS:
-            return count, items
-        items += new
-    return len(records), items
-
-
 def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None for any other store and for one in memory."""
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
     return Path(match[1]).absolute() if match and match[1] != ":memory:" else None
 
 
-def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
+def database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
     """One at a time on a SQLite file: of four processes on a new one, three die (table already exists)."""
     database = sqlite_file(uri)
     if database is None:
@@ -169,16 +91,16 @@ def _database_lock(uri: str) -> contextlib.AbstractContextManager[None]:
     return locked(database.with_name(database.name + ".lock"), wait_s=LOCK_WAIT_S)
 
 
-def _experiment_id(client: Any, uri: str, name: str) -> str:
+def experiment_id(client: Any, uri: str, name: str) -> str:
     """The experiment's id. The first to ask creates it; artifacts are kept beside a SQLite file."""
     database = sqlite_file(uri)
     folder = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
     location = (database.parent / "mlartifacts" / folder).as_uri() if database else None
-    with _database_lock(uri):
+    with database_lock(uri):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return _given(client.create_experiment(name, artifact_location=location))
+                return checked_id(client.create_experiment(name, artifact_location=location))
             except Exception as error:
                 if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -188,310 +110,14 @@ def _experiment_id(client: Any, uri: str, name: str) -> str:
             f"experiment {name} was deleted in MLflow: restore it (mlflow experiments restore), "
             f"or give another name with tracking.experiment=NAME"
         )
-    return _given(experiment.experiment_id)
+    return checked_id(experiment.experiment_id)
 
 
-def _given(identifier: str) -> str:
-    """MLflow's client takes an empty 200 (from a proxy) for an answer; an empty id must not be noted."""
+def checked_id(identifier: str) -> str:
+    """`identifier`, unless it is empty: ConnectionError.
+
+    MLflow's client takes an empty 200 (from a proxy) for an answer; an empty id must not be noted.
+    """
     if not identifier:
         raise ConnectionError("the answer holds no id: is this an MLflow server?")
     return identifier
-
-
-class Courier:
-    """One pass at a time: sends what the journal holds beyond the note. Raises on the first failure."""
-
-    def __init__(self, folder: Path, uri: str) -> None:
-        self.folder, self.uri = folder, uri
-        self.note = read_note(folder, uri)
-        self.sent = self.refused = 0
-        self._client: Any = None
-        self._checked = False  # the noted run was seen to be there
-        self._rewind()
-
-    def left(self) -> int:
-        """Records not yet sent; from the files alone, so it may be asked while a pass hangs."""
-        records, _ = read_records(self.folder / "journal.jsonl")
-        return max(0, len(records) - read_note(self.folder, self.uri).sequence)
-
-    def carry(self, stopped: Callable[[], bool] = lambda: False, wait_s: float = 0.0) -> None:
-        if not (self.folder / "journal.jsonl").exists():
-            return
-        with locked(self.folder / "sync.lock", wait_s):
-            self._read()
-            if self._records and (self._unsent or not self._checked):
-                self._connect()
-            while self._unsent and not stopped():
-                self._send_head()
-
-    # -- the journal's side
-
-    def _rewind(self) -> None:
-        self._records, self._offset = 0, 0
-        self._start: Record = {}
-        self._unsent: list[Record] = []
-        # What of the first unsent records is through: where every third request is lost, a step that takes
-        # several must not start over each time.
-        self._through: set[Item | str] = set()
-        self._part = MAX_ITEMS
-
-    def _read(self) -> None:
-        noted = read_note(self.folder, self.uri)  # another process may have sent meanwhile
-        if noted.run_id != self.note.run_id or noted.sequence < self.note.sequence:
-            self._checked = False
-            self._rewind()
-        self.note = noted
-        new, self._offset = read_records(self.folder / "journal.jsonl", self._offset, self._records)
-        if new and not self._records:
-            self._start = new[0]
-        self._records += len(new)
-        self._unsent = [record for record in self._unsent + new if record["n"] > noted.sequence]
-
-    def _done(self, count: int) -> None:
-        self.note.sequence = self._unsent[count - 1]["n"]
-        _write_note(self.folder, self.uri, self.note)
-        del self._unsent[:count]
-        self._through, self._part = set(), MAX_ITEMS
-        self.sent += count
-
-    # -- MLflow's side
-
-    def _connect(self) -> None:
-        """Find or create the run; later calls cost nothing."""
-        if self._checked:
-            return
-        self._client = self._client or open_client(self.uri)
-        if self.note.run_id is not None and not self._still_there(self.note.run_id):
-            # The database was replaced: everything is sent again, into a new run.
-            self.note = Note(uri=redact(self.uri))
-            _write_note(self.folder, self.uri, self.note)
-            self._rewind()
-            self._read()
-        if self.note.experiment_id is None:
-            name = self._start["body"]["experiment"]
-            self.note.experiment_id = _experiment_id(self._client, self.uri, name)
-            _write_note(self.folder, self.uri, self.note)
-        if self.note.run_id is None:
-            self.note.run_id = self._only_run() or self._create_run()
-        _write_note(self.folder, self.uri, self.note)
-        self._checked = True
-
-    def _still_there(self, run_id: str) -> bool:
-        try:
-            run = self._client.get_run(run_id)
-        except Exception as error:
-            if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
-        if run.info.lifecycle_stage != "active":
-            raise NotSent(
-                f"run {run_id} was deleted in MLflow: restore it (mlflow runs restore --run-id {run_id}), "
-                f"or remove it for good (mlflow gc), and it is sent again"
-            )
-        return True
-
-    def _create_run(self) -> str:
-        body = self._start["body"]  # its tags follow in a batch, where one may be refused alone
-        tags, name = {JOURNAL_TAG: body["journal_id"]}, _text(body["name"], 250)
-        run = self._client.create_run(self.note.experiment_id, self._start["t"], tags, run_name=name)
-        return _given(run.info.run_id)
-
-    def _only_run(self) -> str | None:
-        """This journal's run, if it exists.
-
-        A create_run that timed out here may have gone through there, even later: a second run is deleted.
-        """
-        query = f"tags.`{JOURNAL_TAG}` = '{self._start['body']['journal_id']}'"
-        runs = self._client.search_runs([self.note.experiment_id], query)
-        ids = sorted(run.info.run_id for run in runs)
-        keep = self.note.run_id if self.note.run_id in ids else next(iter(ids), None)
-        for run_id in ids:
-            if run_id != keep:
-                self._client.delete_run(run_id)
-        return keep
-
-    def _send_head(self) -> None:
-        count, items = _head(self._unsent)
-        first = self._unsent[0]
-        try:
-            if count:
-                self._log_batch(items + self._links(items))
-            else:
-                self._send_single(first)
-        except Exception as error:
-            if not count and _refusal(error):
-                self._refused(first["n"], first["kind"], first["body"].get("name", ""), error)
-            else:
-                self._checked = error_code(error) is None  # the run may be gone: look at the next pass
-                raise
-        self._done(count or 1)
-
-    def _log_batch(self, items: list[Item]) -> None:
-        """Log `items`; one that MLflow refuses is found by halving, noted, and left out."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        while rest := [item for item in items if item not in self._through]:
-            part = rest[: self._part]
-            metrics = [Metric(i.key, i.value, i.t, i.step) for i in part if i.kind == "metrics"]
-            params = [Param(i.key, i.value) for i in part if i.kind == "params"]
-            tags = [RunTag(i.key, i.value) for i in part if i.kind == "tags"]
-            try:
-                self._client.log_batch(self.note.run_id, metrics, params, tags, synchronous=True)
-            except Exception as error:
-                if not _refusal(error):
-                    raise
-                if len(part) > 1:
-                    self._part = len(part) // 2
-                    continue
-                self._refused(part[0].n, part[0].kind, part[0].key, error)
-            self._through.update(part)
-            self._part = min(2 * self._part, MAX_ITEMS)
-
-    def _links(self, items: list[Item]) -> list[Item]:
-        """The tags by which a sweep and its runs name each other: run ids, which differ in every tracker."""
-        links = []
-        for item in items:
-            key, other = "", self.folder
-            if (item.kind, item.key) == ("tags", SWEEP_TAG):
-                key, other = PARENT_TAG, self.folder.parent / "sweeps" / item.value
-            elif (item.kind, item.key) == ("tags", BEST_TAG):
-                key, other = BEST_CHILD_TAG, self.folder.parents[1] / item.value
-            # A sweep's own folder has no sweeps beside it: it links to none.
-            if key and (other / "journal.jsonl").exists() and (run_id := self._run_of(other)):
-                links.append(item._replace(key=key, value=run_id))
-        return links
-
-    def _run_of(self, folder: Path) -> str | None:
-        """The run of another folder in this tracker, made now if need be; None where it was deleted there."""
-        other = Courier(folder, self.uri)
-        other._client = self._client
-        try:
-            # Without the lock where it is there: a sweep and its run may look for one another at once.
-            if other.note.run_id is None or not other._still_there(other.note.run_id):
-                with locked(folder / "sync.lock", LINK_WAIT_S):
-                    other._read()
-                    other._connect()
-            if folder.parent.name == "sweeps":
-                with contextlib.suppress(Busy):
-                    other.carry()  # its name and question are wanted before its end
-        except NotSent:
-            return None
-        return other.note.run_id
-
-    def registered(self) -> bool:
-        """True where a version of a registered model stems from this run. Asks the tracker; may raise."""
-        self._read()
-        self._connect()
-        return self._registered()
-
-    def _registered(self) -> bool:
-        return bool(self._client.search_model_versions(f"run_id = '{self.note.run_id}'"))
-
-    def _drop(self, name: str) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        if self._registered():  # in this tracker; here the run's folder may lack the file all the same
-            raise UserError("it belongs to a registered model and stays.")
-        where = self._client.get_run(self.note.run_id).info.artifact_uri
-        try:
-            get_artifact_repository(where, tracking_uri=self.uri).delete_artifacts(name)
-        except NotImplementedError:
-            raise UserError("this artifact store deletes nothing: the file stays there.") from None
-
-    def _once(self, step: str, send: Callable[[], object]) -> None:
-        if step not in self._through:
-            send()
-            self._through.add(step)
-
-    def _refused(self, n: int, kind: str, key: str, error: Exception) -> None:
-        """Note what MLflow refuses for good, so that it does not hold up the rest."""
-        self._still_there(self.note.run_id or "")  # a deleted run refuses everything
-        reason = describe(error, self.uri)
-        refused = {"uri": self.note.uri, "sequence": n, "kind": kind, "key": key, "reason": reason}
-        line = json.dumps(refused) + "\n"
-        with (self.folder / "refused.jsonl").open("a+") as file:
-            file.seek(0)
-            if line not in file.readlines():  # not again when all is sent again
-                file.write(line)
-        self.refused += 1
-        _log.warning("MLflow refused %s %s: %s", kind, key, reason)
-
-    def _send_single(self, record: Record) -> None:
-        body, client, run_id = record["body"], self._client, self.note.run_id
-        if record["kind"] == "artifact":
-            drop = {"name": body["name"]}
-            if any(later["kind"] == "drop" and later["body"] == drop for later in self._unsent):
-                return
-            self._log_artifact(body["name"])
-        elif record["kind"] == "drop":
-            self._drop(body["name"])
-        elif record["kind"] == "dataset":
-            client.log_inputs(run_id, datasets=[_dataset_input(body)])
-        elif record["kind"] == "resume":
-            self._once("untag", lambda: self._untag(REASON_TAG))
-            client.update_run(run_id, status="RUNNING")
-        elif record["kind"] == "end":
-            if reason := body["reason"]:
-                self._once("tag", lambda: client.set_tag(run_id, REASON_TAG, _text(reason, MAX_TAG_CHARS)))
-            self._once("only", self._only_run)
-            status = "KILLED" if body["status"] == "PRUNED" else body["status"]  # MLflow knows no PRUNED
-            client.set_terminated(run_id, status, end_time=record["t"])
-
-    def _log_artifact(self, name: str) -> None:
-        """Copy an artifact to the tracker; done only when the store cannot lose it.
-
-        MLflow copies into a local store without fsync: after a power cut, files that were noted as sent were
-        empty. A server has the file once it answers.
-        """
-        path = artifact_file(self.folder, name)
-        self._client.log_artifact(self.note.run_id, str(path), str(Path(name).parent).strip(".") or None)
-        if store := local_folder(self._client.get_run(self.note.run_id).info.artifact_uri):
-            copy = store / name
-            above = [folder for folder in copy.parents if folder.is_relative_to(store.parent.parent)]
-            for written in (copy, *above):
-                sync(written)
-
-    def verify(self) -> list[str]:
-        """Compare every artifact in the tracker with the run's folder, and send again what differs there.
-
-        Returns the names of what was sent again. Raises what `carry` raises.
-        """
-        with locked(self.folder / "sync.lock", LOCK_WAIT_S):
-            self._read()
-            if not self._records:
-                return []
-            self._connect()
-            sent_again = []
-            for name, known in Journal(self.folder).artifacts.items():
-                here = artifact_file(self.folder, name)
-                if here.is_file() and self._hash_there(name) != known["sha256"]:
-                    self._log_artifact(name)
-                    sent_again.append(name)
-            return sent_again
-
-    def _hash_there(self, name: str) -> str | None:
-        """The SHA-256 of the tracker's copy of an artifact; None where there is none."""
-        with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
-            try:
-                copy = self._client.download_artifacts(self.note.run_id, name, folder)
-                with Path(copy).open("rb") as file:
-                    return hashlib.file_digest(file, "sha256").hexdigest()
-            except Exception as error:
-                if isinstance(error, OSError) or error_code(error) in _MISSING:
-                    return None
-                raise
-
-    def _untag(self, key: str) -> None:
-        try:
-            self._client.delete_tag(self.note.run_id, key)
-        except Exception as error:
-            if error_code(error) != "RESOURCE_DOES_NOT_EXIST":
-                raise
-
-
-def _dataset_input(body: Record) -> Any:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    source = json.dumps({"uri": body["source"]})
-    dataset = Dataset(body["name"], body["digest"][:36], source_type="local", source=source)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", body["context"])])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pneumo import UserError
 from pneumo.files import Busy
-from pneumo.tracking.mlflow_client import Courier, NotSent, describe
+from pneumo.tracking.courier import Courier
+from pneumo.tracking.mlflow_client import NotSent, describe
 from pneumo.tracking.settings import TrackingSettings
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0

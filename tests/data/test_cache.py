@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pneumo import UserError
 from pneumo.data import cache, images, manifest, workers
 from pneumo.data.cache import BadImages, ImageCache
 from pneumo.data.settings import DataSettings, PhantomSettings
+from pneumo.files import locked
 
 Make = Callable[..., DataSettings]
 
@@ -249,9 +251,11 @@ def test_too_much_left_out_is_refused(kaggle: Path, settings: Make) -> None:
 # ---- killed builds, parallel builds, a full disk
 
 
-def phantom(folder: Path) -> DataSettings:
+def phantom(folder: Path, num_workers: int = 2) -> DataSettings:
     sizes = PhantomSettings(train_patients=60, test_patients=20)
-    return DataSettings(name="phantom", image_size=32, cache_dir=str(folder), num_workers=2, phantom=sizes)
+    return DataSettings(
+        name="phantom", image_size=32, cache_dir=str(folder), num_workers=num_workers, phantom=sizes
+    )
 
 
 BUILD = """
@@ -303,6 +307,32 @@ def test_two_builds_at_once_give_one_cache(tmp_path: Path) -> None:
     assert [build.returncode for build in builds] == [0, 0], outputs
     assert outputs[0][0].splitlines()[-1] == outputs[1][0].splitlines()[-1]
     assert len(whole(tmp_path / "cache")) == 1 and not half_made(tmp_path / "cache")
+
+
+def test_a_build_waits_for_another_one_and_takes_its_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(phantom(tmp_path / "first", num_workers=1))
+    (built,) = whole(tmp_path / "first")
+    monkeypatch.setattr(cache.phantom, "render", no_reading)
+    later = tmp_path / "later"
+    printed: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        with locked(later / f"{built.name}.lock"):
+            second = pool.submit(prepare, phantom(later, num_workers=1))
+            wait_for(lambda: printed.append(capsys.readouterr().out) or "waiting for it" in "".join(printed))
+            shutil.copytree(built, later / built.name)
+            assert not second.done()
+        assert np.array_equal(second.result(30).images, first.images)
+    assert "".join(printed).count("another run is preparing these images; waiting for it") == 1
+
+
+def test_what_a_running_build_has_made_so_far_stays(tmp_path: Path) -> None:
+    running = tmp_path / "cache" / "0123.tmp77"
+    running.mkdir(parents=True)
+    with locked(running.with_suffix(".lock")):
+        prepare(phantom(tmp_path / "cache", num_workers=1))
+        assert running.is_dir()
 
 
 @pytest.fixture

@@ -113,6 +113,32 @@ def test_the_largest_value_of_an_undeclared_film_is_known(tmp_path: Path) -> Non
         images.largest_undeclared(tmp_path / "cut")
 
 
+@pytest.mark.parametrize("pixels", [1, 2])
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["RGB", "grey+alpha", "RGBA"])
+def test_16_bits_with_colour_or_alpha_are_read_as_their_upper_8(
+    tmp_path: Path, colour: int, channels: int, pixels: int
+) -> None:
+    """Pillow has no mode for them. They are read as the 8-bit PNG of the upper bytes would be."""
+    values = np.random.default_rng(0).integers(0, 65536, (8, 8, channels), dtype=np.uint16)
+    values[..., 0] //= 16  # a 12-bit film in the first channel
+    for depth, kept in ((16, values.astype(">u2")), (8, (values >> 8).astype(np.uint8))):
+        rows = b"".join(b"\0" + row.tobytes() for row in kept)
+        declared = chunk(b"sBIT", bytes([12 if depth == 16 else 8] * channels))
+        (tmp_path / f"{depth}.png").write_bytes(png(8, 8, depth, colour, rows, declared))
+    deep = read(tmp_path / "16.png", pixels=pixels, white=4095)
+    assert np.array_equal(deep, read(tmp_path / "8.png", pixels=pixels))
+    assert images.largest_undeclared(tmp_path / "16.png") is None
+
+
+def test_a_12_bit_film_keeps_16_levels_if_it_is_stored_with_colour(tmp_path: Path) -> None:
+    values = ramp(4095)
+    rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in values)
+    (tmp_path / "x.png").write_bytes(png(values.shape[1], values.shape[0], 16, 2, rows))
+    for pixels in (1, 2):
+        assert np.unique(read(tmp_path / "x.png", pixels=pixels)).tolist() == [*range(16)]
+    assert len(np.unique(by_rule_2(tmp_path, film(values)))) == 256  # as grey
+
+
 def test_many_chunks_before_the_pixels_end_the_search(tmp_path: Path) -> None:
     text = [chunk(b"tEXt", b"k\0v")] * images.MAX_CHUNKS
     rows = b"\0" + np.array([4095], ">u2").tobytes()
@@ -352,8 +378,9 @@ def test_rule_2_crops_no_level_above_4_and_leaves_the_content_as_it_is() -> None
 
 @pytest.mark.parametrize("pixels", [1, 2])
 @pytest.mark.parametrize("level", [0, 4])
-def test_all_black_stays_black(level: int, pixels: int) -> None:
-    dark = preprocess(np.full((9, 5), level, np.uint8), image_size=16, equalize=False, pixels=pixels)
+@pytest.mark.parametrize("keys", [{}, {"equalize": False}], ids=["default", "not equalised"])
+def test_all_black_stays_black(level: int, pixels: int, keys: dict[str, bool]) -> None:
+    dark = preprocess(np.full((9, 5), level, np.uint8), image_size=16, pixels=pixels, **keys)
     assert dark.max() == level and dark.shape == (16, 16)
 
 

@@ -117,7 +117,7 @@ def test_unknown_names_list_the_first_ten_and_the_way_out(kaggle: Path, settings
 
 def test_missing_folders(tmp_path: Path, kaggle: Path, settings: Make) -> None:
     message = refused(settings(root=tmp_path / "nowhere"))
-    assert "nowhere" in message and "pneumo.data fetch" in message and "data=phantom" in message
+    assert "nowhere" in message and "`pneumo data fetch" in message and "data=phantom" in message
     (tmp_path / "bare").mkdir()
     message = refused(settings(root=tmp_path / "bare"))
     assert "no folder train/" in message and "data=phantom" in message

@@ -110,7 +110,7 @@ def test_the_runs_command_shows_a_sweep(first: Ending, command: Command, tmp_pat
     assert sent.code == 0 and "one: 0 records sent, 0 left" in sent.out
     _, chosen = finished_and_best(tmp_path)
     shown = command("runs", "reproduce", chosen.info.run_id[:20], f"output_dir={tmp_path}/outputs")
-    (line,) = (line for line in shown.out.splitlines() if line.startswith("python -m pneumo.train "))
+    (line,) = (line for line in shown.out.splitlines() if line.startswith("pneumo train "))
     assert shown.code == 0 and "schedule=constant" in line and "data.phantom.train_patients=24" in line
 
 

@@ -1,153 +1,16 @@
-"""Journal -> MLflow on a real SQLite store: every row once, whatever happened before."""
+"""What MLflow's errors mean, which store is a SQLite file, and that importing the module is cheap."""
 
-import json
-import multiprocessing
-import os
-import shutil
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
-from mlflow import MlflowClient
-from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException, RestException
-from support.journals import artifact, begun, rows, runs, whole
 
-from pneumo.tracking.journal import artifact_file
-from pneumo.tracking.mlflow_client import _refusal, note_path, read_note
-from pneumo.tracking.sender import sync, verify
-from pneumo.tracking.settings import TrackingSettings
-
-SETTINGS = TrackingSettings(flush_s=20)
-
-
-def test_all_kinds_arrive(
-    tmp_path: Path,
-    database: Path,
-    uri: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)  # a user's export must not hijack the run
-    journal = whole(tmp_path / "a run")
-    result = sync(journal.folder, SETTINGS, uri)
-    assert (result.sent, result.left, result.error, result.refused) == (journal.last, 0, None, 0)
-    client = MlflowClient(uri)
-    run = client.get_run(result.run_id)
-    assert run.info.status == "FINISHED" and run.info.run_name == "a run"
-    assert run.data.params == {"model.name": "resnet18", "long": "x" * 6000}
-    assert run.data.tags["pneumo.fingerprint"] == "a run"
-    dataset = run.inputs.dataset_inputs[0]
-    assert (dataset.dataset.name, dataset.dataset.digest) == ("chest_xray", "a" * 36)
-    assert dataset.tags[0].value == "train"
-    for name in ("config.yaml", "figures/roc test.png"):
-        copy = Path(client.download_artifacts(run.info.run_id, name, str(tmp_path)))
-        assert copy.read_bytes() == artifact_file(journal.folder, name).read_bytes()
-    assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts" / "pneumo").as_uri())
-    assert rows(database) == sorted(journal.metric_rows())
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("sequence", [None, 0, 1, 2, 4, 7])
-def test_sending_again_changes_nothing(
-    tmp_path: Path, database: Path, uri: str, sequence: int | None
-) -> None:
-    journal = whole(tmp_path / "run")
-    first = sync(journal.folder, SETTINGS, uri)
-    path = note_path(journal.folder, uri)
-    if sequence is None:
-        path.unlink()  # killed between create_run and the note
-    else:
-        path.write_text(json.dumps({**json.loads(path.read_text()), "sequence": sequence}))
-    again = sync(journal.folder, SETTINGS, uri)
-    assert again.run_id == first.run_id and again.left == 0 and again.sent == journal.last - (sequence or 0)
-    assert len(runs(uri)) == 1 and rows(database) == sorted(journal.metric_rows())
-    assert sync(journal.folder, SETTINGS, uri).sent == 0
-
-
-def test_what_is_refused_does_not_hold_up_the_rest(tmp_path: Path, database: Path, uri: str) -> None:
-    journal = begun(tmp_path / "run")
-    many = {f"good/{i}": float(i) for i in range(1500)}
-    journal.metrics({**many, "bad@name": 1.0, "good": 2.0}, 1)
-    journal.params({"model.name": "resnet50", "other": "1"})
-    artifact(journal, "gone.txt", b"x")
-    artifact_file(journal.folder, "gone.txt").unlink()
-    journal.tags({"nul": "a\0b\ud800"})
-    journal.end("FINISHED")
-    result = sync(journal.folder, SETTINGS, uri)
-    assert (result.left, result.refused, result.error) == (0, 3, None)
-    (run,) = runs(uri)
-    assert run.info.status == "FINISHED" and run.data.tags["nul"] == "ab?"
-    assert run.data.params["model.name"] == "resnet18" and run.data.params["other"] == "1"
-    assert rows(database) == sorted(row for row in journal.metric_rows() if row[0] != "bad@name")
-    note_path(journal.folder, uri).unlink()
-    sync(journal.folder, SETTINGS, uri)
-    refused = [json.loads(line) for line in (journal.folder / "refused.jsonl").read_text().splitlines()]
-    assert [(r["sequence"], r["key"]) for r in refused] == [
-        (6, "bad@name"),
-        (7, "model.name"),
-        (8, "gone.txt"),
-    ]
-
-
-def test_a_second_run_that_a_late_answer_left_is_removed(tmp_path: Path, database: Path, uri: str) -> None:
-    journal = begun(tmp_path / "run")
-    first = sync(journal.folder, SETTINGS, uri)
-    client = MlflowClient(uri)
-    experiment = read_note(journal.folder, uri).experiment_id
-    client.create_run(experiment, tags={"pneumo.journal_id": journal.journal_id})
-    journal.end("FINISHED")
-    assert sync(journal.folder, SETTINGS, uri).run_id == first.run_id
-    assert [run.info.run_id for run in runs(uri, ViewType.ACTIVE_ONLY)] == [first.run_id]
-
-
-def test_what_was_deleted_in_mlflow_is_named(tmp_path: Path, database: Path, uri: str) -> None:
-    journal = begun(tmp_path / "run")
-    run_id = sync(journal.folder, SETTINGS, uri).run_id
-    client = MlflowClient(uri)
-    client.delete_run(run_id)
-    journal.end("FINISHED")
-    result = sync(journal.folder, SETTINGS, uri)
-    assert result.left == 1 and "mlflow runs restore" in (result.error or "")
-    assert not (journal.folder / "refused.jsonl").exists()
-    client.restore_run(run_id)
-    assert sync(journal.folder, SETTINGS, uri).left == 0
-    client.delete_experiment(read_note(journal.folder, uri).experiment_id)
-    other = begun(tmp_path / "other")
-    result = sync(other.folder, SETTINGS, uri)
-    assert result.left == other.last and "tracking.experiment" in (result.error or "")
-
-
-def test_a_new_database_gets_everything_again(
-    tmp_path: Path, database: Path, uri: str, empty_store: Path
-) -> None:
-    journal = whole(tmp_path / "run")
-    sync(journal.folder, SETTINGS, uri)
-    with sqlite3.connect(empty_store) as new, sqlite3.connect(database) as old:
-        new.backup(old)
-    assert rows(database) == []
-    result = sync(journal.folder, SETTINGS, uri)
-    assert result.sent == journal.last and rows(database) == sorted(journal.metric_rows())
-
-
-def test_one_folder_serves_two_trackers(tmp_path: Path, database: Path, uri: str) -> None:
-    journal = whole(tmp_path / "run")
-    other = Path(shutil.copy(database, tmp_path / "other.db"))
-    assert sync(journal.folder, SETTINGS, uri).left == 0
-    assert sync(journal.folder, SETTINGS, f"sqlite:///{other}").left == 0
-    assert rows(database) == rows(other) == sorted(journal.metric_rows())
-
-
-def test_a_damaged_journal_is_an_error_not_a_crash(tmp_path: Path, uri: str) -> None:
-    journal = begun(tmp_path / "run")
-    journal.path.write_bytes(b"{}\n" + journal.path.read_bytes())
-    result = sync(journal.folder, SETTINGS, uri)
-    assert result.left == 1 and "damaged" in (result.error or "")
-    assert sync(tmp_path / "nothing", SETTINGS, uri).left == 0 and not (tmp_path / "nothing").exists()
+from pneumo import UserError
+from pneumo.files import Busy
+from pneumo.tracking.mlflow_client import checked_id, describe, is_refusal, sqlite_file
 
 
 def http_error(status: int, body: str) -> requests.HTTPError:
@@ -175,70 +38,52 @@ def http_error(status: int, body: str) -> requests.HTTPError:
     ],
 )
 def test_only_mlflows_own_refusal_is_final(error: Exception, refused: bool) -> None:
-    assert _refusal(error) is refused
+    assert is_refusal(error) is refused
 
 
-def test_import_costs_nothing() -> None:
-    code = "import sys, pneumo.tracking.mlflow_client; sys.exit('mlflow' in sys.modules)"
+@pytest.mark.parametrize("module", ["mlflow_client", "courier"])
+def test_import_costs_nothing(module: str) -> None:
+    code = f"import sys, pneumo.tracking.{module}; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=20).returncode == 0
 
 
-def sync_at(gate: Any, folder: Path, uri: str, answers: Any) -> None:
-    gate.wait(20)
-    result = sync(folder, SETTINGS, uri)
-    answers.put((folder.name, result.left, result.error, result.run_id))
+@pytest.mark.parametrize("error", [FileNotFoundError("gone.txt"), UserError("the file stays there.")])
+def test_what_is_missing_or_impossible_here_is_final(error: Exception) -> None:
+    assert is_refusal(error)
 
 
-def test_four_processes_at_once_on_a_new_database(tmp_path: Path) -> None:
-    """Two of them for the same run. Forked, because importing mlflow four times takes half a minute."""
-    journals = {name: whole(tmp_path / name) for name in "abc"}
-    database = tmp_path / "new" / "mlflow.db"
-    fork = multiprocessing.get_context("fork")
-    gate, answers = fork.Barrier(4), fork.Queue()
-    started = [
-        fork.Process(target=sync_at, args=(gate, tmp_path / name, f"sqlite:///{database}", answers))
-        for name in "aabc"
-    ]
-    for process in started:
-        process.start()
-    seen = sorted(answers.get(timeout=60) for _ in started)
-    for process in started:
-        process.join(10)
-    assert [answer[:3] for answer in seen] == [(name, 0, None) for name in "aabc"]
-    assert seen[0] == seen[1] and len(runs(f"sqlite:///{database}")) == 3
-    for name, _, _, run_id in seen:
-        assert rows(database, run_id) == sorted(journals[name].metric_rows())
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:////a/b.db", "/a/b.db"),
+        ("sqlite+pysqlite:////a/b.db?timeout=5", "/a/b.db"),
+        ("sqlite:///:memory:", None),
+        ("http://127.0.0.1:5000", None),
+        ("postgresql://me@host/db", None),
+    ],
+)
+def test_the_file_of_a_store(uri: str, file: str | None) -> None:
+    assert sqlite_file(uri) == (Path(file) if file else None)
 
 
-def test_a_copy_in_a_local_store_is_on_the_disk_before_it_counts_as_sent(
-    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal, synced, fsync = whole(tmp_path / "run"), list[str](), os.fsync
-
-    def noting(handle: int) -> None:
-        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
-        fsync(handle)
-
-    monkeypatch.setattr(os, "fsync", noting)
-    run_id = sync(journal.folder, SETTINGS, uri).run_id
-    store = tmp_path / "mlartifacts" / "pneumo" / str(run_id) / "artifacts"
-    for path in (
-        store / "config.yaml",
-        store / "figures" / "roc test.png",
-        store / "figures",
-        store,
-        store.parent,
-    ):
-        assert str(path) in synced, path
+def test_a_relative_store_is_in_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sqlite_file("sqlite:///b.db") == tmp_path / "b.db"
 
 
-def test_what_a_power_cut_emptied_in_the_tracker_is_sent_again(tmp_path: Path, uri: str) -> None:
-    journal = whole(tmp_path / "run")
-    run_id = sync(journal.folder, SETTINGS, uri).run_id
-    store = tmp_path / "mlartifacts" / "pneumo" / str(run_id) / "artifacts"
-    assert verify(journal.folder, uri) == []
-    (store / "config.yaml").write_bytes(b"")
-    (store / "figures" / "roc test.png").unlink()
-    assert sorted(verify(journal.folder, uri)) == ["config.yaml", "figures/roc test.png"]
-    assert (store / "config.yaml").read_bytes() == artifact_file(journal.folder, "config.yaml").read_bytes()
-    assert verify(journal.folder, uri) == []
+def test_a_described_error_holds_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
+    uri = "http://me:s3cret@127.0.0.1:5000"
+    text = describe(requests.ConnectionError(f"{uri}/api\n  refused; sent t0ken"), uri)
+    assert text.startswith("ConnectionError: http://") and text.endswith("/api refused; sent ...")
+    assert "s3cret" not in text and "t0ken" not in text
+
+
+def test_our_own_errors_are_described_without_their_class() -> None:
+    assert describe(Busy("another process holds x"), "sqlite:///a.db") == "another process holds x"
+
+
+def test_an_empty_id_is_not_taken() -> None:
+    assert checked_id("7") == "7"
+    with pytest.raises(ConnectionError, match="is this an MLflow server"):
+        checked_id("")

@@ -11,8 +11,8 @@ from pneumo import UserError
 from pneumo.inference import model_folder, registration
 from pneumo.sweep import retention
 from pneumo.tracking import registry
+from pneumo.tracking.courier import Courier
 from pneumo.tracking.journal import Journal
-from pneumo.tracking.mlflow_client import Courier
 from pneumo.tracking.registry import Registry, resolve
 from pneumo.tracking.settings import TrackingSettings
 
