@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def start_record(
     *, pixels: int, precision: str, world_size: int, device: str, torch: str, command: str | None = None
 ) -> StartRecord:
     """The record of this start. `device` is the resolved device's name, `torch` its version."""
-    commit, dirty = checkout(PACKAGE.parent, [f"{PACKAGE.name}/{part}" for part in DECIDING])
+    commit, dirty = first_checkout(PACKAGE.parent, tuple(f"{PACKAGE.name}/{part}" for part in DECIDING))
     return StartRecord(
         version=pneumo.__version__,
         core=CORE,
@@ -148,6 +149,17 @@ def checkout(
         return git("rev-parse", "HEAD"), sorted(row[3:] for row in rows)
     except (OSError, subprocess.SubprocessError):
         return None, []
+
+
+@cache
+def first_checkout(
+    folder: Path, below: tuple[str, ...] = (), untracked: bool = True
+) -> tuple[str | None, list[str]]:
+    """What `checkout` gave when this process first asked.
+
+    A `git pull` during a sweep changes the files, but not the code that this process loaded.
+    """
+    return checkout(folder, below, untracked=untracked)
 
 
 def code_hash(files: Iterable[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from pneumo import config, fingerprint, names
 from pneumo.config import Config
 from pneumo.data.cache import ImageCache
-from pneumo.provenance import checkout
+from pneumo.provenance import first_checkout
 from pneumo.sweep.jobs import SweepJob
 from pneumo.sweep.parent import Sweep
 from pneumo.versions import CORE
@@ -94,7 +94,7 @@ def plan_run(settings: Config, data: ImageCache, sweep: Sweep | None, job: Sweep
 
 def git_tags(folder: Path) -> dict[str, str]:
     """The commit of the checkout in `folder` and whether it had changes; nothing outside a checkout."""
-    commit, changed = checkout(folder, untracked=False)
+    commit, changed = first_checkout(folder, untracked=False)
     if commit is None:
         return {}
     return {names.COMMIT_TAG: commit, names.DIRTY_TAG: str(bool(changed)).lower()}

@@ -1,10 +1,14 @@
 """A state that was saved under other conditions: nothing goes on from it without a word."""
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from support.commands import Command, small_run
+from support.commands import HOOKS, PROJECT, Command, Hold, environment, import_path, small_run
 
 from pneumo import provenance
 from pneumo.tracking.journal import Journal
@@ -127,3 +131,52 @@ def test_keep_leaves_the_configuration_as_it_was_asked_for(
     assert command("train", *auto, "on_code_change=keep").code == 0
     assert "precision: auto" in before
     assert file.read_text() == before.replace("on_code_change: stop", "on_code_change: keep")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A checkout of this program that a test may change."""
+    folder = tmp_path / "project"
+    skipped = shutil.ignore_patterns("__pycache__")
+    for part in ("pneumo", "conf", "sweeps"):
+        shutil.copytree(PROJECT / part, folder / part, ignore=skipped)
+    shutil.copy(PROJECT / "pyproject.toml", folder)
+    git(folder, "init", "-q")
+    commit(folder, "as started")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(folder: Path, message: str) -> str:
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", message)
+    return git(folder, "rev-parse", "HEAD")
+
+
+def test_a_pull_during_a_sweep_changes_none_of_its_jobs(project: Path, tmp_path: Path) -> None:
+    """The process runs the code that it loaded, and its record says so."""
+    before = git(project, "rev-parse", "HEAD")
+    hold = Hold(tmp_path / "hold", 1)
+    paths = {**environment(tmp_path, **hold.environment), "PYTHONPATH": import_path(project, HOOKS)}
+    sweep = [sys.executable, "-m", "pneumo.train", "--multirun", *LINE[:-1], "seed=0,1"]
+    command = [*sweep, f"output_dir={tmp_path}/outputs"]
+    running = subprocess.Popen(command, env=paths, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("outputs/*/state/step-*.pt")):
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    deciding = project / "pneumo" / "training" / "optim.py"
+    deciding.write_text(deciding.read_text() + "\n\nPULLED = 1\n")
+    assert commit(project, "pulled") != before
+    hold.release()
+    out, _ = running.communicate(timeout=240)
+    assert running.returncode == 0, out
+    starts = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/*/artifacts/starts.json")]
+    assert len(starts) == 2
+    assert {(one["commit"], one["code"]) for (one,) in starts} == {(before, starts[0][0]["code"])}
+    tags = [Journal(file.parent).tags_logged for file in tmp_path.glob("outputs/*/journal.jsonl")]
+    assert {each["mlflow.source.git.commit"] for each in tags} == {before}
