@@ -61,6 +61,7 @@ class Config:
     sweep_id: str | None = None
     on_failure: str = "continue"
     on_code_change: str = "stop"
+    keep_state: bool = False
     keep_best: int | None = 3
     output_dir: str = "${pneumo.project:outputs}"
 

@@ -162,6 +162,8 @@ def _skip(plan: RunPlan, log: RunLog, stop: StopRequest) -> Outcome:
         else:
             done = "done already" if state == "FINISHED" else "pruned before"
             print(f"{plan.name}: {done}, skipped (force=true trains it again)")
+            if plan.settings.keep_state and not (log.folder / "state").is_dir():
+                print("note: keep_state=true: its state was deleted when it ended. force=true keeps it")
             happened = "skipped"
         plan.update_job(happened=happened)
         log.send()
@@ -384,7 +386,8 @@ def _finish(plan: RunPlan, log: RunLog, stop: StopRequest, ending: Outcome) -> O
             if not ending.code:
                 ending.state, ending.code = "FAILED", 1
             ending.reason = ending.reason or str(error)
-        if ending.state in DONE:  # no start needs it any more, and it has five times the size of the weights
+        # No start needs it any more, and it has five times the size of the weights.
+        if ending.state in DONE and not plan.settings.keep_state:
             shutil.rmtree(log.folder / "state", ignore_errors=True)
     log.journal.close()
     all_sent = _wait_until_sent(plan, log, stop)

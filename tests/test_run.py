@@ -10,6 +10,7 @@ from support.training import Tiny
 
 from pneumo import UserError, models, names, run
 from pneumo.data import cache, manifest
+from pneumo.provenance import first_checkout
 from pneumo.run_plan import git_tags, plan_run
 from pneumo.tracking.journal import Journal
 from pneumo.tracking.settings import TrackingSettings
@@ -118,11 +119,25 @@ def test_the_commit_is_that_of_the_checkout_alone(tmp_path: Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run([*git, *words], check=True)
+    (tmp_path / "file").write_text("x")  # a new file is not a change of the code
+    first_checkout.cache_clear()  # as another process
     tags = git_tags(tmp_path)
     assert len(tags[names.COMMIT_TAG]) == 40 and tags[names.DIRTY_TAG] == "false"
-    (tmp_path / "file").write_text("x")  # a new file is not a change of the code
-    assert git_tags(tmp_path)[names.DIRTY_TAG] == "false"
     subprocess.run([*git, "add", "file"], check=True)
+    assert git_tags(tmp_path) == tags  # this process loaded the code before
+    first_checkout.cache_clear()
     assert git_tags(tmp_path)[names.DIRTY_TAG] == "true"
     (tmp_path / "inside").mkdir()
     assert git_tags(tmp_path / "inside") == {}
+
+
+def test_the_state_of_a_finished_run_is_kept_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.run(settings(tmp_path))
+    journal = only_journal(tmp_path)
+    assert not (journal.folder / "state").exists()
+    run.run(settings(tmp_path, keep_state=True))  # it is done: nothing to keep
+    assert "its state was deleted when it ended" in capsys.readouterr().out
+    run.run(settings(tmp_path, keep_state=True, force=True))
+    assert list((journal.folder / "state").glob("step-*.pt"))
