@@ -42,7 +42,7 @@ def _query(line: str) -> list[str]:
     if not typed:
         return _print(last, [f"{name} " for name in (*COMMANDS, "completion", "--help", "--version")])
     if typed[0] == "completion":
-        return _print(last, ["bash "])
+        return _print(last, ["bash "] if len(typed) == 1 else [])
     command = COMMANDS.get(typed[0])
     if command is None:
         return []

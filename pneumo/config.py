@@ -190,6 +190,8 @@ def run_hydra(
     if schema is not Config:
         _register_small(command.config_name, schema)
         folder = None
+        # Hydra would look for options beside the task's module and complete our packages as groups.
+        task.__module__ = "__main__"
     asked_for_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         prepared = prepare(arguments, command)

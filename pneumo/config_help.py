@@ -15,11 +15,12 @@ WIDTH = 100
 COLUMN = 40  # where the explanations begin
 _FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+),'?(.*?)'?\}$")
 _IN_PROJECT = re.compile(r"\$\{pneumo\.project:([^}]*)\}")
+_SEVERAL_RUNS, _MORE_OPTIONS = "-m, --multirun", "-cd DIR, --config-dir DIR"
 FLAGS = {
-    "-m, --multirun": "one run for each combination of values: seed=0,1 model=resnet18,resnet50",
+    _SEVERAL_RUNS: "one run for each combination of values: seed=0,1 model=resnet18,resnet50",
     "-c job, --cfg job": "print the configuration instead of running it",
     "-i, --info": "print how Hydra composed the configuration",
-    "-cd DIR, --config-dir DIR": "look for options in DIR too",
+    _MORE_OPTIONS: "look for options in DIR too",
     "--hydra-help": "Hydra's own help",
     "--version": "the version of this project",
 }
@@ -63,7 +64,8 @@ def of_command(name: str) -> str:
         also = "; also a model, as models:/NAME@ALIAS" if name == "runs export" else ""
         lines += [*textwrap.wrap(f"RUN is {RUN_FORMS}{also}.", WIDTH), ""]
     lines += _keys(command)
-    lines += ["Flags", *_listed(FLAGS)]
+    pointless = {*([] if name == "train" else [_SEVERAL_RUNS]), *([] if choices else [_MORE_OPTIONS])}
+    lines += ["Flags", *_listed({flag: text for flag, text in FLAGS.items() if flag not in pointless})]
     return "\n".join(lines)
 
 

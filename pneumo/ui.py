@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
 
+import psutil
+
 from pneumo import UserError, config
 from pneumo.config_files import project_dir
 from pneumo.tracking.journal import redact
@@ -53,26 +55,40 @@ def show(settings: UiConfig) -> int:
         _open(f"{uri.rstrip('/')}{page}", settings.open)
         return 0
     port = free_port(settings.port)
+    while not _serve(uri, port, page, settings.open):
+        port = free_port(port + 1)
+    return 0
+
+
+def _serve(uri: str, port: int, page: str, wanted: bool) -> bool:
+    """Serve the store until Ctrl-C; False if another program took the port before the server did."""
     address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log, _server(uri, port, log) as server:
-        _wait_until_ready(server, address, log)
+        if not _wait_until_ready(server, port, log):
+            return False
         print(f"{address}{page}\nCtrl-C ends it.", flush=True)
-        _open(f"{address}{page}", settings.open)
+        _open(f"{address}{page}", wanted)
         with suppress(KeyboardInterrupt):
             server.wait()
             raise UserError(f"the server ended: {_last_line(log)}")
-    return 0
+    return True
 
 
 def free_port(first: int) -> int:
     """`first`, or the next port on 127.0.0.1 that nothing listens on."""
     for port in range(first, min(first + PORTS_TRIED, 65536)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
+        if _is_free(port):
+            return port
     raise UserError(f"port={first}: the {PORTS_TRIED} ports from there are all taken; give another one.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return True
+    return False
 
 
 def server_environment(uri: str) -> dict[str, str]:
@@ -136,16 +152,34 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
+def _wait_until_ready(server: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> bool:
+    """Wait until `server` answers on `port`; False if another program took the port first.
+
+    The server takes 10 s to start, so a second `pneumo ui` may choose the same port. Without this check it
+    would open the pages of the first one's store.
+    """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach 127.0.0.1
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
+            if not _is_free(port):
+                return False
             raise UserError(f"the server did not start: {_last_line(log)}")
-        with suppress(OSError), opener.open(f"{address}/health", timeout=5):
-            return
+        with suppress(OSError), opener.open(f"http://127.0.0.1:{port}/health", timeout=5):
+            return _listens(server.pid, port)
         time.sleep(0.2)
     raise UserError(f"the server did not answer within {START_S:.0f} s: {_last_line(log)}")
+
+
+def _listens(pid: int, port: int) -> bool:
+    """True if the process `pid` or one that it started listens on `port`."""
+    with suppress(psutil.NoSuchProcess):
+        for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                for connection in process.net_connections("tcp"):
+                    if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                        return True
+    return False
 
 
 def _last_line(log: IO[bytes]) -> str:

@@ -45,6 +45,10 @@ def completed(bash: dict[str, str], line: str) -> list[str]:
         ("pneumo train model=res", ["resnet18", "resnet50"]),
         ("pneumo train model=resnet18 -m trainer.epo", ["trainer.epochs="]),
         ("pneumo runs status wa", ["watch="]),
+        ("pneumo runs status t", ["tracking."]),
+        ("pneumo compare e", []),  # neither our packages nor the groups of train
+        ("pneumo completion ", ["bash"]),
+        ("pneumo completion bash ", []),
     ],
 )
 def test_bash_completes(bash: dict[str, str], line: str, words: list[str]) -> None:

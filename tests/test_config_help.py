@@ -42,6 +42,18 @@ def test_sub_commands_have_help_of_their_own() -> None:
             assert all(example in config_help.of_command(f"{name} {action}") for example in inner.examples)
 
 
+@pytest.mark.parametrize(
+    ("name", "several_runs", "more_options"),
+    [("train", True, True), ("data check", False, True), ("runs status", False, False), ("ui", False, False)],
+)
+def test_only_flags_that_a_command_can_use_are_listed(
+    name: str, several_runs: bool, more_options: bool
+) -> None:
+    _, flags = config_help.of_command(name).split("\nFlags\n")
+    assert ("--multirun" in flags, "--config-dir" in flags) == (several_runs, more_options)
+    assert "--cfg job" in flags and "--version" in flags
+
+
 def test_hydras_own_flags_still_work(command: Command) -> None:
     assert "seed: 7" in command("train", "seed=7", "--cfg", "job").out
     assert "Hydra" in command("train", "--hydra-help").out

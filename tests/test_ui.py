@@ -1,12 +1,15 @@
 """`pneumo ui`: which store is served, on which port, and what is opened."""
 
+import io
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,41 @@ def test_a_server_that_runs_already_is_only_opened(
     assert ui.show(ui.UiConfig(tracking=tracking, open=False)) == 0 and not opened
 
 
+@pytest.fixture
+def answering(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server process that answers /health, as MLflow's does, and its port."""
+    (tmp_path / "health").write_text("OK")
+    port = ui.free_port(5000)
+    line = [
+        sys.executable,
+        "-m",
+        "http.server",
+        "--bind",
+        "127.0.0.1",
+        "--directory",
+        str(tmp_path),
+        str(port),
+    ]
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        yield server, port
+        server.kill()
+
+
+def test_the_answer_of_our_own_server_counts(answering: tuple[subprocess.Popen[bytes], int]) -> None:
+    assert ui._wait_until_ready(*answering, io.BytesIO())
+
+
+@pytest.mark.parametrize("ours", [["sleep", "60"], ["false"]], ids=["starting", "ended"])
+def test_the_answer_of_another_program_on_the_port_does_not_count(
+    answering: tuple[subprocess.Popen[bytes], int], ours: list[str]
+) -> None:
+    another, port = answering
+    assert ui._wait_until_ready(another, port, io.BytesIO())  # it listens by now
+    with subprocess.Popen(ours) as server:
+        assert not ui._wait_until_ready(server, port, io.BytesIO())
+        server.kill()
+
+
 def test_the_store_reaches_the_server_by_environment(tmp_path: Path) -> None:
     made = ui.server_environment(f"sqlite:///{tmp_path}/mlflow.db")
     assert made["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
@@ -60,13 +98,47 @@ def test_wrong_usage(command: Command, argument: str, words: str) -> None:
     assert ending.code == 2 and words in ending.err
 
 
+def start_ui(folder: Path, experiment: str) -> tuple[subprocess.Popen[str], str]:
+    """`pneumo ui` of a new store in `folder` that holds `experiment`, and the experiment's id."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    number = MlflowClient(uri).create_experiment(experiment)
+    line = [sys.executable, "-m", "pneumo", "ui", f"tracking.experiment={experiment}", "open=false"]
+    variables = environment(folder, MLFLOW_TRACKING_URI=uri)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=variables, cwd=folder)
+    return process, number
+
+
+def served(base: str, number: str) -> bytes:
+    """What the server at `base` answers about an experiment; no proxy is asked."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    address = f"{base}/ajax-api/2.0/mlflow/experiments/get?experiment_id={number}"
+    with opener.open(address, timeout=60) as page:
+        return page.read()
+
+
+@pytest.mark.services
+def test_two_at_once_serve_their_own_stores(tmp_path: Path, empty_store: Path) -> None:
+    started = {}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(empty_store, tmp_path / name / "mlflow.db")
+        started[name] = start_ui(tmp_path / name, name)
+    try:
+        bases = {}
+        for name, (process, number) in started.items():
+            assert process.stdout
+            bases[name] = process.stdout.readline().partition("/#")[0]
+            assert f'"{name}"'.encode() in served(bases[name], number)
+        assert bases["one"] != bases["two"]
+    finally:
+        for process, _ in started.values():
+            process.terminate()  # not killed: it ends its server
+            process.wait(60)
+
+
 @pytest.mark.services
 def test_the_experiments_page_is_served_until_terminated(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    number = MlflowClient(uri).create_experiment("mine")
-    line = [sys.executable, "-m", "pneumo", "ui", "tracking.experiment=mine", "open=false"]
-    variables = environment(tmp_path, MLFLOW_TRACKING_URI=uri)
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=variables, cwd=tmp_path)
+    process, number = start_ui(tmp_path, "mine")
     assert process.stdout
     try:
         address = process.stdout.readline().strip()
@@ -74,13 +146,10 @@ def test_the_experiments_page_is_served_until_terminated(tmp_path: Path) -> None
             rf"http://127.0.0.1:\d+/#/experiments/{number}/runs\?workflowType=machine_learning", address
         )
         base = address.partition("/#")[0]
-        with urllib.request.urlopen(
-            f"{base}/ajax-api/2.0/mlflow/experiments/get?experiment_id={number}"
-        ) as page:
-            assert b'"mine"' in page.read()
+        assert b'"mine"' in served(base, number)
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(60) == 143
         with pytest.raises(OSError):
-            urllib.request.urlopen(f"{base}/health", timeout=5)
+            served(base, number)
     finally:
         process.kill()
