@@ -167,6 +167,7 @@ def _skip(plan: RunPlan, log: RunLog, stop: StopRequest) -> Outcome:
     if rank() == 0:
         done = "done already" if state == "FINISHED" else "pruned before"
         print(f"{plan.name}: {done}, skipped (force=true trains it again)")
+        shutil.rmtree(log.folder / "state", ignore_errors=True)  # a kill may come before the run does this
         if plan.sweep:
             plan.sweep.begin(trains=False)
         plan.update_job(happened="skipped")
