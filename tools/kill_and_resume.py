@@ -33,7 +33,6 @@ from support.warm import Train
 TORN_BEFORE_THE_REPORT = {
     "the cache's index": (1, "*/cache/*/index.json"),
     "the configuration": (1, "*/artifacts/.config.yaml.*"),
-    "the sender's note": (2, "*/.sent-*"),
     "the best weights": (1, "*/state/.best-*.safetensors.*"),
     "a state": (2, "*/state/.step-*"),
     "an early journal line": (2, "*/journal.jsonl"),
@@ -43,6 +42,7 @@ TORN_IN_THE_REPORT = {
     "a figure": (9, "*/artifacts/figures/.*"),
     "a late journal line": (20, "*/journal.jsonl"),
     "the tracker's weights": (2, "*/mlartifacts/*/checkpoints/.artifact*"),
+    "the sender's note": (2, "*/.sent-*"),
 }
 TORN = TORN_BEFORE_THE_REPORT | TORN_IN_THE_REPORT
 
@@ -142,10 +142,10 @@ def kill_until_done(
         else:
             epoch, step = side.state
             left = 1 - min(1.0, (epoch - 1 + step / max(steps, 1)) / epochs)
-            # Every fourth kill comes early; the first one comes before there is a cache. The others come
-            # late, so that the remaining kills are spread evenly over the remaining training.
-            spread_s = 2 * left * whole_s / (len(kills) + 1) if count % 4 else 0.0
-            after_s = rng.uniform(0, startup_s + spread_s)
+            # Every fourth kill comes in start-up; the first one comes before there is a cache. The others
+            # come later, so that the remaining kills are spread evenly over the remaining training.
+            spread_s = 2 * left * whole_s / (len(kills) + 1)
+            after_s = startup_s + rng.uniform(0, spread_s) if count % 4 else rng.uniform(0, startup_s)
             process = side.start()
             while process.poll() is None and time.monotonic() - began < after_s:
                 time.sleep(0.005)

@@ -65,6 +65,7 @@ class Losses:
         """One training to its end, through at most so many losses: how many came, and what differs."""
         self._trainings += 1
         disk = LazyDisk(self.built, self.work / f"training-{self._trainings}", self.cache_size)
+        disk.mount()
         try:
             side = Side(disk.folder, self.overrides, warm=True, environment=self.environment)
             count, code = 0, None

@@ -56,29 +56,36 @@ class LazyDisk:
             folder.mkdir(parents=True)
         for fifo in ("commands", "completed"):
             os.mkfifo(place / fifo)
-        self._settings = place / "lazyfs.toml"
-        self._settings.write_text(_SETTINGS.format(folder=place, size=size))
+        (place / "lazyfs.toml").write_text(_SETTINGS.format(folder=place, size=size))
         # Read and write, so that neither side waits for the other to open it.
         self._completed = os.open(place / "completed", os.O_RDWR)
-        self.mount()
 
     def mount(self) -> None:
         """Mount the disk. LookupError if the system does not allow it."""
-        options = ["-o", "modules=subdir", "-o", f"subdir={self._root}", "-f"]
-        with (self._place / "lazyfs.log").open("ab") as log:
+        command = [self._built / "lazyfs" / "build" / "lazyfs", self.folder]
+        # A relative path, because LazyFS takes one with "-o" in it for an option.
+        command += [
+            "--config-path",
+            "lazyfs.toml",
+            "-o",
+            "modules=subdir",
+            "-o",
+            f"subdir={self._root}",
+            "-f",
+        ]
+        log = self._place / "lazyfs.log"
+        with log.open("wb") as output:
+            libraries = {"LD_LIBRARY_PATH": str(self._built / "libs" / "libpcache" / "build")}
             self._process = subprocess.Popen(
-                ["./build/lazyfs", self.folder, "--config-path", self._settings, *options],
-                cwd=self._built / "lazyfs",
-                env={**os.environ, "LD_LIBRARY_PATH": str(self._built / "libs" / "libpcache" / "build")},
-                stdout=log,
-                stderr=log,
+                command, cwd=self._place, env={**os.environ, **libraries}, stdout=output, stderr=output
             )
         deadline = time.monotonic() + _WAIT_S
         while not self.folder.is_mount():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._process.kill()
-                said = (self._place / "lazyfs.log").read_text().strip()[-500:]
-                raise LookupError(f"LazyFS could not be mounted: {said}")
+                said = log.read_text().strip()[-500:]
+                error = LookupError if "not permitted" in said else RuntimeError
+                raise error(f"LazyFS could not be mounted: {said}")
             time.sleep(0.01)
 
     def lose_power(self) -> None:
