@@ -162,13 +162,23 @@ def _skip(plan: RunPlan, log: RunLog, stop: StopRequest) -> Outcome:
         else:
             done = "done already" if state == "FINISHED" else "pruned before"
             print(f"{plan.name}: {done}, skipped (force=true trains it again)")
-            if plan.settings.keep_state and not (log.folder / "state").is_dir():
-                print("note: keep_state=true: its state was deleted when it ended. force=true keeps it")
+            _tidy_state(plan, log)
             happened = "skipped"
         plan.update_job(happened=happened)
         log.send()
         _wait_until_sent(plan, log, stop)
     return Outcome(state=state, score=score_of(log.journal))
+
+
+def _tidy_state(plan: RunPlan, log: RunLog) -> None:
+    """Delete the state of a run that is done, unless it was to be kept: a kill may have come before."""
+    state = log.folder / "state"
+    if plan.settings.keep_state and not state.is_dir():
+        print("note: keep_state=true: its state was deleted when it ended. force=true keeps it")
+    elif state.is_dir():
+        with suppress(UserError):  # a configuration that this version cannot read: leave all as it is
+            if not config.from_saved(log.artifacts / names.CONFIG).keep_state:
+                shutil.rmtree(state, ignore_errors=True)
 
 
 def _score(plan: RunPlan, log: RunLog) -> str:

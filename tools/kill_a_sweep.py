@@ -174,7 +174,7 @@ def main() -> int:
                 if not early and not killed.trained():
                     began = time.monotonic()
                 time.sleep(0.02)
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         code = process.wait()
         faults += repeated(f"start {kills + 1}", saved, killed.trained(), done)
         if code != -signal.SIGKILL:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits par
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 8000
 LINK_WAIT_S = 10.0
+_UPLOADING = ".artifact.uploading.*"  # MLflow's name for a file that it copies into a local store
 _BATCHED = ("start", "params", "tags", "metrics")
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 _log = logging.getLogger(__name__)
@@ -148,7 +150,10 @@ class Courier:
             self._checked = False
             self._rewind()
         self.note = noted
-        new, self._offset = read_records(self.folder / "journal.jsonl", self._offset, self._records)
+        journal = self.folder / "journal.jsonl"
+        new, self._offset = read_records(journal, self._offset, self._records)
+        if new:  # the note must not outlive what it counts: later records would have the numbers of lost ones
+            sync(journal)
         if new and not self._records:
             self._start = new[0]
         self._records += len(new)
@@ -320,6 +325,8 @@ class Courier:
             file.seek(0)
             if line not in file.readlines():  # not again when all is sent again
                 file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
         self.refused += 1
         _log.warning("MLflow refused %s %s: %s", kind, key, reason)
 
@@ -354,6 +361,8 @@ class Courier:
         self._client.log_artifact(self.note.run_id, str(path), str(Path(name).parent).strip(".") or None)
         if store := local_folder(self._client.get_run(self.note.run_id).info.artifact_uri):
             copy = store / name
+            for leftover in copy.parent.glob(_UPLOADING):  # of killed processes: we hold the lock
+                leftover.unlink(missing_ok=True)
             above = [folder for folder in copy.parents if folder.is_relative_to(store.parent.parent)]
             for written in (copy, *above):
                 sync(written)

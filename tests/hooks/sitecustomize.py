@@ -1,15 +1,21 @@
-"""Two switches for the processes of a test run. Python runs this file when it starts.
+"""Switches for the processes of a test run. Python runs this file when it starts.
 
     PNEUMO_TEST_BF16=on|off    pneumo believes that the CPU has bf16 units, or that it has none
     PNEUMO_TEST_HOLD=FILE      training waits while FILE holds its epoch back; commands.Hold writes FILE
+    PNEUMO_TEST_TINY=on        every model is support.training.Tiny, whose states and weights have some 10 kB
+    PNEUMO_TEST_TEAR=N GLOB    the N-th write to a file like GLOB (its full path) ends half-way, by kill -9
 
 conftest.py runs this file for the test process itself and puts its folder on PYTHONPATH for child processes.
 Each switch changes one module of pneumo right after its import, so start-up imports nothing more than before.
 """
 
+import itertools
 import os
+import shutil
+import signal
 import sys
 import time
+from fnmatch import fnmatch
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -35,6 +41,54 @@ def hold_epochs(trainer: Any) -> None:
     trainer.Trainer._train_epoch = waits
 
 
+def shrink_models(models: Any) -> None:
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    from support.training import Tiny
+
+    models.build_model = lambda name, dropout, **_: Tiny(dropout=dropout)
+
+
+def tear_a_write(_: Any) -> None:
+    """Change the three calls that write files here: Path.open, os.write, and MLflow's copy."""
+    number, pattern = os.environ["PNEUMO_TEST_TEAR"].split(maxsplit=1)
+    turns = itertools.count(1)
+    open_path, write, copy = Path.open, os.write, shutil.copyfileobj
+
+    def comes_now(file: int) -> bool:
+        return fnmatch(str(Path(f"/proc/self/fd/{file}").readlink()), pattern) and next(turns) == int(number)
+
+    def end() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def open_path_to_tear(path: Path, mode: str = "r", *more: Any, **keys: Any) -> Any:
+        file = open_path(path, mode, *more, **keys)
+        if mode[0] in "wx" and comes_now(file.fileno()):
+
+            def write_half(content: Any) -> None:
+                type(file).write(file, content[: len(content) // 2])
+                file.flush()
+                end()
+
+            file.write = write_half
+        return file
+
+    def write_or_tear(file: int, content: bytes) -> int:
+        if comes_now(file):
+            write(file, content[: len(content) // 2])
+            end()
+        return write(file, content)
+
+    def copy_or_tear(source: Any, target: Any, length: int = 0) -> None:
+        if comes_now(target.fileno()):
+            content = source.read()
+            target.write(content[: len(content) // 2])
+            target.flush()
+            end()
+        copy(source, target, length)
+
+    Path.open, os.write, shutil.copyfileobj = open_path_to_tear, write_or_tear, copy_or_tear  # type: ignore
+
+
 def held(fingerprint: str, epoch: int) -> bool:
     """True where FILE says so. It holds a number of epochs that may be trained, and perhaps a fingerprint."""
     try:
@@ -47,6 +101,8 @@ def held(fingerprint: str, epoch: int) -> bool:
 CHANGES = {
     "PNEUMO_TEST_BF16": ("pneumo.models.precision", force_bf16),
     "PNEUMO_TEST_HOLD": ("pneumo.training.trainer", hold_epochs),
+    "PNEUMO_TEST_TINY": ("pneumo.models", shrink_models),
+    "PNEUMO_TEST_TEAR": ("pneumo.files", tear_a_write),
 }
 
 

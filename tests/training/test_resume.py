@@ -421,4 +421,4 @@ def test_six_real_kills_leave_no_trace() -> None:
         timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "equal in every bit and row" in done.stdout
+    assert "equal in every row and file" in done.stdout
