@@ -8,8 +8,9 @@ import torch
 from mlflow import MlflowClient
 from support.commands import Command, small_run
 
-from pneumo import names
+from pneumo import models, names
 from pneumo.data.loader import Split
+from pneumo.inference import bundle
 from pneumo.tracking.journal import Journal
 
 LINE = small_run(
@@ -170,9 +171,10 @@ def test_selecting_on_test_needs_the_test_set(command: Command) -> None:
     assert ending.code == 2 and "trainer.select_on=val" in ending.err
 
 
-def test_an_unscored_model_predicts_and_is_registered_only_by_force(
-    command: Command, tmp_path: Path, kaggle: Path
+def test_an_unscored_model_is_registered_only_by_force(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bundle, "build_model", models.build_model)  # the tiny one
     assert command("train", *LINE, UNSCORED).code == 0
     folder = only_run(tmp_path)
     refused = command("runs", "register", str(folder), "alias=champion")
