@@ -11,7 +11,8 @@ from pneumo.runs import StatusConfig
 def test_an_unknown_key_is_answered_with_those_of_its_command() -> None:
     words = unknown_key("wacth", StatusConfig, "runs status")
     assert words == (
-        "the key wacth is not known; runs status has which, sweep_id, watch, output_dir. Did you mean watch?"
+        "the key wacth is not known; runs status has which, sweep_id, watch, output_dir, tracking. "
+        "Did you mean watch?"
     )
     assert "the top level has model" in unknown_key("foo", Config, "train")
     assert "experiment, sweep" in unknown_key("foo", Config, "train")

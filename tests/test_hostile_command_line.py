@@ -109,7 +109,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(command: Command, monkeypatch: py
 
 def test_a_missing_root(command: Command, tmp_path: Path) -> None:
     ending = command("train", "data.root=nowhere")
-    check_words(ending, 1, ("data.root=nowhere", "pneumo.data fetch", "data.root=DIR", "data=phantom"))
+    check_words(ending, 1, ("data.root=nowhere", "`pneumo data fetch", "data.root=DIR", "data=phantom"))
     nothing_half_made(tmp_path)
 
 
