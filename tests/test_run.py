@@ -42,6 +42,15 @@ def test_a_run_is_done_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert only_journal(tmp_path).last == journal.last
 
 
+def test_states_of_a_run_killed_right_after_its_end_go(tmp_path: Path) -> None:
+    run.run(settings(tmp_path))
+    state = only_journal(tmp_path).folder / "state"
+    state.mkdir()
+    (state / "step-000000001.pt").write_bytes(bytes(10))
+    run.run(settings(tmp_path))
+    assert not state.exists()
+
+
 def test_force_sets_the_run_aside(tmp_path: Path) -> None:
     run.run(settings(tmp_path))
     run.run(settings(tmp_path, force=True))

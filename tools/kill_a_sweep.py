@@ -4,10 +4,11 @@
     python tools/kill_a_sweep.py --kills 8 --failures --two     3 of the jobs fail until fixed; two terminals
 
 Runs the sweep once undisturbed and once with N kills. Compares every metric row in MLflow's store (for time/*
-only that it exists once), and the numbers and states of parents and children. Checks in the logs that every
-start continues each run at its last saved state and trains nothing twice. With --failures, a run's folder is
-a file, a journal is damaged and a report cannot be written; at the end this is fixed. With --two, a third
-sweep is started in two terminals at once. Further arguments are overrides. Ends with 1 on any difference.
+only that it exists once), and the numbers and states of parents and children; without --failures also every
+parameter, tag and file in the tracker. Checks in the logs that every start continues each run at its last
+saved state and trains nothing twice. With --failures, a run's folder is a file, a journal is damaged and a
+report cannot be written; at the end this is fixed. With --two, a third sweep is started in two terminals at
+once. Further arguments are overrides. Ends with 1 on any difference.
 """
 
 import random
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kill_and_resume import Side, arguments, run_overrides
+from support import tracked
 from support.commands import Hold
 
 from pneumo.names import MEASURED
@@ -200,6 +202,8 @@ def main() -> int:
             raise SystemExit(f"after the fix, the command ended with {code}:\n{killed.output}")
         faults += repeated("fixed", saved, killed.trained(), done)
     faults += differences(f"killed {kills} times", whole.folder, killed.folder)
+    if not obstacles:  # a failure leaves its traceback
+        faults += tracked.differences(whole.folder, killed.folder)
 
     if options.two:
         both = [Terminal(work / "two", command, name) for name in ("first", "second")]

@@ -4,10 +4,11 @@
     python tools/power_losses.py --losses 4 --network resnet18 --cache-size 2gb
 
 Output folder, cache, SQLite store and artifacts are on LazyFS (see tests/support/lazyfs.py). At a random
-moment the command gets `kill -9`, and LazyFS forgets what was not synced. The same command then runs again,
-until it ends. Then the power fails once more. Compares every metric row, parameter, tag and file in the
-tracker with an undisturbed training's, and the tracker's files with the run's. Without --network the models
-are one convolution, so that a loss hits more than the training. Ends with 1 on any difference. Needs root.
+moment the command gets `kill -9`, and LazyFS forgets what was not synced. One loss in five comes in start-up
+or while the cache is built, the others in a run. The same command then runs again, until it ends. Then the
+power fails once more. Compares every metric row, parameter, tag and file in the tracker with an undisturbed
+training's, and the tracker's files with the run's. Without --network the models are one convolution, so that
+a loss hits more than the training. Ends with 1 on any difference. Needs root.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from support.tracked import differences
 RUN = small_run(
     train_patients=24,
     test_patients=8,
-    epochs=3,
+    epochs=20,  # so that training takes as long as the report
     more=[
         *("data.num_workers=1", "trainer.precision=float32", "trainer.deterministic=true"),
         *("trainer.device=cpu", "trainer.checkpoint_every_s=0.5"),
@@ -40,6 +41,7 @@ RUN = small_run(
 )
 SWEEP = ["--multirun", *RUN, "seed=0,1,2", "keep_best=2"]
 MOST_IN_A_ROW = 3  # losses of one training
+EARLY, START_UP_S = 0.2, 3.0  # this share of the losses comes within so many seconds of the command's start
 
 
 @dataclass
@@ -53,13 +55,12 @@ class Losses:
     cache_size: str = "128mb"
 
     def __post_init__(self) -> None:
+        self._trainings = 0
         self.whole = Side(self.work / "undisturbed", self.overrides, warm=True, environment=self.environment)
         warm.load()
-        began = time.monotonic()
-        if code := self.whole.start().wait():
+        code, self.whole_s = _start(self.whole)
+        if code:
             raise SystemExit(f"the undisturbed command failed with {code}:\n{self.whole.output}")
-        self.whole_s = time.monotonic() - began
-        self._trainings = 0
 
     def training(self, at_most: int, rng: random.Random) -> tuple[int, list[str]]:
         """One training to its end, through at most so many losses: how many came, and what differs."""
@@ -68,33 +69,41 @@ class Losses:
         disk.mount()
         try:
             side = Side(disk.folder, self.overrides, warm=True, environment=self.environment)
-            count, code = 0, None
-            while code != 0:
-                last = count == at_most
-                after_s = None if last else rng.uniform(0, self.whole_s / (count + 1))
-                code = self._start(side, after_s)
+            count, code = 0, -signal.SIGKILL
+            while code == -signal.SIGKILL:
+                early = rng.random() < EARLY
+                most_s = START_UP_S if early else self.whole_s / (count + 1)
+                limit_s = None if count == at_most else rng.uniform(0, most_s)
+                code, after_s = _start(side, limit_s, early)
                 log = side.output
                 disk.lose_power()
                 if code == -signal.SIGKILL:
                     count += 1
                     print(f"  lost power after {after_s:6.2f} s: {_where(log)}", flush=True)
-                elif code:
-                    return count, [f"after {count} losses the command ended with {code}: {log[-2000:]}"]
+            if code:
+                return count, [f"after {count} losses the command ended with {code}: {log[-2000:]}"]
             return count, differences(self.whole.folder, disk.folder)
         finally:
             disk.unmount()
 
-    def _start(self, side: Side, after_s: float | None) -> int:
-        """Run the command, for so many seconds or to its end; its exit code."""
-        process = side.start()
-        deadline = None if after_s is None else time.monotonic() + after_s
-        while process.poll() is None and (deadline is None or time.monotonic() < deadline):
-            time.sleep(0.005)
-        process.kill()
-        code = process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        return code
+
+def _start(side: Side, limit_s: float | None = None, early: bool = False) -> tuple[int, float]:
+    """Run the command to its end, or until so many seconds after its first run begins.
+
+    The seconds of an `early` loss count from the command's start. Returns the exit code and the seconds.
+    """
+    process, began, begun = side.start(), time.monotonic(), early
+    while process.poll() is None and (limit_s is None or time.monotonic() - began < limit_s):
+        if not begun:
+            began = time.monotonic()
+            begun = any(words in side.output for words in (": begins in", ": continues", ": done already"))
+        time.sleep(0.005)
+    seconds = time.monotonic() - began
+    process.kill()
+    code = process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return code, seconds
 
 
 def _where(log: str) -> str:

@@ -173,16 +173,23 @@ def test_four_processes_at_once_on_a_new_database(tmp_path: Path) -> None:
         assert rows(database, run_id) == sorted(journals[name].metric_rows())
 
 
-def test_a_copy_in_a_local_store_is_on_the_disk_before_it_counts_as_sent(
-    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal, synced, fsync = whole(tmp_path / "run"), list[str](), os.fsync
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that were synced, in their order."""
+    paths, fsync = list[str](), os.fsync
 
     def noting(handle: int) -> None:
-        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        paths.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", noting)
+    return paths
+
+
+def test_a_copy_in_a_local_store_is_on_the_disk_before_it_counts_as_sent(
+    tmp_path: Path, uri: str, synced: list[str]
+) -> None:
+    journal = whole(tmp_path / "run")
     run_id = sync(journal.folder, SETTINGS, uri).run_id
     store = tmp_path / "mlartifacts" / "pneumo" / str(run_id) / "artifacts"
     for path in (
@@ -205,3 +212,27 @@ def test_what_a_power_cut_emptied_in_the_tracker_is_sent_again(tmp_path: Path, u
     assert sorted(verify(journal.folder, uri)) == ["config.yaml", "figures/roc test.png"]
     assert (store / "config.yaml").read_bytes() == artifact_file(journal.folder, "config.yaml").read_bytes()
     assert verify(journal.folder, uri) == []
+
+
+def test_a_record_is_on_the_disk_before_it_counts_as_sent(
+    tmp_path: Path, uri: str, synced: list[str]
+) -> None:
+    """Otherwise a power cut takes it from the journal, and the next one with its number is never sent."""
+    journal = begun(tmp_path / "run")
+    artifact(journal, "config.yaml", b"seed: 0\n")
+    synced.clear()
+    sync(journal.folder, SETTINGS, uri)
+    note = next(number for number, path in enumerate(synced) if Path(path).name.startswith(".sent-"))
+    assert str(journal.path) in synced[:note]
+
+
+def test_a_half_copied_file_of_a_killed_process_goes(tmp_path: Path, uri: str) -> None:
+    journal = whole(tmp_path / "run")
+    path = note_path(journal.folder, uri)
+    run_id = sync(journal.folder, SETTINGS, uri).run_id
+    store = tmp_path / "mlartifacts" / "pneumo" / str(run_id) / "artifacts"
+    for folder in (store, store / "figures"):
+        (folder / ".artifact.uploading.x4711").write_bytes(b"half")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sequence": 1}))  # as it was at the kill
+    sync(journal.folder, SETTINGS, uri)
+    assert sorted(file.name for file in store.rglob("*") if file.is_file()) == ["config.yaml", "roc test.png"]
