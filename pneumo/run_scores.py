@@ -14,7 +14,7 @@ from pneumo.evaluation import run_report
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.files import write_atomically
 from pneumo.inference import ood
-from pneumo.run_command import train_again
+from pneumo.run_overrides import train_again
 from pneumo.run_plan import RunPlan, plan_run
 from pneumo.tracking.journal import Journal
 from pneumo.tracking.run_log import RunLog
