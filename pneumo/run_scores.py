@@ -26,7 +26,7 @@ from pneumo.versions import CORE
 
 HOW_CHOSEN = {
     names.TEST_SELECTED: "TEST-SELECTED, optimistic: the epoch was chosen on these images",
-    names.OFFICIAL_VAL: "chosen on the official 16 validation images, which every model solves",
+    names.OFFICIAL_VAL: "the epoch was chosen on the set's own validation images, unchanged",
     names.PATIENT_VAL: "scored once",
 }
 
