@@ -157,7 +157,7 @@ def test_any_size_and_channels_last(name: str, size: int, backbones: dict[str, s
     torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_whole_model_of_ours_comes_back_with_its_head(name: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
     model = build_model(name).eval()
