@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PURPOSE = "Train, sweep and fairly compare chest X-ray classifiers with Hydra and MLflow."
-RUN_FORMS = "an MLflow run id, a fingerprint (or how one of them begins), a run's name or its folder"
+RUN_FORMS = "an MLflow run id or a fingerprint (or a prefix of either), a run's name or its folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Command:
     actions: Mapping[str, "Command"] = field(default_factory=dict)
 
 
-_TRAIN_PATHS = ("data.root", "data.cache_dir", "data.table", "model.weights", "output_dir")
+_TRAIN_PATHS = ("data.root", "data.cache_dir", "model.weights", "output_dir")
 _RUN = {"word": "which", "paths": ("which", "output_dir", "cache_dir", "output")}
 
 COMMANDS: dict[str, Command] = {
@@ -98,7 +98,7 @@ COMMANDS: dict[str, Command] = {
                 **_RUN,  # type: ignore[arg-type]
             ),
             "sync": Command(
-                purpose="send the tracking server what it lacks; safe at any time, and twice",
+                purpose="send the tracking server what it lacks; safe to repeat, and to run in two terminals",
                 examples=(
                     "pneumo runs sync",
                     "pneumo runs sync RUN",

@@ -227,7 +227,7 @@ def _answered(name: str, arguments: list[str]) -> bool:
 
 @contextlib.contextmanager
 def _given_to_hydra(arguments: list[str]) -> Iterator[None]:
-    """Hydra reads sys.argv, and with HYDRA_FULL_ERROR it raises errors: the words are then ours."""
+    """Give Hydra these arguments, and make it raise its errors, so that their messages are ours."""
     argv, variable = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [argv[0], *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"

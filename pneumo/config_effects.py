@@ -6,8 +6,8 @@ from pneumo.config import Config
 
 # What makes the key useless, and where it does.
 WITHOUT_EFFECT: dict[str, tuple[str, Callable[[Config], bool]]] = {
-    "sampler.smoothing": ("sampler=imbalanced reads it", lambda c: c.sampler.name != "imbalanced"),
-    "optim.momentum": ("optim=sgd reads it", lambda c: c.optim.name != "sgd"),
+    "sampler.smoothing": ("only sampler=imbalanced reads it", lambda c: c.sampler.name != "imbalanced"),
+    "optim.momentum": ("only optim=sgd reads it", lambda c: c.optim.name != "sgd"),
     "schedule.final_fraction": ("a constant schedule never falls", lambda c: c.schedule.name == "constant"),
     "augment.blur_sigma_min": ("augment.blur_p is 0", lambda c: c.augment.blur_p == 0),
     "augment.blur_sigma_max": ("augment.blur_p is 0", lambda c: c.augment.blur_p == 0),

@@ -1,4 +1,4 @@
-"""A run's identity: whatever decides its numbers is in its fingerprint; whatever does not is not.
+"""A run's identity: every key that can change a result is in it. Code and hardware are recorded instead.
 
 The keys of version 0.1 are hashed as they are. Every later key declares in LATER its neutral value: the one
 that computes as if the key did not exist. At that value it is left out, so a new key moves no fingerprint.

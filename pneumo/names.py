@@ -25,8 +25,8 @@ FINGERPRINT_TAG = "pneumo.fingerprint"
 PROTOCOL_TAG = "pneumo.protocol"
 DATA_DIGEST_TAG = "pneumo.data_digest"
 SYNTHETIC_TAG = "pneumo.synthetic"
-CORE_TAG = "pneumo.core"  # the version of training and evaluation; none is 1
-PIXELS_TAG = "pneumo.pixels"  # the pixel rule; none is 1
+CORE_TAG = "pneumo.core"  # the version of training and evaluation; if absent, 1
+PIXELS_TAG = "pneumo.pixels"  # the pixel rule; if absent, 1
 SCORED_TAG = "pneumo.test_scored"  # when the model was given its test images (UTC)
 MIXED_TAG = "pneumo.mixed"  # what changed when a run was continued with on_code_change=keep
 STATE_TAG = "pneumo.state"  # PRUNED, which MLflow does not know
@@ -51,7 +51,7 @@ PATIENT_VAL, OFFICIAL_VAL, TEST_SELECTED = "patient_val", "official_val", "test_
 PROTOCOLS = {
     PATIENT_VAL: "the epoch was chosen on the validation set, which shares no known patient with training; "
     "the test set took no part in any choice",
-    OFFICIAL_VAL: "the epoch was chosen on the 16 official validation images, too few to choose by; "
+    OFFICIAL_VAL: "the epoch was chosen on the set's own validation images, unchanged; "
     "the test set took no part in any choice",
     TEST_SELECTED: "the epoch was chosen on the test set itself, so the test figure is optimistic: "
     "expect less on new images",

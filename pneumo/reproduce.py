@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pneumo import UserError, names, run_command
+from pneumo import UserError, names, run_overrides
 from pneumo.sweep.jobs import state_of
 from pneumo.text import table
 from pneumo.tracking.journal import Journal
@@ -17,7 +17,7 @@ def reproduce(folder: Path, output_dir: str, *, run: bool) -> int:
     Returns 1 if a figure differs, else 0, or the code of a training that failed.
     """
     journal = Journal(folder)
-    overrides = run_command.overrides(folder, journal)
+    overrides = run_overrides.overrides(folder, journal)
     if commit := journal.tags_logged.get(names.COMMIT_TAG):
         dirty = journal.tags_logged.get(names.DIRTY_TAG) == "true"
         print(f"# made with commit {commit}{', and changes that were not committed' if dirty else ''}")

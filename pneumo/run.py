@@ -428,6 +428,6 @@ def _wait_until_sent(plan: RunPlan, log: RunLog, stop: StopRequest) -> bool:
     if left:
         print(
             f"{left} records are still to be sent to the tracking server; nothing is lost: "
-            "`python -m pneumo.runs sync` sends them"
+            "`pneumo runs sync` sends them"
         )
     return not left

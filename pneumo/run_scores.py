@@ -14,7 +14,7 @@ from pneumo.evaluation import run_report
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.files import write_atomically
 from pneumo.inference import ood
-from pneumo.run_command import train_again
+from pneumo.run_overrides import train_again
 from pneumo.run_plan import RunPlan, plan_run
 from pneumo.tracking.journal import Journal
 from pneumo.tracking.run_log import RunLog
@@ -26,7 +26,7 @@ from pneumo.versions import CORE
 
 HOW_CHOSEN = {
     names.TEST_SELECTED: "TEST-SELECTED, optimistic: the epoch was chosen on these images",
-    names.OFFICIAL_VAL: "chosen on the official 16 validation images, which every model solves",
+    names.OFFICIAL_VAL: "the epoch was chosen on the set's own validation images, unchanged",
     names.PATIENT_VAL: "scored once",
 }
 

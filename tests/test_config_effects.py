@@ -7,8 +7,8 @@ from pneumo.config_effects import WITHOUT_EFFECT, without_effect
 
 USELESS = [
     (["sampler=weighted", "sampler.smoothing=10"], "sampler.smoothing=10 has no effect here"),
-    (["sampler=shuffle", "+sampler.smoothing=10"], "sampler=imbalanced reads it"),
-    (["optim.momentum=0.8"], "optim.momentum=0.8 has no effect here: optim=sgd reads it"),
+    (["sampler=shuffle", "+sampler.smoothing=10"], "only sampler=imbalanced reads it"),
+    (["optim.momentum=0.8"], "optim.momentum=0.8 has no effect here: only optim=sgd reads it"),
     (["schedule=constant", "schedule.final_fraction=0.1"], "a constant schedule never falls"),
     (["augment=none", "augment.erase_max=0.3"], "augment.erase_p is 0"),
     (["augment.noise_std=0.1"], "augment.noise_p is 0"),

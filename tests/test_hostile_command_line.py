@@ -9,6 +9,8 @@ from support.commands import PROJECT as ROOT
 from support.commands import Command, Ending
 from support.images import GREY, encoded, png
 
+from pneumo.models import MODELS
+
 
 def check_words(ending: Ending, code: int, words: tuple[str, ...]) -> None:
     said = ending.out + ending.err
@@ -26,11 +28,12 @@ def nothing_half_made(folder: Path) -> None:
     assert not [file for file in (folder / "outputs").rglob("*") if file.is_file() and file.suffix != ".yaml"]
 
 
+MODEL_NAMES = ", ".join(sorted(MODELS))
 TYPOS = [
-    (("model=resnet19",), ("model=resnet19", "densenet121, resnet18, resnet50", "Did you mean resnet18?")),
+    (("model=resnet19",), ("model=resnet19", MODEL_NAMES, "Did you mean resnet18?")),
     (("sampler=imbalance",), ("sampler=imbalance", "imbalanced, shuffle, weighted")),
     (("experiment=nope",), ("experiment=nope", "seed_report")),
-    (("--multirun", "model=resnet18,resnet19"), ("model=resnet19", "densenet121, resnet18, resnet50")),
+    (("--multirun", "model=resnet18,resnet19"), ("model=resnet19", MODEL_NAMES)),
     (("modle=resnet18",), ("key modle", "model, sampler, augment", "Did you mean model?")),
     (("model.drpout=0.1",), ("key model.drpout", "model has name, dropout", "Did you mean model.dropout?")),
     (("trainer.epoch=3",), ("key trainer.epoch", "Did you mean trainer.epochs?")),
@@ -54,7 +57,7 @@ TYPOS = [
     (("trainer.precision=bf17",), ("trainer.precision=bf17", "float32, tf32, bf16, fp16", "mean bf16?")),
     (("data.image_size=4",), ("data.image_size=4", "16 and 2048")),
     (("data.on_bad_image=ignore",), ("data.on_bad_image=ignore", "error, skip")),
-    (("model=null",), ("model=null", "densenet121, resnet18, resnet50")),
+    (("model=null",), ("model=null", MODEL_NAMES)),
     (("trainer=3",), ("trainer=3", "the options are default")),
     (("trainer",), ("'trainer'", "group=option or key=value")),
     (("trainer.epochs=[1",), ("'trainer.epochs=[1'", "group=option or key=value")),
@@ -191,7 +194,7 @@ def test_a_name_cannot_steer_the_terminal(command: Command, kaggle: Path) -> Non
 @pytest.mark.parametrize(
     ("module", "arguments", "code", "words"),
     [
-        ("train", ("model=resnet19",), 2, "the options are densenet121, resnet18, resnet50"),
+        ("train", ("model=resnet19",), 2, f"the options are {MODEL_NAMES}"),
         ("train", ("data.root={root}",), 1, "4 images cannot be read"),
         ("data", ("check", "data.root={root}"), 1, "unreadable files stop training"),
     ],

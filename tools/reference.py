@@ -27,7 +27,7 @@ INTRODUCTION = """# Every key
 
 Set a key on the command line: `pneumo train optim.lr=3e-4`. Choose an option of a group by its name:
 `pneumo train model=densenet121`. `pneumo train --cfg job` prints the whole configuration of a command line.
-`$PNEUMO_DATA` and its like are environment variables.
+Names that begin with `$` are environment variables.
 """
 
 

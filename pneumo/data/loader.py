@@ -1,5 +1,6 @@
 """Samplers (the order of the images) and batches on the device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,10 +9,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pneumo import one_of
 from pneumo.data.cache import ImageCache
 from pneumo.data.settings import SamplerSettings
 
 CPU_PIXELS = 8 * 224**2  # pixels that a CPU evaluates in one batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """What a sampler is: the order of an epoch, and the shares of the classes that it draws.
+
+    `order` maps settings, labels [N] and a generator to row numbers [N], int64. `shares` maps settings and
+    the number of images of each class [K] to the expected share of each class, float64 [K].
+    """
+
+    order: Callable[[SamplerSettings, NDArray[np.int64], torch.Generator], Tensor]
+    shares: Callable[[SamplerSettings, Tensor], Tensor]
 
 
 def epoch_order(settings: SamplerSettings, labels: NDArray[np.int64], *, seed: int, epoch: int) -> Tensor:
@@ -22,29 +36,52 @@ def epoch_order(settings: SamplerSettings, labels: NDArray[np.int64], *, seed: i
     `weighted` uses torch's WeightedRandomSampler and weight 1 / n_class. Without smoothing both draw the same
     images in the same order. They remain separate options because existing runs use each of them.
     """
+    one_of("sampler", settings.name, SAMPLERS)
     generator = torch.Generator().manual_seed(mix(seed, epoch))
-    if settings.name == "shuffle":
-        return torch.randperm(len(labels), generator=generator)
-    counts = np.bincount(labels, minlength=2)
-    weights = torch.from_numpy(1.0 / (counts[labels] + _smoothing(settings)))
-    if settings.name == "imbalanced":
-        return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
-    sampler = torch.utils.data.WeightedRandomSampler(
-        weights.tolist(), len(labels), replacement=True, generator=generator
-    )
-    return torch.tensor(list(sampler))
+    return SAMPLERS[settings.name].order(settings, labels, generator)
 
 
 def drawn_shares(settings: SamplerSettings, counts: Tensor) -> Tensor:
     """The expected share of each class in an epoch, float64 [K], for `counts` [K] of images (all above 0)."""
-    if settings.name == "shuffle":
-        return counts.double() / counts.sum()
-    drawn = counts.double() / (counts + _smoothing(settings))
+    one_of("sampler", settings.name, SAMPLERS)
+    return SAMPLERS[settings.name].shares(settings, counts)
+
+
+def _shuffled(settings: SamplerSettings, labels: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+    return torch.randperm(len(labels), generator=generator)
+
+
+def _imbalanced(settings: SamplerSettings, labels: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+    weights = _weights(labels, settings.smoothing)
+    return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+
+
+def _weighted(settings: SamplerSettings, labels: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+    weights = _weights(labels, smoothing=0.0).tolist()
+    sampler = torch.utils.data.WeightedRandomSampler(
+        weights, len(labels), replacement=True, generator=generator
+    )
+    return torch.tensor(list(sampler))
+
+
+def _weights(labels: NDArray[np.int64], smoothing: float) -> Tensor:
+    """The weight of each image [N]: 1 / (images of its class + smoothing)."""
+    counts = np.bincount(labels, minlength=2)
+    return torch.from_numpy(1.0 / (counts[labels] + smoothing))
+
+
+def _evened(counts: Tensor, smoothing: float) -> Tensor:
+    drawn = counts.double() / (counts + smoothing)
     return drawn / drawn.sum()
 
 
-def _smoothing(settings: SamplerSettings) -> float:
-    return settings.smoothing if settings.name == "imbalanced" else 0.0
+SAMPLERS = {
+    "shuffle": Sampler(order=_shuffled, shares=lambda settings, counts: counts.double() / counts.sum()),
+    "imbalanced": Sampler(
+        order=_imbalanced, shares=lambda settings, counts: _evened(counts, settings.smoothing)
+    ),
+    "weighted": Sampler(order=_weighted, shares=lambda settings, counts: _evened(counts, smoothing=0.0)),
+}
 
 
 def batches(order: Tensor, batch_size: int, world_size: int = 1) -> list[Tensor]:

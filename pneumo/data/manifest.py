@@ -390,8 +390,8 @@ def problems(manifest: Manifest) -> list[str]:
     splits = known.groupby("patient")["split"].nunique()
     if shared := splits[splits > 1].index.tolist():
         messages.append(
-            f"{len(shared)} patients are in more than one split: {_first(shared)}. The test would measure "
-            "memory; move each patient's images into one split."
+            f"{len(shared)} patients are in more than one split: {_first(shared)}. The test would reward "
+            "memorised patients; move each patient's images into one split."
         )
     if repeated := manifest.table["path"][manifest.table["path"].duplicated()].tolist():
         messages.append(f"{len(repeated)} paths are listed more than once: {_first(repeated)}.")

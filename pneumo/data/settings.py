@@ -60,13 +60,16 @@ class DataSettings:
         return PIXELS if self.pixels is None else self.pixels
 
 
+SAMPLERS = ("shuffle", "imbalanced", "weighted")  # what they do is in pneumo.data.loader, which imports torch
+
+
 @dataclass(kw_only=True)
 class SamplerSettings:
     name: str = "imbalanced"
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("sampler", self.name, ("shuffle", "imbalanced", "weighted"))
+        one_of("sampler", self.name, SAMPLERS)
         if self.smoothing < 0:
             raise UserError(f"sampler.smoothing={self.smoothing} must not be negative; 0 means none.")
 

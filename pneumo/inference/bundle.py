@@ -121,8 +121,8 @@ class Bundle:
         if not self.weights.exists():
             raise UserError(
                 f"{self.weights} is missing: a sweep keeps the weights of its best runs only (keep_best). "
-                f"`pneumo runs reproduce {self.run_id or self.fingerprint}` prints the command of the run; "
-                "with force=true it trains the run again."
+                f"`pneumo runs reproduce {self.run_id or self.fingerprint}` prints the run's command; "
+                "add force=true to that command to train the run again."
             )
         content = read_bounded(self.weights, MAX_MODEL_BYTES)
         if self.weights_sha256 and hashlib.sha256(content).hexdigest() != self.weights_sha256:

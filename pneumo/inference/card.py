@@ -17,7 +17,7 @@ SCORE_WORDS = {
 }
 RULE_WORDS = {
     "half": "the uncalibrated probability is 0.5",
-    "sensitivity_95": "95 % of the ill validation images are found",
+    "sensitivity_95": "at least 95 % of the ill validation images are found",
     "youden": "sensitivity + specificity is highest on the validation images",
 }
 

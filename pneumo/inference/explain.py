@@ -33,14 +33,15 @@ def overlay(bundle: Bundle, batch: NDArray[np.uint8] | Tensor, network: nn.Modul
     """Maps float32 [B, S, S] in 0..1: which regions of preprocessed images uint8 [B, S, S] raise the score.
 
     Each map is scaled to its own maximum; it is all 0 if no region raises the score of PNEUMONIA. Computed in
-    float32 on the device of `network` (default: a network on the CPU). UserError if captum is not installed.
+    float32 on the device of `network` (default: a network on the CPU). UserError if captum is not installed,
+    or if no stage of the network is known.
     """
     try:
         from captum.attr import LayerGradCam
     except ImportError:
         raise UserError("explain=true needs captum: pip install pneumo[explain]") from None
     model = network if network is not None else bundle.network()
-    stage = model.get_submodule(STAGES[bundle.model["name"]])
+    stage = model.get_submodule(_stage(bundle.model["name"]))
     images = torch.as_tensor(batch).to(next(model.parameters()).device)
     with torch.enable_grad():
         inputs = normalise(images, bundle.model["in_channels"]).requires_grad_()
@@ -49,6 +50,15 @@ def overlay(bundle: Bundle, batch: NDArray[np.uint8] | Tensor, network: nn.Modul
     peak = maps.amax((1, 2), keepdim=True)
     scaled = (maps / peak.clamp_min(torch.finfo(maps.dtype).tiny)).clamp(0, 1)
     return np.asarray(scaled.float().cpu().numpy())
+
+
+def _stage(name: str) -> str:
+    if name not in STAGES:
+        raise UserError(
+            f"explain=true: no last stage of {name} is known, so it has no Grad-CAM map; known are those of "
+            f"{', '.join(STAGES)}. Leave explain out, or add {name} to STAGES in pneumo/inference/explain.py."
+        )
+    return STAGES[name]
 
 
 def write(file: Path, square: NDArray[np.uint8], heat: NDArray[np.float32]) -> None:

@@ -145,7 +145,8 @@ class OodDetector:
                 raise ValueError
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise UserError(
-                "familiarity: this is not a reference that a training run made; train the model again."
+                "the reference for unlike images (familiarity) is damaged, or no training run made it; train "
+                "the model again."
             ) from None
 
     def distances(self, thumbs: Thumbs) -> NDArray[np.float64]:

@@ -64,7 +64,9 @@ def check(facts: dict[str, Any], source: Path) -> None:
     if facts["threshold_rule"] not in facts["thresholds"]:
         raise UserError(f"{source}: there is no threshold for {facts['threshold_rule']}.")
     if len(facts["past"]["labels"]) != len(facts["past"]["probabilities"]):
-        raise UserError(f"{source}: past does not have one probability for each label.")
+        raise UserError(
+            f"{source}: the stored validation images (past) do not have one probability for each label."
+        )
 
 
 def _text(value: Any) -> bool:

@@ -79,7 +79,7 @@ def _write_note(folder: Path, uri: str, note: Note) -> None:
 
 
 def _text(value: str, limit: int) -> str:
-    """`value` as every database takes it: PostgreSQL refuses NUL, and UTF-8 lone surrogates."""
+    """`value` as every database takes it: PostgreSQL refuses NUL; UTF-8 cannot encode lone surrogates."""
     return value.replace("\0", "").encode("utf-8", "replace").decode()[:limit]
 
 
@@ -211,7 +211,8 @@ class Courier:
     def _only_run(self) -> str | None:
         """This journal's run, if it exists.
 
-        A create_run that timed out here may have gone through there, even later: a second run is deleted.
+        A create_run that timed out may still succeed on the server. Of several runs of one journal, all but
+        one are deleted.
         """
         query = f"tags.`{JOURNAL_TAG}` = '{self._start['body']['journal_id']}'"
         runs = self._client.search_runs([self.note.experiment_id], query)

@@ -110,7 +110,7 @@ def verify(folder: Path, uri: str) -> list[str]:
 
 
 def sync(folder: Path, settings: TrackingSettings, uri: str) -> SyncResult:
-    """Send now what is left of the run in `folder`; harmless at any time, twice, and by two at once."""
+    """Send now what is left of the run in `folder`; safe to repeat, and for two processes at once."""
     courier = Courier(folder, uri)
     error, failures, left = None, 0, 1
     deadline = time.monotonic() + settings.flush_s

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from pneumo import UserError
 from pneumo.data import cache, manifest
-from pneumo.data.loader import batches, drawn_shares, epoch_order, evaluation_batch, mix, splits
+from pneumo.data.loader import SAMPLERS, batches, drawn_shares, epoch_order, evaluation_batch, mix, splits
+from pneumo.data.settings import SAMPLERS as options
 from pneumo.data.settings import DataSettings, SamplerSettings
 
 LABELS = np.repeat([0, 1], [250, 750])
@@ -73,6 +75,21 @@ def test_imbalanced_without_smoothing_is_weighted() -> None:
     """The docstring and the configuration promise this. With smoothing they differ."""
     assert torch.equal(order("imbalanced"), order("weighted"))
     assert not torch.equal(order("imbalanced", smoothing=100.0), order("weighted"))
+
+
+def test_every_option_has_a_sampler() -> None:
+    assert tuple(SAMPLERS) == options
+
+
+def test_a_name_without_a_sampler_is_refused() -> None:
+    """A name that the settings know and the loader does not must not train as another sampler."""
+    settings = SamplerSettings()
+    settings.name = "balanced"
+    refused = r"sampler=balanced is not known; the options are shuffle, imbalanced, weighted"
+    with pytest.raises(UserError, match=refused):
+        epoch_order(settings, LABELS, seed=0, epoch=1)
+    with pytest.raises(UserError, match=refused):
+        drawn_shares(settings, torch.tensor([250, 750]))
 
 
 def test_one_class_alone_can_be_drawn() -> None:

@@ -1,5 +1,6 @@
 """Grad-CAM maps: of the right shape, of what was learnt, and laid on the image."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from support.model_runs import SIZE, images
 
+from pneumo import UserError
 from pneumo.data.augment import normalise
 from pneumo.inference import explain, model_folder
 from pneumo.inference.bundle import Bundle
@@ -86,6 +88,13 @@ def test_weights_drawn_again_change_the_map(model: Callable) -> None:
             for one, other in zip(before, after, strict=True)
         ]
     assert np.mean(ranks) < 0.5
+
+
+def test_a_network_without_a_known_stage_is_refused(model: Callable) -> None:
+    made, network = model("resnet18")
+    other = dataclasses.replace(made, model={**made.model, "name": "tiny"})
+    with pytest.raises(UserError, match=r"no last stage of tiny is known.*resnet18.*add tiny to STAGES"):
+        explain.overlay(other, images(1, 5, 64), network)
 
 
 def test_the_overlay_is_laid_beside_the_image(tmp_path: Path) -> None:
