@@ -61,6 +61,24 @@ def _overrides(folder: Path, journal: Journal) -> list[str]:
     if not file.exists():
         raise UserError(f"{file} is missing: the run ended before it was written.")
     saved: Any = OmegaConf.to_container(OmegaConf.load(file))
+    overrides = overrides_of(saved)
+    made = config.compose(overrides).as_dict()
+    wanted = journal.tags_logged[FINGERPRINT_TAG]
+    digest = journal.tags_logged[DATA_DIGEST_TAG]
+    if fingerprint(made, digest) == wanted:
+        return overrides
+    recorded = [int(journal.tags_logged.get(tag, "1")) for tag in (CORE_TAG, PIXELS_TAG)]
+    if fingerprint(made, digest, *recorded) == wanted:
+        raise UserError(
+            f"{wanted} was made under core {recorded[0]} and pixels {recorded[1]}; this version computes "
+            f"core {CORE}, which gives other figures. Install the version that made it, or train it again: "
+            f"pneumo train {shlex.join(overrides)}"
+        )
+    raise UserError(f"{wanted} was made by another version: this one knows no command that gives it.")
+
+
+def overrides_of(saved: dict[str, Any]) -> list[str]:
+    """A short command line that composes to the configuration `saved`."""
     groups = [f"{group}={part['name']}" for group, part in saved.items() if _is_option(group, part)]
     base = config.compose(groups).as_dict()
     overrides = groups
@@ -79,19 +97,7 @@ def _overrides(folder: Path, journal: Journal) -> list[str]:
             for inner, own in parts:
                 if not inner or own != base[group][key][inner]:
                     overrides.append(f"{group}.{key}{'.' + inner if inner else ''}={_written(own)}")
-    made = config.compose(overrides).as_dict()
-    wanted = journal.tags_logged[FINGERPRINT_TAG]
-    digest = journal.tags_logged[DATA_DIGEST_TAG]
-    if fingerprint(made, digest) == wanted:
-        return overrides
-    recorded = [int(journal.tags_logged.get(tag, "1")) for tag in (CORE_TAG, PIXELS_TAG)]
-    if fingerprint(made, digest, *recorded) == wanted:
-        raise UserError(
-            f"{wanted} was made under core {recorded[0]} and pixels {recorded[1]}; this version computes "
-            f"core {CORE}, which gives other figures. Install the version that made it, or train it again: "
-            f"pneumo train {shlex.join(overrides)}"
-        )
-    raise UserError(f"{wanted} was made by another version: this one knows no command that gives it.")
+    return overrides
 
 
 def _is_option(group: str, part: Any) -> bool:

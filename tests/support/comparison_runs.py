@@ -170,5 +170,6 @@ def finished(runs: list[Candidate], draws: int = 100, **keys: object) -> Compari
         "software": {"numpy": "2"}, "commits": ["abc"], "digest": DIGEST, "data": "chest_xray",
         "synthetic": False,
     }  # fmt: skip
-    rest: dict = {"about": about | keys, "left_out": [], "splits": SIZES}
-    return {**result.build(runs, draws=draws), **rest}  # type: ignore[typeddict-item]
+    options: dict = {key: keys.pop(key) for key in ("rank_by", "margin") if key in keys}
+    rest: dict = {"about": about | keys, "left_out": [], "unscored": [], "splits": SIZES}
+    return {**result.build(runs, draws=draws, **options), **rest}  # type: ignore[typeddict-item]
