@@ -111,7 +111,7 @@ def test_the_cost_of_training_is_the_runs_own(result: dict) -> None:
 def test_what_must_not_be_mixed_is_left_out_with_the_reason(page: Page, result: dict) -> None:
     said = {entry["run"]: entry["reason"] for entry in result["left_out"]}
     assert said.keys() == {f"resnet50-{seed}-patient_val" for seed in range(4)}
-    assert "another data set (digest eeeeeeeeeeee)" in said["resnet50-0-patient_val"]
+    assert "another test set (data digest eeeeeeeeeeee)" in said["resnet50-0-patient_val"]
     assert "name no patients" in said["resnet50-1-patient_val"]
     assert "predictions/test.csv missing" in said["resnet50-2-patient_val"]
     assert said["resnet50-3-patient_val"] == "not finished: failed"
@@ -131,9 +131,10 @@ def test_runs_selected_on_test_are_marked_and_never_ranked(page: Page, result: d
 def test_the_verdict_is_what_the_intervals_allow(result: dict) -> None:
     """resnet18's logits lie twice as far apart as densenet121's."""
     (pair,) = result["pairs"]
-    assert pair["verdicts"]["accuracy"].startswith("resnet18 has a higher accuracy than densenet121 by 0.")
-    assert pair["scores"]["accuracy"]["p_holm"] < 0.05
-    assert pair["scores"]["accuracy"]["with_seeds"][0] < pair["scores"]["accuracy"]["low"]
+    assert pair["verdicts"]["auroc"].startswith("resnet18 has a higher AUROC than densenet121 by 0.")
+    seeds = pair["scores"]["auroc"]["with_seeds"]
+    assert seeds["p_holm"] < 0.05 and seeds["low"] > 0
+    assert seeds["low"] < pair["scores"]["auroc"]["low"]
 
 
 def test_the_page_needs_nothing_else(page: Page) -> None:
@@ -226,7 +227,7 @@ def test_the_command(store: Store) -> None:
     line += [f"output={store.root}/command", "draws=60", "latency=false", "upload=false"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=200, cwd=store.root)
     assert done.returncode == 0, done.stderr
-    assert "resnet18 has a higher accuracy than densenet121" in done.stdout
+    assert "resnet18 has a higher AUROC than densenet121" in done.stdout
     assert (store.root / "command" / "index.html").is_file()
 
 
@@ -264,6 +265,7 @@ def test_settings_out_of_range_are_refused() -> None:
         ({"draws": 10}, "draws=10"),
         ({"rank_by": "luck"}, "rank_by=luck is not known"),
         ({"seed": -1}, "seed=-1"),
+        ({"margin": 0}, "margin=0 must be between 0 and 1"),
     ):
         with pytest.raises(UserError, match=words):
             CompareConfig(**keys)  # type: ignore[arg-type]

@@ -75,6 +75,48 @@ def test_what_compared_the_runs_is_recorded() -> None:
     assert about["software"].keys() == set(result.SOFTWARE)
 
 
+def test_one_patient_per_class_gives_no_test() -> None:
+    """No variance in the draws became p < 0.001."""
+    runs = candidates()
+    for run in runs:
+        run.test.patients[:] = [f"patient {label}" for label in run.test.labels]
+    found = result.build(runs, draws=100)
+    assert found["test"]["by_class"] == {"normal": 1, "pneumonia": 1}
+    (pair,) = found["pairs"]
+    for entry in pair["scores"].values():
+        assert entry["p"] is None and entry["p_holm"] is None and np.isnan(entry["low"])
+    low, high = (found["configurations"][0]["scores"]["auroc"][end] for end in ("low", "high"))
+    assert high - low > 0.5
+    assert found["optimism"] is not None and found["optimism"]["value"] is None
+
+
+def test_the_first_of_thirty_equal_runs_is_corrected() -> None:
+    """30 runs of one recipe under 30 names: the luckiest is not what to expect."""
+    runs = [candidate(seed=n, config={"optim.lr": n}, run_id=str(n)) for n in range(30)]
+    found = result.build(runs, draws=200)
+    optimism = found["optimism"]
+    assert optimism is not None and optimism["value"] is not None and optimism["corrected"] is not None
+    assert 0 < optimism["value"] < 2 * optimism["above_mean"]
+    assert optimism["corrected"] < found["configurations"][0]["scores"]["auroc"]["value"]
+    assert not any(
+        pair["scores"]["auroc"]["with_seeds"] for pair in found["pairs"]
+    )  # one seed each: no configuration is called better
+
+
+def test_validation_prefers_by_the_primary_score_and_then_by_log_loss() -> None:
+    runs = [candidate(seed=n, config={"optim.lr": n}, run_id=str(n)) for n in range(3)]
+    for run in runs:  # equal AUROC; the middle one has less log-loss
+        power = 1.0 if run.seed == 1 else 2.0
+        odds = runs[0].val.probabilities / (1 - runs[0].val.probabilities)
+        run.val.probabilities = odds**power / (1 + odds**power) if run.seed else run.val.probabilities**1.5
+    found = result.build(runs, draws=100)
+    choice = found["choice"]
+    assert choice is not None and len(choice["tied"]) == 2
+    held = {row["id"]: row["validation"]["scores"] for row in found["configurations"]}
+    assert len({round(scores["auroc"], 12) for scores in held.values()}) == 1
+    assert choice["log_loss"] == min(scores["log_loss"] for scores in held.values())
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(UserError, match="rank_by=luck is not known"):
         result.build(candidates(), rank_by="luck")

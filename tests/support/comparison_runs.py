@@ -82,6 +82,8 @@ def make(
     fingerprint = fingerprint_of(settings.as_dict(), digest)
     folder = root / f"{fingerprint}-{protocol}"
     splits = {name: split(name, seed, QUALITY[model], known=known) for name in ("test", "val")}
+    if digest != DIGEST:  # another data set has other test images
+        splits["test"].paths = [f"other/{path}" for path in splits["test"].paths]
     journal = Journal(folder)
     tags = {
         "pneumo.fingerprint": fingerprint,
