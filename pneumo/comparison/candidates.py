@@ -229,20 +229,26 @@ def sort_out(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Lef
 def _test_sets(candidates: Sequence[Candidate]) -> dict[str, str]:
     """By run id, what identifies the run's test set.
 
-    Newer runs record it. An older run has the test set of a run with its data digest, else of a run with its
-    test images and labels; its own test images and labels identify it if there is none.
+    Newer runs record it. An older run has the test set of a newer one with its data digest, else of one with
+    its test images and labels. If there is none, the images and labels of most runs with its digest are it.
     """
-    known: dict[str, str] = {}
+    by_digest: dict[str, str] = {}
+    by_images: dict[str, str] = {}
+    older: dict[str, Counter[str]] = {}
     for run in candidates:
         if run.test_set:
-            known.setdefault(f"digest {run.digest}", run.test_set)
-            if run.scored:
-                known.setdefault(_images(run), run.test_set)
-    found = {}
-    for run in candidates:
-        images = _images(run) if run.scored else f"digest {run.digest}"
-        found[run.run_id] = run.test_set or known.get(f"digest {run.digest}") or known.get(images) or images
-    return found
+            by_digest.setdefault(run.digest, run.test_set)
+            by_images.setdefault(_images(run), run.test_set)
+        else:
+            older.setdefault(run.digest, Counter())[_images(run)] += 1
+    most = {digest: counted.most_common(1)[0][0] for digest, counted in older.items()}
+    return {
+        run.run_id: run.test_set
+        or by_digest.get(run.digest)
+        or by_images.get(most[run.digest])
+        or most[run.digest]
+        for run in candidates
+    }
 
 
 def _images(run: Candidate) -> str:

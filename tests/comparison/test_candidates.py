@@ -91,12 +91,12 @@ def test_the_same_run_made_twice_counts_once() -> None:
 
 def test_other_images_and_other_data_sets_are_left_out() -> None:
     runs = candidates()
-    runs[1].digest = "e" * 64
+    runs[1].digest, runs[1].test.labels = "e" * 64, 1 - runs[1].test.labels
     runs[2].test.paths[0] = "another.jpeg"
     kept, left = sort_out(runs)
     assert [run.name for run in kept] == ["resnet18-0", "resnet50-1"]
     assert [entry["run"] for entry in left] == ["resnet18-1", "resnet50-0"]
-    assert left[0]["reason"].startswith("another data set (digest eeeeeeeeeeee)")
+    assert left[0]["reason"].startswith("another test set (data digest eeeeeeeeeeee)")
     assert "test predictions are of other images" in left[1]["reason"]
 
 
