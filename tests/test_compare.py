@@ -20,6 +20,7 @@ from support.images import picture, save
 from pneumo import UserError
 from pneumo.compare import CompareConfig, Images, compare, main
 from pneumo.comparison.page import Page
+from pneumo.tracking.reading import Reader
 from pneumo.tracking.settings import TrackingSettings
 
 DRAWS = 60
@@ -207,6 +208,27 @@ def test_a_sweep_is_compared_alone_and_its_parent_gets_the_page(store: Store) ->
     assert {"comparison/index.html", "comparison/comparison.json", "comparison/figures"} <= held
     with pytest.raises(UserError, match=r"sweep=nothing is not in experiment pneumo, .*architectures-1"):
         store.compare(sweep_id="nothing")
+
+
+def test_a_sweep_that_shares_jobs_with_another_is_compared_whole(store: Store) -> None:
+    """Jobs that it skipped, because another sweep had made them, carry the other sweep's tag."""
+    client = MlflowClient(store.uri)
+    experiment = client.get_experiment_by_name("pneumo")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id], "tags.`pneumo.sweep` = 'architectures-1'")
+    marks = [run.data.tags["pneumo.fingerprint"] for run in runs if "pneumo.fingerprint" in run.data.tags]
+    jobs = [{"fingerprint": mark, "overrides": [f"seed={n}"]} for n, mark in enumerate(marks[:2])]
+    jobs.append({"fingerprint": "gone", "overrides": ["model=resnet18", "seed=9"]})
+    jobs.append({"fingerprint": None, "overrides": ["waits"]})
+    parent = client.create_run(experiment.experiment_id, tags={"pneumo.sweep": "shares"}, run_name="shares")
+    client.log_text(parent.info.run_id, json.dumps({"jobs": jobs}), "sweep.json")
+    found = Reader(store.uri).find("pneumo", "shares")
+    assert {run.tags["pneumo.fingerprint"] for run in found.runs} == set(marks[:2])
+    page = store.compare("shares", sweep_id="shares", upload=False)
+    written = json.loads((page.folder / "comparison.json").read_text())
+    assert written["left_out"] == [
+        {"run": "model=resnet18 seed=9", "reason": "a job of the sweep whose run is not in this experiment"}
+    ]
 
 
 def test_one_run_alone_and_runs_without_patients(store: Store, empty: Path, tmp_path: Path) -> None:

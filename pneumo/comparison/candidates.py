@@ -64,6 +64,7 @@ class Candidate:
     notes: list[str] = field(default_factory=list)
     commit: str | None = None
     device: str | None = None
+    precision: str | None = None
     weights_bytes: int | None = None
     measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/... of the last epoch
     synthetic: bool = False
@@ -93,11 +94,19 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
     left_out: list[LeftOut] = [
         {"run": run.name, "reason": f"not finished: {run.status.lower()}"} for run in found.unfinished
     ]
+    left_out += [
+        {"run": job, "reason": "a job of the sweep whose run is not in this experiment"}
+        for job in found.missing
+    ]
     for run in found.runs:
         needed = NEEDED if _unscored(run) else (TEST_PREDICTIONS, *NEEDED)
         missing = ", ".join(name for name in needed if name not in run.files)
         if missing:
             reason = f"its artifacts are incomplete: {missing} missing (python -m pneumo.runs sync)"
+            left_out.append({"run": run.name, "reason": reason})
+            continue
+        if PROTOCOL_TAG not in run.tags:
+            reason = f"it has no tag {PROTOCOL_TAG}, so nobody knows which images chose its epoch"
             left_out.append({"run": run.name, "reason": reason})
             continue
         try:
@@ -150,7 +159,7 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
         scored=scored,
         test_set=run.tags.get(TEST_SET_TAG, ""),
         pool=run.tags.get(POOL_TAG, ""),
-        protocol=run.tags.get(PROTOCOL_TAG, "unknown"),
+        protocol=run.tags[PROTOCOL_TAG],
         digest=run.tags.get(DATA_DIGEST_TAG, ""),
         test=test,
         val=val,
@@ -161,6 +170,7 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
         notes=notes,
         commit=run.tags.get(COMMIT_TAG),
         device=run.params.get("device"),
+        precision=run.params.get("precision"),
         weights_bytes=run.weights_bytes,
         measured={key: value for key, value in run.metrics.items() if key.startswith(MEASURED)},
         synthetic=run.tags.get(SYNTHETIC_TAG) == "true",

@@ -165,7 +165,8 @@ class Configuration:
         }
 
     def _temperature(self) -> Temperature | None:
-        if not self.val or self.runs[0].on_validation:
+        one_class = any(len(np.unique(labels)) < 2 for labels, _ in self.val)
+        if not self.val or one_class or self.runs[0].on_validation:
             return None
         fitted = [metrics.temperature(*pair) for pair in self.val]
         after = [
@@ -284,4 +285,6 @@ def _run_row(run: Candidate) -> RunRow:
         "history": run.history,
         "notes": run.notes,
         "commit": run.commit,
+        "device": run.device,
+        "precision": run.precision,
     }

@@ -34,6 +34,8 @@ class RunRow(TypedDict):
     history: list[EpochScores]
     notes: list[str]
     commit: str | None
+    device: str | None
+    precision: str | None
 
 
 class Validation(TypedDict):
@@ -207,6 +209,7 @@ class PairTests(TypedDict):
 class PairRow(PairTests):
     """Two configurations, and by score what may be claimed."""
 
+    differ_in: list[str]  # settings; with several, the data do not say which one matters
     verdicts: dict[str, str]
 
 

@@ -1,6 +1,7 @@
 """Every two configurations of a comparison: differences, tests and the verdict in words."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,12 @@ def compare(
     patients: int,
     rank_by: str,
     margin: float,
+    chance: Collection[str] = (),
 ) -> list[PairRow]:
     """Every two of `configurations`; each score and each test has its own Holm correction over all pairs.
 
     `patients` are those of the smaller class. `margin` is the largest difference in `rank_by` that does not
-    matter.
+    matter, `chance` the settings that are chance, as the seed is.
     """
     areas = _areas(configurations, labels)
     # McNemar's test takes one call per image, so here the seeds' probabilities are averaged.
@@ -65,9 +67,11 @@ def compare(
     by_id = {each.row["id"]: spread[rank_by] for each, spread in zip(configurations, spreads, strict=True)}
     _add_equivalence(pairs, by_id, rank_by, patients, margin)
     names = {configuration.row["id"]: configuration.name for configuration in configurations}
+    configs = {each.row["id"]: each.runs[0].config for each in configurations}
     return [
         {
             **pair,
+            "differ_in": _settings(configs[pair["first"]], configs[pair["second"]], chance),
             "verdicts": {
                 score: verdict(
                     names[pair["first"]],
@@ -75,12 +79,20 @@ def compare(
                     score,
                     pair["scores"][score],
                     pair["equivalence"] if score == rank_by else None,
+                    _settings(configs[pair["first"]], configs[pair["second"]], chance),
                 )
                 for score in dict.fromkeys((rank_by, *RANKED_BY))
             },
         }
         for pair in pairs
     ]
+
+
+def _settings(first: dict[str, Any], second: dict[str, Any], chance: Collection[str]) -> list[str]:
+    """The settings in which two configurations differ; an option's own keys count as the option."""
+    keys = [key for key in sorted({*first, *second} - set(chance)) if first.get(key) != second.get(key)]
+    options = {key.rpartition(".")[0] for key in keys if key.endswith(".name")}
+    return [key for key in keys if key.endswith(".name") or key.partition(".")[0] not in options]
 
 
 def _difference(first: Spread, second: Spread, patients: int) -> PairScore:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,9 @@ def build(
     for place, configuration in enumerate(ranked + apart, start=1):
         configuration.row["id"] = f"c{place}"
         configuration.row["rank"] = None if configuration.optimistic else place
+    for better, worse in pairwise(ranked):
+        if np.array_equal(better.probabilities, worse.probabilities):
+            worse.row["rank"] = better.row["rank"]
     for configuration in (ranked + apart)[:CURVES]:
         configuration.add_curves(test, weights)
     images = _image_set(test)
@@ -80,7 +84,9 @@ def build(
         "configurations": [configuration.row for configuration in ranked],
         "optimistic": [configuration.row for configuration in apart],
         "ensembles": [ensemble.row for ensemble in _ensembles(ranked, test, weights)],
-        "pairs": pairs.compare(ranked, test.labels, min(images["by_class"].values()), rank_by, margin),
+        "pairs": pairs.compare(
+            ranked, test.labels, min(images["by_class"].values()), rank_by, margin, CHANCE
+        ),
         "choice": None if on_val or len(ranked) < 2 else choice.by_validation(ranked, rank_by, draws, seed),
         "optimism": choice.optimism(ranked, test, weights, rank_by),
         "differences": _differences(ranked + apart),

@@ -1,6 +1,7 @@
 """The results on the comparison page, as tables, matrices and words."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 from pneumo.comparison import appendix
 from pneumo.comparison.appendix import MOST_REPORTS
@@ -317,14 +318,14 @@ def _chosen_on_test(optimistic: Sequence[ConfigurationRow]) -> list[list[str]]:
             by_test = max(history, key=lambda epoch: epoch["test/accuracy"])
             by_f1 = max(history, key=lambda epoch: epoch.get("test/f1", -1.0))
             by_val = max(history, key=lambda epoch: epoch.get("val/auroc", -1.0))
-            values = sorted(epoch["test/accuracy"] for epoch in history)
+            middle = median(epoch["test/accuracy"] for epoch in history)
             chosen.append(
                 [
                     f"{row['name']}, seed {run['seed']}",
                     f"{number(by_test['test/accuracy'])} (epoch {by_test['epoch']})",
                     f"{number(by_f1.get('test/f1'))} (epoch {by_f1['epoch']})",
                     f"{number(by_val['test/accuracy'])} (epoch {by_val['epoch']})",
-                    number(values[len(values) // 2]),
+                    number(middle),
                     number(history[-1]["test/accuracy"]),
                 ]
             )

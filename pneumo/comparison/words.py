@@ -117,20 +117,38 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
         listed.append(
             ("Left out.", f"{plural(len(comparison['left_out']), 'run')}. Settings lists the reasons.")
         )
+    for row in all_rows(comparison):
+        mixed = [
+            f"{what} ({', '.join(sorted(held))})"
+            for what, held in (
+                ("commits", {str(run["commit"])[:12] for run in row["runs"] if run["commit"]}),
+                ("devices", {run["device"] for run in row["runs"] if run["device"]}),
+                ("precisions", {run["precision"] for run in row["runs"] if run["precision"]}),
+            )
+            if len(held) > 1
+        ]
+        if mixed:
+            listed.append(("Mixed runs.", f"The runs of {row['name']} have different {' and '.join(mixed)}."))
     notes = sorted({note for row in all_rows(comparison) for run in row["runs"] for note in run["notes"]})
     return listed + [("Note.", note) for note in notes]
 
 
 def verdict(
-    first: str, second: str, score: str, entry: PairScore, equivalence: Equivalence | None = None
+    first: str,
+    second: str,
+    score: str,
+    entry: PairScore,
+    equivalence: Equivalence | None = None,
+    differ_in: Sequence[str] = (),
 ) -> str:
     """What a paired difference in `score`, `first` minus `second`, allows one to claim.
 
-    Only the interval and test over seeds and patients say that a configuration is better.
+    Only the interval and test over seeds and patients say that a configuration is better. Of several settings
+    that differ (`differ_in`), the data do not say which one matters.
     """
     word, recipes = SCORE_WORDS[score], entry["with_seeds"]
     if recipes is None:
-        return _of_networks(first, second, score, entry)
+        return _of_networks(first, second, score, entry) + _confounded(differ_in)
     if recipes["p"] is None or recipes["p_holm"] is None:
         return (
             f"No test of {word} between {first} and {second}: nothing varies, neither between the seeds nor "
@@ -144,7 +162,7 @@ def verdict(
         better, worse = better_first(first, second, score, entry)
         return (
             f"{better} has {higher(score)} {word} than {worse} by {abs(entry['difference']):.4f} "
-            f"({first} minus {second}: {over})."
+            f"({first} minus {second}: {over}).{_confounded(differ_in)}"
         )
     if equivalence is None:
         return f"No difference in {word} can be claimed between {first} and {second} ({over})."
@@ -156,6 +174,12 @@ def verdict(
     return f"No difference in {word} can be claimed between {first} and {second} ({over}). " + _power(
         equivalence
     )
+
+
+def _confounded(differ_in: Sequence[str]) -> str:
+    if len(differ_in) < 2:
+        return ""
+    return f" They differ in {_listed(differ_in, most=9)}; the data do not say which of these matters."
 
 
 def _power(equivalence: Equivalence) -> str:
@@ -297,6 +321,16 @@ def _primary(comparison: Comparison) -> list[str]:
         sentences.append(f"So it is with the networks of {len(networks) - MOST_SENTENCES} more.")
     if networks:
         sentences.append("These have one seed on a side, so nothing follows about the configurations.")
+    known = [
+        pair for pair in pairs if claimed(pair["scores"][score]) or _only_networks(pair["scores"][score])
+    ]
+    confounded = sum(len(pair["differ_in"]) > 1 for pair in known)
+    if confounded:
+        sentences.append(
+            f"In {confounded} of these {len(known)} pairs several settings differ, and the data do not say "
+            "which one "
+            "matters."
+        )
     rest = [pair for pair in pairs if not claimed(pair["scores"][score])]
     single = sum(pair["scores"][score]["with_seeds"] is None for pair in rest)
     same = sum(equivalent(pair["equivalence"]) for pair in rest)

@@ -145,6 +145,12 @@ def test_the_splits_are_counted_where_no_run_recorded_them(tmp_path: Path) -> No
     }
 
 
+def test_a_run_whose_protocol_is_not_known_is_left_out(tracked: TrackedRun, reader: Reader) -> None:
+    del tracked.tags["pneumo.protocol"]
+    kept, (left,) = only(tracked, reader)
+    assert not kept and "nobody knows which images chose its epoch" in left["reason"]
+
+
 def test_split_seeds_are_pooled_as_chance() -> None:
     """Another split has other validation images and another data digest, but the same test set."""
     runs = []

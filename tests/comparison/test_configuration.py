@@ -57,6 +57,12 @@ def test_an_ensemble_without_common_validation_chooses_nothing(weights: np.ndarr
     assert row["validation"] == {"accuracy": None, "f1": None, "auroc": None, "scores": {}, "confusion": []}
 
 
+def test_no_temperature_is_fitted_to_one_class(weights: np.ndarray) -> None:
+    run = candidate()
+    run.val.labels[:] = 1
+    assert Configuration("one", [run], run.test, weights).row["temperature"] is None
+
+
 def test_thresholds_come_from_validation_and_score_the_test_images(weights: np.ndarray) -> None:
     found = build(weights)
     for rule, point in found.row["points"].items():

@@ -75,6 +75,13 @@ def test_what_compared_the_runs_is_recorded() -> None:
     assert about["software"].keys() == set(result.SOFTWARE)
 
 
+def test_identical_predictions_share_a_rank() -> None:
+    runs = [candidate(seed=0, config={"optim.lr": lr}, run_id=str(lr)) for lr in (1, 2)]
+    runs.append(candidate(seed=0, quality=1.0, config={"optim.lr": 3}, run_id="3"))
+    rows = result.build(runs, draws=50)["configurations"]
+    assert [row["rank"] for row in rows] == [1, 1, 3]
+
+
 def test_one_patient_per_class_gives_no_test() -> None:
     """No variance in the draws became p < 0.001."""
     runs = candidates()

@@ -148,6 +148,29 @@ def test_validation_chooses_first_and_admits_what_it_cannot_tell() -> None:
     assert "is luck with these patients" in luck and "Chance in training comes on top" in luck
 
 
+def test_confounded_settings_are_named() -> None:
+    runs = [
+        candidate(
+            model, seed, quality, config={"model.name": model, "optim.lr": lr, "trainer.batch_size": size}
+        )
+        for model, quality, lr, size in (("resnet18", 2.1, 1e-3, 64), ("resnet50", 1.0, 3e-4, 32))
+        for seed in range(3)
+    ]
+    comparison = finished(runs)
+    (pair,) = comparison["pairs"]
+    assert pair["differ_in"] == ["model.name", "optim.lr", "trainer.batch_size"]
+    assert "They differ in model.name, optim.lr and trainer.batch_size;" in pair["verdicts"]["auroc"]
+    assert "They differ in" not in finished(candidates())["pairs"][0]["verdicts"]["auroc"]
+
+
+def test_runs_of_one_configuration_from_different_places_are_named() -> None:
+    runs = [
+        candidate(seed=n, commit=c, device=d) for n, c, d in ((0, "a" * 40, "cpu"), (1, "b" * 40, "cuda"))
+    ]
+    titles = dict(words.warnings(finished(runs)))
+    assert "commits (aaaaaaaaaaaa, bbbbbbbbbbbb) and devices (cpu, cuda)" in titles["Mixed runs."]
+
+
 def test_the_command_that_adds_seeds_is_printed() -> None:
     comparison = finished(five(1))
     comparison["configurations"][0]["more_seeds"] = "pneumo train --multirun model=resnet18 seed=1,2"
