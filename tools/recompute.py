@@ -6,6 +6,7 @@ JSON. It prints the number of values compared and the largest difference, and ex
 1e-9.
 """
 
+import gc
 import json
 import math
 import sys
@@ -307,6 +308,9 @@ class Row:
         if self.on_val:
             assert facts["temperature"] is None and list(facts["points"]) == ["half"]
             return
+        if not self.val:
+            assert facts["temperature"] is None
+            return
         fitted = [temperature(y, p) for y, p in self.val]
         same(f"{where} temperature", facts["temperature"]["values"], fitted)
         cooled = [
@@ -361,10 +365,10 @@ class Row:
                 )
 
 
-def check_pairs(same: Check, page: dict[str, Any], rows: dict[str, Row]) -> None:
+def check_pairs(same: Check, page: dict[str, Any], pairs: list[dict[str, Any]], rows: dict[str, Row]) -> None:
     p_values: dict[str, list[float]] = {}
     given: dict[str, list[float]] = {}
-    pairs, least = page["pairs"], min(page["test"]["by_class"].values())
+    least = min(page["test"]["by_class"].values())
     level = 0.05 / max(1, len(pairs))
 
     def test(name: str, entry: dict[str, Any], p: float | None) -> None:
@@ -448,13 +452,20 @@ def check_choice(same: Check, page: dict[str, Any], rows: dict[str, Row], w: np.
 
 
 def recompute(file: Path, artifacts: Path) -> Check:
+    gc.freeze()  # statsmodels collects garbage in each call, half a second in a large process
     page = json.loads(file.read_text())
     groups = [page[key] for key in ("configurations", "optimistic", "ensembles")]
     files: dict[str, dict[str, pd.DataFrame]] = {}
     on_val = page["scored_on"] == "val"
     for folder in artifacts.rglob("predictions"):
         files[folder.parent.parent.name] = {
-            name: pd.read_csv(folder / f"{name}.csv", converters={"probability": float, "patient": str})
+            # Patients are texts, also where all are numbers; an empty one is not known.
+            name: pd.read_csv(
+                folder / f"{name}.csv",
+                dtype={"patient": str},
+                converters={"probability": float},
+                keep_default_na=False,
+            )
             for name in ("test", "val")
             if (folder / f"{name}.csv").is_file()
         }
@@ -471,7 +482,8 @@ def recompute(file: Path, artifacts: Path) -> Check:
             row.check(same)
             row.check_subtypes(same, table.patient)
             rows[facts.get("id", facts["name"])] = row
-    check_pairs(same, page, rows)
+    check_pairs(same, page, page["pairs"], rows)
+    check_pairs(same, page, page["ensemble_pairs"], rows)
     check_choice(same, page, rows, w)
     people = patient_counts(table.label.to_numpy(), table.patient)
     by_class = page["test"]["by_class"]

@@ -137,7 +137,7 @@ class ConfigurationRow(TypedDict):
     temperature: Temperature | None
     subtypes: dict[str, SubtypeRow]
     confusion: list[Confusion]  # of the test images, at probability 0.5, one a run
-    id: NotRequired[str]  # c1, c2, ...; ensembles have none
+    id: NotRequired[str]  # c1, c2, ...; e1, e2, ... of ensembles
     more_seeds: NotRequired[str]  # the command that adds seeds, if there is one seed
     curves: NotRequired[Curves]  # of the first configurations only
     cost: NotRequired[Cost]
@@ -284,6 +284,7 @@ class Result(TypedDict):
     optimistic: list[ConfigurationRow]
     ensembles: list[ConfigurationRow]
     pairs: list[PairRow]
+    ensemble_pairs: list[PairRow]  # each ensemble is one predictor, so only patients are chance
     choice: Choice | None
     optimism: Optimism | None
     differences: Differences

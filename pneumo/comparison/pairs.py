@@ -67,7 +67,8 @@ def compare(
     by_id = {each.row["id"]: spread[rank_by] for each, spread in zip(configurations, spreads, strict=True)}
     _add_equivalence(pairs, by_id, rank_by, patients, margin)
     names = {configuration.row["id"]: configuration.name for configuration in configurations}
-    configs = {each.row["id"]: each.runs[0].config for each in configurations}
+    # An ensemble has no settings of its own.
+    configs = {each.row["id"]: {} if each.average else each.runs[0].config for each in configurations}
     return [
         {
             **pair,

@@ -69,7 +69,11 @@ def build(
             worse.row["rank"] = better.row["rank"]
     for configuration in (ranked + apart)[:CURVES]:
         configuration.add_curves(test, weights)
+    ensembles = _ensembles(ranked, test, weights)
+    for place, ensemble in enumerate(ensembles, start=1):
+        ensemble.row["id"] = f"e{place}"
     images = _image_set(test)
+    least = min(images["by_class"].values())
     return {
         "rank_by": rank_by,
         "margin": margin,
@@ -83,10 +87,9 @@ def build(
         "test": images,
         "configurations": [configuration.row for configuration in ranked],
         "optimistic": [configuration.row for configuration in apart],
-        "ensembles": [ensemble.row for ensemble in _ensembles(ranked, test, weights)],
-        "pairs": pairs.compare(
-            ranked, test.labels, min(images["by_class"].values()), rank_by, margin, CHANCE
-        ),
+        "ensembles": [ensemble.row for ensemble in ensembles],
+        "pairs": pairs.compare(ranked, test.labels, least, rank_by, margin, CHANCE),
+        "ensemble_pairs": pairs.compare(ensembles, test.labels, least, rank_by, margin),
         "choice": None if on_val or len(ranked) < 2 else choice.by_validation(ranked, rank_by, draws, seed),
         "optimism": choice.optimism(ranked, test, weights, rank_by),
         "differences": _differences(ranked + apart),

@@ -251,7 +251,18 @@ def _ensembles(comparison: Comparison) -> Section | None:
         "The networks' probabilities are averaged before they are scored. Each ensemble is one predictor and "
         "costs as much to run as all of its networks together."
     )
-    return Section(title="Ensembles", text=[text], tables=[table])
+    section = Section(title="Ensembles", text=[text], tables=[table])
+    if pairs := comparison["ensemble_pairs"]:
+        names = {row["id"]: row["name"] for row in rows}
+        section.text.append(
+            "An ensemble is one predictor, so their differences are tested over patients alone, with Holm's "
+            f"correction over {plural(len(pairs), 'pair')} of ensembles."
+        )
+        section.details = [
+            Details(summary=f"{table.caption} between ensembles", tables=[table])
+            for table in (_pair_table(score, pairs, names, both=True) for score in scores[: len(RANKED_BY)])
+        ]
+    return section
 
 
 def _seed_tables(comparison: Comparison) -> Section:

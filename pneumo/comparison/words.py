@@ -99,8 +99,8 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
             (
                 "Validation images.",
                 f"{plural(len(comparison['unscored']), 'run')} never scored the test images, so everything "
-                "here is "
-                "about the validation images, on which each run's epoch was chosen: expect less on others. "
+                "here is about the validation images, on which each run's epoch was chosen: expect less on "
+                "others. "
                 f"Score the test images: {comparison['unscored'][0]['command']}",
             )
         )

@@ -1,15 +1,16 @@
 """Every number of a comparison recomputed without this project, for unusual inputs."""
 
+import json
 from pathlib import Path
 
 import pytest
 from recompute import recompute
 from support.comparison_runs import candidate, finished
 
-from pneumo.comparison import page
 from pneumo.comparison.candidates import Candidate, sort_out
 from pneumo.evaluation.predictions import predictions_csv
 from pneumo.files import write_atomically
+from pneumo.text import finite
 
 
 def numeric_patients(runs: list[Candidate]) -> None:
@@ -35,7 +36,7 @@ def one_patient(runs: list[Candidate]) -> None:
 
 @pytest.mark.parametrize("change", [numeric_patients, shared_splits, unscored, one_patient])
 def test_every_number_is_recomputed(change: object, tmp_path: Path) -> None:
-    models = (("resnet18", 2.0, 4), ("resnet50", 1.5, 4), ("densenet121", 1.4, 1))
+    models = (("resnet18", 2.0, 4), ("resnet50", 1.5, 1))
     runs = [candidate(model, seed, quality) for model, quality, seeds in models for seed in range(seeds)]
     change(runs)  # type: ignore[operator]
     kept, _ = sort_out(runs)
@@ -44,6 +45,7 @@ def test_every_number_is_recomputed(change: object, tmp_path: Path) -> None:
         folder = tmp_path / "store" / run.run_id / "artifacts" / "predictions"
         for name, split in (("test", run.test), ("val", run.val)):
             write_atomically(folder / f"{name}.csv", predictions_csv(split))
-    written = page.write(tmp_path / "page", finished(kept, draws=60), {})
-    done = recompute(written.folder / "comparison.json", tmp_path / "store")
+    file = tmp_path / "comparison.json"
+    file.write_text(json.dumps(finite(dict(finished(kept, draws=50))), allow_nan=False))
+    done = recompute(file, tmp_path / "store")
     assert done.count > 500 and done.largest < 1e-9, done.where

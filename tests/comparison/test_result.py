@@ -75,6 +75,19 @@ def test_what_compared_the_runs_is_recorded() -> None:
     assert about["software"].keys() == set(result.SOFTWARE)
 
 
+def test_ensembles_are_tested_in_pairs_over_patients_alone() -> None:
+    found = result.build(candidates(), draws=100)
+    assert [row["id"] for row in found["ensembles"]] == ["e1", "e2", "e3"]
+    assert [(pair["first"], pair["second"]) for pair in found["ensemble_pairs"]] == [
+        ("e1", "e2"),
+        ("e1", "e3"),
+        ("e2", "e3"),
+    ]
+    for pair in found["ensemble_pairs"]:
+        entry = pair["scores"]["auroc"]
+        assert entry["with_seeds"] is None and entry["p"] is not None and entry["p_holm"] is not None
+
+
 def test_identical_predictions_share_a_rank() -> None:
     runs = [candidate(seed=0, config={"optim.lr": lr}, run_id=str(lr)) for lr in (1, 2)]
     runs.append(candidate(seed=0, quality=1.0, config={"optim.lr": 3}, run_id="3"))

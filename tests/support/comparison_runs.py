@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pneumo.comparison import result
-from pneumo.comparison.candidates import Candidate
+from pneumo.comparison.candidates import Candidate, unscored
 from pneumo.comparison.content import Comparison
 from pneumo.config import Config
 from pneumo.evaluation import metrics
@@ -173,5 +173,5 @@ def finished(runs: list[Candidate], draws: int = 100, **keys: object) -> Compari
         "synthetic": False,
     }  # fmt: skip
     options: dict = {key: keys.pop(key) for key in ("rank_by", "margin") if key in keys}
-    rest: dict = {"about": about | keys, "left_out": [], "unscored": [], "splits": SIZES}
+    rest: dict = {"about": about | keys, "left_out": [], "unscored": unscored(runs), "splits": SIZES}
     return {**result.build(runs, draws=draws, **options), **rest}  # type: ignore[typeddict-item]
