@@ -79,9 +79,20 @@ class World:
         picked = statistics.resample(self.labels, self.patients, draws, seed)
         weights = np.concatenate([picked, once], axis=1)
         return [
-            statistics.resampled_scores(self.labels, chances, weights, parts=("counts", "areas"))
+            statistics.resampled_scores(self.labels, chances, weights, parts=("counts",))
+            | {"auroc": auroc_of_draws(self.labels, chances, weights)}
             for chances in self.chances
         ]
+
+
+def auroc_of_draws(labels: np.ndarray, chances: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """As statistics.resampled_scores has it, without average precision: a quarter of the time."""
+    ill, normal = labels == 1, labels == 0
+    above = (chances[ill][:, None] > chances[normal]).astype(np.float64)
+    above += 0.5 * (chances[ill][:, None] == chances[normal])
+    of_ill, of_normal = weights[ill].astype(np.float64), weights[normal].astype(np.float64)
+    pairs = np.einsum("id,id->d", of_ill, above @ of_normal)
+    return np.asarray(pairs / (of_ill.sum(axis=0) * of_normal.sum(axis=0)))
 
 
 def intervals(
@@ -189,12 +200,7 @@ def choice(
         once = np.ones((len(world.labels), 1), dtype=np.uint16)
         shape = (configurations, seeds, -1)
         inside, outside, observed = (
-            np.array(
-                [
-                    statistics.resampled_scores(world.labels, chances, some, parts=("areas",))["auroc"]
-                    for chances in world.chances
-                ]
-            )
+            np.array([auroc_of_draws(world.labels, chances, some) for chances in world.chances])
             .reshape(shape)
             .mean(axis=1)
             for some in (weights, left_out, once)

@@ -192,6 +192,15 @@ def test_wrong_lengths_are_named() -> None:
         statistics.resample([0, 1, 1], ["a", "b"])
 
 
+def test_the_simulation_scores_as_the_comparison_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    simulation = importlib.import_module("statistics_simulation")
+    labels, chances, patients = sample(7)  # with ties
+    weights = statistics.resample(labels, patients, draws=20, seed=0)
+    expected = statistics.resampled_scores(labels, chances, weights)["auroc"]
+    assert simulation.auroc_of_draws(labels, chances, weights) == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("auroc", [0.90, 0.9995])
 def test_intervals_cover_the_truth(auroc: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 sets of 60 and 70 patients: at least 93 % less three standard errors. The benchmark has 2,000."""
