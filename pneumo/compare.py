@@ -1,17 +1,21 @@
 """`pneumo compare [tracking.experiment=NAME] [sweep_id=ID]`: what finished runs allow one to say."""
 
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumo import UserError, config, one_of
 from pneumo.names import COMPARISON, RANKED_BY
+from pneumo.run_overrides import overrides_of
 from pneumo.tracking.reading import Reader
 from pneumo.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
-    from pneumo.comparison.content import Comparison
+    from pneumo.comparison.candidates import Candidate
+    from pneumo.comparison.content import Comparison, Result
     from pneumo.comparison.page import Page
 
 
@@ -28,7 +32,8 @@ class CompareConfig:
 
     sweep_id: str | None = None
     output: str | None = None
-    rank_by: str = "accuracy"
+    rank_by: str = "auroc"
+    margin: float = 0.02
     draws: int = 2000
     seed: int = 0
     latency: bool = True
@@ -38,6 +43,12 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         one_of("rank_by", self.rank_by, RANKED_BY)
+        if not 0 < self.margin < 1:
+            raise UserError(
+                f"margin={self.margin} must be between 0 and 1: the difference in {self.rank_by} that does "
+                "not "
+                "matter, for example 0.02."
+            )
         if not 50 <= self.draws <= 100_000:
             raise UserError(f"draws={self.draws}: give 50 to 100,000; 2000 is usual.")
         if self.seed < 0:
@@ -73,10 +84,19 @@ def compare(settings: CompareConfig) -> "Page":
         )
     root = candidates.image_root(runs, settings.data.root)
     about = result.about(runs, experiment=experiment, sweep=settings.sweep_id, command=_command(settings))
-    built = result.build(runs, rank_by=settings.rank_by, draws=settings.draws, seed=settings.seed)
+    built = result.build(
+        runs, rank_by=settings.rank_by, margin=settings.margin, draws=settings.draws, seed=settings.seed
+    )
+    _add_more_seeds(built, runs)
     cost.add([*built["configurations"], *built["optimistic"]], runs, settings.latency)
     splits = candidates.split_sizes(runs, root)
-    comparison: Comparison = {**built, "about": about, "left_out": left_out, "splits": splits}
+    comparison: Comparison = {
+        **built,
+        "about": about,
+        "left_out": left_out,
+        "unscored": candidates.unscored(runs),
+        "splits": splits,
+    }
     folder = Path(settings.output or config.project_dir() / "reports" / _file_name(settings)).expanduser()
     written = page.write(folder, comparison, page.pictures(comparison["mistakes"], root))
     written.terminal += f"\n\nThe page: {folder / 'index.html'}"
@@ -86,9 +106,35 @@ def compare(settings: CompareConfig) -> "Page":
     return written
 
 
+SEEDS = 3  # with three, a comparison can count the chance in training
+
+
+def _add_more_seeds(built: "Result", runs: "Sequence[Candidate]") -> None:
+    """Put the command that adds seeds into the first rows and validation's choice, if they lack some."""
+    by_id = {run.run_id: run for run in runs}
+    rows, choice = built["configurations"], built["choice"]
+    if len(rows) < 2:
+        return
+    wanted = {"c1", "c2", choice["id"] if choice else "c1"}
+    for row in rows:
+        if row["id"] not in wanted or len(row["seeds"]) > 1:
+            continue
+        free = [seed for seed in range(SEEDS + 1) if seed not in row["seeds"]][: SEEDS - 1]
+        try:
+            overrides = overrides_of(by_id[row["runs"][0]["run_id"]].saved)
+        except UserError:  # a configuration that this version does not know
+            continue
+        kept = [shlex.quote(override) for override in overrides if not override.startswith("seed=")]
+        seeds = f"seed={','.join(map(str, free))}"
+        row["more_seeds"] = " ".join(["pneumo train --multirun", *kept, seeds])
+
+
 def _command(settings: CompareConfig) -> str:
     sweep = f" sweep_id={settings.sweep_id}" if settings.sweep_id else ""
-    return f"pneumo compare tracking.experiment={settings.tracking.experiment}{sweep}"
+    return (
+        f"pneumo compare tracking.experiment={settings.tracking.experiment}{sweep} "
+        f"rank_by={settings.rank_by} margin={settings.margin:g} draws={settings.draws} seed={settings.seed}"
+    )
 
 
 def _file_name(settings: CompareConfig) -> str:

@@ -13,6 +13,7 @@ TEST_PREDICTIONS = "predictions/test.csv"
 FIGURES = "figures"
 REPORTS = "reports"
 PREDICTIONS = "predictions"
+SWEEP_TABLE = "sweep.json"  # on the parent run: the sweep's jobs
 COMPARISON = "comparison"  # the folder of a comparison, on the parent run of a sweep
 
 # ---- files of a model folder
@@ -24,6 +25,9 @@ MODEL_CARD = "model_card.md"
 FINGERPRINT_TAG = "pneumo.fingerprint"
 PROTOCOL_TAG = "pneumo.protocol"
 DATA_DIGEST_TAG = "pneumo.data_digest"
+SPLIT_TAG = "pneumo.split"  # the train/validation split alone
+TEST_SET_TAG = "pneumo.test_set"  # the test set alone
+POOL_TAG = "pneumo.pool"  # the images outside the test set, however they are split
 SYNTHETIC_TAG = "pneumo.synthetic"
 CORE_TAG = "pneumo.core"  # the version of training and evaluation; if absent, 1
 PIXELS_TAG = "pneumo.pixels"  # the pixel rule; if absent, 1

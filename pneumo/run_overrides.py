@@ -35,6 +35,24 @@ def overrides(folder: Path, journal: Journal) -> list[str]:
         raise UserError(f"{file} is missing: the run ended before it was written.")
     loaded: Any = OmegaConf.to_container(OmegaConf.load(file))
     saved = with_neutral(loaded)
+    found = overrides_of(saved)
+    made = config.compose(found).as_dict()
+    wanted = journal.tags_logged[names.FINGERPRINT_TAG]
+    digest = journal.tags_logged[names.DATA_DIGEST_TAG]
+    if fingerprint(made, digest) == wanted:
+        return found
+    recorded = [int(journal.tags_logged.get(tag, "1")) for tag in (names.CORE_TAG, names.PIXELS_TAG)]
+    if fingerprint(made, digest, *recorded) == wanted:
+        raise UserError(
+            f"{wanted} was made under core {recorded[0]} and pixels {recorded[1]}; this version computes "
+            f"core {CORE}, which gives other figures. Install the version that made it, or train it again: "
+            f"pneumo train {shlex.join(found)}"
+        )
+    raise UserError(f"{wanted} was made by another version: this one knows no command that gives it.")
+
+
+def overrides_of(saved: dict[str, Any]) -> list[str]:
+    """A short command line that composes to the configuration `saved`."""
     groups = [f"{group}={part['name']}" for group, part in saved.items() if _is_option(group, part)]
     base = config.compose(groups).as_dict()
     found = groups
@@ -53,19 +71,7 @@ def overrides(folder: Path, journal: Journal) -> list[str]:
             for inner, own in parts:
                 if not inner or own != base[group][key][inner]:
                     found.append(f"{group}.{key}{'.' + inner if inner else ''}={_written(own)}")
-    made = config.compose(found).as_dict()
-    wanted = journal.tags_logged[names.FINGERPRINT_TAG]
-    digest = journal.tags_logged[names.DATA_DIGEST_TAG]
-    if fingerprint(made, digest) == wanted:
-        return found
-    recorded = [int(journal.tags_logged.get(tag, "1")) for tag in (names.CORE_TAG, names.PIXELS_TAG)]
-    if fingerprint(made, digest, *recorded) == wanted:
-        raise UserError(
-            f"{wanted} was made under core {recorded[0]} and pixels {recorded[1]}; this version computes "
-            f"core {CORE}, which gives other figures. Install the version that made it, or train it again: "
-            f"pneumo train {shlex.join(found)}"
-        )
-    raise UserError(f"{wanted} was made by another version: this one knows no command that gives it.")
+    return found
 
 
 def _is_option(group: str, part: Any) -> bool:

@@ -12,6 +12,7 @@ from pneumo.sweep.jobs import SweepJob
 from pneumo.sweep.parent import Sweep
 from pneumo.versions import CORE
 
+PART_TAGS = {"split": names.SPLIT_TAG, "test_set": names.TEST_SET_TAG, "pool": names.POOL_TAG}
 PARAM_GROUPS = ("model", "sampler", "optim", "schedule", "trainer")
 PARAM_DATA = ("name", "image_size", "val_protocol", "val_fraction", "split_seed", "equalize", "crop_black")
 
@@ -58,6 +59,7 @@ class RunPlan:
             **({names.SWEEP_TAG: self.sweep.id} if self.sweep else {}),
             names.PROTOCOL_TAG: self.protocol,
             names.DATA_DIGEST_TAG: self.data.digest,
+            **{PART_TAGS[part]: digest for part, digest in self.data.digests.items()},
             names.SYNTHETIC_TAG: str(self.synthetic).lower(),
             names.CORE_TAG: str(CORE),
             names.PIXELS_TAG: str(self.settings.data.pixel_rule),

@@ -20,6 +20,7 @@ from support.images import picture, save
 from pneumo import UserError
 from pneumo.compare import CompareConfig, Images, compare, main
 from pneumo.comparison.page import Page
+from pneumo.tracking.reading import Reader
 from pneumo.tracking.settings import TrackingSettings
 
 DRAWS = 60
@@ -111,7 +112,7 @@ def test_the_cost_of_training_is_the_runs_own(result: dict) -> None:
 def test_what_must_not_be_mixed_is_left_out_with_the_reason(page: Page, result: dict) -> None:
     said = {entry["run"]: entry["reason"] for entry in result["left_out"]}
     assert said.keys() == {f"resnet50-{seed}-patient_val" for seed in range(4)}
-    assert "another data set (digest eeeeeeeeeeee)" in said["resnet50-0-patient_val"]
+    assert "another test set (data digest eeeeeeeeeeee)" in said["resnet50-0-patient_val"]
     assert "name no patients" in said["resnet50-1-patient_val"]
     assert "predictions/test.csv missing" in said["resnet50-2-patient_val"]
     assert said["resnet50-3-patient_val"] == "not finished: failed"
@@ -131,9 +132,10 @@ def test_runs_selected_on_test_are_marked_and_never_ranked(page: Page, result: d
 def test_the_verdict_is_what_the_intervals_allow(result: dict) -> None:
     """resnet18's logits lie twice as far apart as densenet121's."""
     (pair,) = result["pairs"]
-    assert pair["verdicts"]["accuracy"].startswith("resnet18 has a higher accuracy than densenet121 by 0.")
-    assert pair["scores"]["accuracy"]["p_holm"] < 0.05
-    assert pair["scores"]["accuracy"]["with_seeds"][0] < pair["scores"]["accuracy"]["low"]
+    assert pair["verdicts"]["auroc"].startswith("resnet18 has a higher AUROC than densenet121 by 0.")
+    seeds = pair["scores"]["auroc"]["with_seeds"]
+    assert seeds["p_holm"] < 0.05 and seeds["low"] > 0
+    assert seeds["low"] < pair["scores"]["auroc"]["low"]
 
 
 def test_the_page_needs_nothing_else(page: Page) -> None:
@@ -208,6 +210,27 @@ def test_a_sweep_is_compared_alone_and_its_parent_gets_the_page(store: Store) ->
         store.compare(sweep_id="nothing")
 
 
+def test_a_sweep_that_shares_jobs_with_another_is_compared_whole(store: Store) -> None:
+    """Jobs that it skipped, because another sweep had made them, carry the other sweep's tag."""
+    client = MlflowClient(store.uri)
+    experiment = client.get_experiment_by_name("pneumo")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id], "tags.`pneumo.sweep` = 'architectures-1'")
+    marks = [run.data.tags["pneumo.fingerprint"] for run in runs if "pneumo.fingerprint" in run.data.tags]
+    jobs = [{"fingerprint": mark, "overrides": [f"seed={n}"]} for n, mark in enumerate(marks[:2])]
+    jobs.append({"fingerprint": "gone", "overrides": ["model=resnet18", "seed=9"]})
+    jobs.append({"fingerprint": None, "overrides": ["waits"]})
+    parent = client.create_run(experiment.experiment_id, tags={"pneumo.sweep": "shares"}, run_name="shares")
+    client.log_text(parent.info.run_id, json.dumps({"jobs": jobs}), "sweep.json")
+    found = Reader(store.uri).find("pneumo", "shares")
+    assert {run.tags["pneumo.fingerprint"] for run in found.runs} == set(marks[:2])
+    page = store.compare("shares", sweep_id="shares", upload=False)
+    written = json.loads((page.folder / "comparison.json").read_text())
+    assert written["left_out"] == [
+        {"run": "model=resnet18 seed=9", "reason": "a job of the sweep whose run is not in this experiment"}
+    ]
+
+
 def test_one_run_alone_and_runs_without_patients(store: Store, empty: Path, tmp_path: Path) -> None:
     shutil.copy(empty, tmp_path / "mlflow.db")
     alone = Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
@@ -226,7 +249,7 @@ def test_the_command(store: Store) -> None:
     line += [f"output={store.root}/command", "draws=60", "latency=false", "upload=false"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=200, cwd=store.root)
     assert done.returncode == 0, done.stderr
-    assert "resnet18 has a higher accuracy than densenet121" in done.stdout
+    assert "resnet18 has a higher AUROC than densenet121" in done.stdout
     assert (store.root / "command" / "index.html").is_file()
 
 
@@ -264,6 +287,7 @@ def test_settings_out_of_range_are_refused() -> None:
         ({"draws": 10}, "draws=10"),
         ({"rank_by": "luck"}, "rank_by=luck is not known"),
         ({"seed": -1}, "seed=-1"),
+        ({"margin": 0}, "margin=0 must be between 0 and 1"),
     ):
         with pytest.raises(UserError, match=words):
             CompareConfig(**keys)  # type: ignore[arg-type]

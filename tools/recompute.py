@@ -6,6 +6,7 @@ JSON. It prints the number of values compared and the largest difference, and ex
 1e-9.
 """
 
+import gc
 import json
 import math
 import sys
@@ -18,6 +19,7 @@ from scipy import optimize, stats
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 Z = stats.norm.ppf(0.975)
 
@@ -45,10 +47,7 @@ class Check:
 
 def draw_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
     """How often each image counts in each draw, [N, draws], from the page's description."""
-    names = [
-        patient if isinstance(patient, str) else f"\x00row {row:09d}"
-        for row, patient in enumerate(table.patient)
-    ]
+    names = [patient or f"\x00row {row:09d}" for row, patient in enumerate(table.patient)]
     classes = pd.Series(table.label.to_numpy()).groupby(names).agg(lambda held: frozenset(held))
     rng = np.random.default_rng(seed)
     times = np.zeros((len(table), draws))
@@ -126,21 +125,48 @@ def draw_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> dict[str, np.nda
     return scored
 
 
-def interval(score: str, mean: float, draws: np.ndarray) -> tuple[float, float]:
-    shift, scale = (1.0, 2.0) if score == "mcc" else (0.0, 1.0)
-    if np.ptp(draws) < 1e-12:
+def patient_counts(labels: np.ndarray, patients: pd.Series) -> dict[str, int]:
+    """Patients with a normal image, with an ill one, and all; an image without a patient counts as one."""
+    names = [patient or row for row, patient in enumerate(patients)]
+    normal = {name for name, label in zip(names, labels, strict=True) if label == 0}
+    ill = {name for name, label in zip(names, labels, strict=True) if label == 1}
+    return {"normal": len(normal), "ill": len(ill), "all": len(normal | ill)}
+
+
+def correction(people: dict[str, int]) -> float:
+    least = min(people["normal"], people["ill"])
+    return least / (least - 1) if least > 1 else 1.0
+
+
+def interval(
+    score: str, mean: float, draws: np.ndarray, people: dict[str, int], called: float
+) -> tuple[float, float]:
+    if score == "ece":
         return math.nan, math.nan
-    unit, middle = (draws + shift) / scale, (mean + shift) / scale
-    everything = [middle, *unit]
-    if min(everything) <= 0 or (max(everything) >= 1 and score != "log_loss"):
-        return np.quantile(draws, 0.025), np.quantile(draws, 0.975)
-    if score == "log_loss":
-        error = np.std(np.log(unit), ddof=1)
-        return mean * math.exp(-Z * error), mean * math.exp(Z * error)
-    error = np.std(np.log(unit / (1 - unit)), ddof=1)
-    centre = math.log(middle / (1 - middle))
-    ends = [1 / (1 + math.exp(-(centre + sign * Z * error))) for sign in (-1, 1)]
-    return ends[0] * scale - shift, ends[1] * scale - shift
+    times = correction(people)
+    if score in ("brier", "log_loss"):
+        factor = math.exp(Z * math.sqrt(np.var(np.log(draws), ddof=1) * times))
+        return mean / factor, mean * factor
+    most = {
+        "recall": people["ill"],
+        "specificity": people["normal"],
+        "accuracy": people["all"],
+        "precision": called,
+    }.get(score, 4 / (1 / people["normal"] + 1 / people["ill"]))
+    variance = np.var(draws, ddof=1) * times
+    if score == "mcc":
+        low, high = wilson((mean + 1) / 2, variance / 4, most)
+        return 2 * low - 1, 2 * high - 1
+    return wilson(mean, variance, most)
+
+
+def wilson(p: float, variance: float, most: float) -> tuple[float, float]:
+    """Wilson's interval with statsmodels' formula for an effective number of patients."""
+    size = min(most, p * (1 - p) / variance) if variance > 1e-15 and 0 < p < 1 else most
+    if not size > 0:
+        return math.nan, math.nan
+    low, high = proportion_confint(p * size, size, method="wilson")
+    return float(low), float(high)
 
 
 def thresholds(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
@@ -168,7 +194,7 @@ def temperature(y: np.ndarray, p: np.ndarray) -> float:
     return 1 / optimize.bisect(slope, 0.05, 20, xtol=1e-14)
 
 
-def delong_p(y: np.ndarray, first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float]:
+def delong_p(y: np.ndarray, first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float | None]:
     """Difference of the seeds' mean AUROC and p, by pairs of images (DeLong et al. 1988)."""
     ill, well = [], []
     for models in (first, second):
@@ -180,42 +206,84 @@ def delong_p(y: np.ndarray, first: list[np.ndarray], second: list[np.ndarray]) -
     variance = a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)
     difference = ill[0].mean() - ill[1].mean()
     if variance <= 1e-18:
-        return difference, 1.0 if abs(difference) < 1e-12 else 0.0
+        return difference, 1.0 if abs(difference) < 1e-12 else None
     return difference, 2 * stats.norm.sf(abs(difference) / math.sqrt(variance))
 
 
-def seeds_interval(
-    difference: float, draws: np.ndarray, a: list[float], b: list[float]
-) -> tuple[float, float] | None:
-    if min(len(a), len(b)) < 2:
-        return None
-    parts = [np.var(draws, ddof=1), np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)]
-    small = parts[1] ** 2 / (len(a) - 1) + parts[2] ** 2 / (len(b) - 1)
-    half = stats.t.ppf(0.975, sum(parts) ** 2 / max(small, 1e-300)) * math.sqrt(sum(parts))
-    return difference - half, difference + half
+class Spread:
+    """A score of one row, by run or (several splits that runs share) by split, and its mean on every draw."""
+
+    def __init__(self, values: list[float], draws: list[np.ndarray], splits: list[Any]) -> None:
+        table = pd.DataFrame({"split": splits, "value": values, **dict(enumerate(np.transpose(draws)))})
+        if 1 < table.split.nunique() < len(table):
+            table = table.groupby("split", sort=True).mean().reset_index()
+        self.values = table.value.to_numpy()
+        self.draws = table.drop(columns=["split", "value"]).to_numpy().mean(axis=0)
+
+    def part(self, runs: int | None = None) -> float:
+        return float(np.var(self.values, ddof=1) / (runs or len(self.values)))
+
+
+def standard_error(first: Spread, second: Spread, least: int, runs: int | None = None) -> tuple[float, float]:
+    """Over seeds and patients, with Welch and Satterthwaite's degrees of freedom."""
+    over_patients = np.var(first.draws - second.draws, ddof=1) * (least / (least - 1) if least > 1 else 1)
+    parts = [over_patients, first.part(runs), second.part(runs)]
+    free = [max(1, least - 1), *((runs or len(side.values)) - 1 for side in (first, second))]
+    small = sum(part**2 / count for part, count in zip(parts, free, strict=True))
+    return math.sqrt(sum(parts)), sum(parts) ** 2 / small if small else math.inf
+
+
+def reach(level: float, freedom: float) -> float:
+    if math.isinf(freedom):
+        return stats.norm.ppf(1 - level / 2) + stats.norm.ppf(0.8)
+    return stats.t.ppf(1 - level / 2, freedom) + stats.t.ppf(0.8, freedom)
+
+
+def seeds_needed(first: Spread, second: Spread, least: int, margin: float, level: float) -> int | None:
+    for runs in range(2, 1001):
+        error, freedom = standard_error(first, second, least, runs)
+        if error * reach(level, freedom) <= margin:
+            return runs
+    return None
 
 
 class Row:
     """One configuration or ensemble, recomputed from its runs' predictions."""
 
     def __init__(
-        self, facts: dict[str, Any], files: dict[str, dict[str, pd.DataFrame]], w: np.ndarray
+        self, facts: dict[str, Any], files: dict[str, dict[str, pd.DataFrame]], w: np.ndarray, on_val: bool
     ) -> None:
         self.facts, tables = facts, [files[run["run_id"]] for run in facts["runs"]]
         test = [table["test"].probability.to_numpy() for table in tables]
         val = [(t["val"].label.to_numpy(), t["val"].probability.to_numpy()) for t in tables]
+        self.tables = tables
         self.y = tables[0]["test"].label.to_numpy()
+        self.patients = tables[0]["test"].patient
+        self.people = patient_counts(self.y, self.patients)
+        self.on_val = on_val
         self.average = np.mean(test, axis=0)
         if facts["ensemble"]:
             same = len({tuple(table["val"].path) for table in tables}) == 1
             test, val = [self.average], [(val[0][0], np.mean([p for _, p in val], axis=0))] if same else []
         self.test, self.val, self.w = test, val, w
         self.single = [scores(self.y, p) for p in test]
-        resampled = [draw_scores(self.y, p, w) for p in test]
-        self.draws = {name: np.mean([scored[name] for scored in resampled], axis=0) for name in resampled[0]}
+        self.resampled = [draw_scores(self.y, p, w) for p in test]
+        self.draws = {
+            name: np.mean([scored[name] for scored in self.resampled], axis=0) for name in self.resampled[0]
+        }
         self.mean = {
             name: float(np.mean([scored[name] for scored in self.single])) for name in self.single[0]
         }
+
+    def spread(self, name: str) -> Spread:
+        splits = [" ".join(sorted(table["val"].path)) for table in self.tables]
+        values, draws = ([scored[name] for scored in each] for each in (self.single, self.resampled))
+        return Spread(values, draws, [""] if self.facts["ensemble"] else splits)
+
+    def called(self, cuts: list[float]) -> float:
+        """Patients with an image that is called ill, the mean over the runs."""
+        names = np.array([patient or f"row {row}" for row, patient in enumerate(self.patients)])
+        return float(np.mean([len(set(names[p >= cut])) for p, cut in zip(self.test, cuts, strict=True)]))
 
     def check(self, same: Check) -> None:
         where, facts = self.facts["name"], self.facts
@@ -233,8 +301,16 @@ class Row:
         for name in ("accuracy", "f1", "auroc"):
             values = [scores(y, p)[name] for y, p in self.val]
             same(f"{where} validation {name}", facts["validation"][name], np.mean(values) if values else None)
+        for name, value in facts["validation"]["scores"].items():
+            same(f"{where} validation {name}", value, np.mean([scores(y, p)[name] for y, p in self.val]))
         for rule, point in facts["points"].items():
             self.check_point(same, rule, point)
+        if self.on_val:
+            assert facts["temperature"] is None and list(facts["points"]) == ["half"]
+            return
+        if not self.val:
+            assert facts["temperature"] is None
+            return
         fitted = [temperature(y, p) for y, p in self.val]
         same(f"{where} temperature", facts["temperature"]["values"], fitted)
         cooled = [
@@ -244,7 +320,9 @@ class Row:
             same(f"{where} tempered {name}", value, np.mean([scored[name] for scored in cooled]))
 
     def ends(self, name: str) -> tuple[float, float]:
-        return interval(name, self.mean[name], self.draws[name])
+        return interval(
+            name, self.mean[name], self.draws[name], self.people, self.called([0.5] * len(self.test))
+        )
 
     def check_point(self, same: Check, rule: str, point: dict[str, Any]) -> None:
         where = f"{self.facts['name']} {rule}"
@@ -256,7 +334,8 @@ class Row:
             mean = float(np.mean([scored[name] for scored in at]))
             draws = np.mean([scored[name] for scored in resampled], axis=0)
             same(f"{where} {name}", entry["value"], mean)
-            same(f"{where} {name} interval", (entry["low"], entry["high"]), interval(name, mean, draws))
+            ends = interval(name, mean, draws, self.people, self.called(cuts))
+            same(f"{where} {name} interval", (entry["low"], entry["high"]), ends)
         sensitivity, specificity = (point["scores"][name]["value"] for name in ("recall", "specificity"))
         for prevalence, values in point["predictive_values"].items():
             ill = float(prevalence)
@@ -267,15 +346,17 @@ class Row:
 
     def check_subtypes(self, same: Check, patients: pd.Series) -> None:
         for kind, entry in self.facts["subtypes"].items():
-            mark = patients.fillna("").str.match(rf"(person-{kind}|{kind.upper()})-\d+$").to_numpy()
+            mark = patients.str.match(rf"(person-{kind}|{kind.upper()})-\d+$").to_numpy()
             keep = (self.y == 0) | (mark & (self.y == 1))
             y, w = self.y[keep], self.w[keep][:, :500]
+            w = w[:, (w[y == 1] > 0).any(axis=0)]
+            people = patient_counts(y, patients[keep])
             single = [scores(y, p[keep]) for p in self.test]
             draws = [draw_scores(y, p[keep], w) for p in self.test]
             same(f"{kind} images", entry["images"], int(y.sum()))
             for name in ("recall", "auroc", "auprc", "accuracy"):
                 mean = float(np.mean([scored[name] for scored in single]))
-                ends = interval(name, mean, np.mean([scored[name] for scored in draws], axis=0))
+                ends = interval(name, mean, np.mean([scored[name] for scored in draws], axis=0), people, 0)
                 same(f"{self.facts['name']} {kind} {name}", entry[name]["value"], mean)
                 same(
                     f"{self.facts['name']} {kind} {name} interval",
@@ -284,54 +365,112 @@ class Row:
                 )
 
 
-def check_pairs(same: Check, pairs: list[dict[str, Any]], rows: dict[str, Row]) -> None:
+def check_pairs(same: Check, page: dict[str, Any], pairs: list[dict[str, Any]], rows: dict[str, Row]) -> None:
     p_values: dict[str, list[float]] = {}
     given: dict[str, list[float]] = {}
+    least = min(page["test"]["by_class"].values())
+    level = 0.05 / max(1, len(pairs))
 
-    def test(name: str, entry: dict[str, Any], p: float) -> None:
+    def test(name: str, entry: dict[str, Any], p: float | None) -> None:
         same(f"{name} p", entry["p"], p)
+        if p is None:
+            assert entry["p_holm"] is None
+            return
         p_values.setdefault(name, []).append(p)
         given.setdefault(name, []).append(entry["p_holm"])
+
+    def student(value: float, freedom: float) -> float:
+        return stats.norm.sf(value) if math.isinf(freedom) else stats.t.sf(value, freedom)
+
+    def check_difference(
+        name: str, entry: dict[str, Any], difference: float, error: float, freedom: float
+    ) -> None:
+        if error <= 1e-12:
+            same(f"{name} interval", (entry["low"], entry["high"]), (math.nan, math.nan))
+            return test(name, entry, None)
+        half = error * (Z if math.isinf(freedom) else stats.t.ppf(0.975, freedom))
+        same(f"{name} interval", (entry["low"], entry["high"]), (difference - half, difference + half))
+        return test(name, entry, 2 * student(abs(difference) / error, freedom))
 
     for pair in pairs:
         first, second = rows[pair["first"]], rows[pair["second"]]
         for name, entry in pair["scores"].items():
-            difference = first.mean[name] - second.mean[name]
-            draws = first.draws[name] - second.draws[name]
-            error = np.std(draws, ddof=1)
-            p = 2 * stats.norm.sf(abs(difference) / error) if error > 1e-12 else float(difference == 0)
-            test(name, entry, p)
-            expected = (difference, difference - Z * error, difference + Z * error)
-            same(f"{name} difference", [entry[key] for key in ("difference", "low", "high")], expected)
-            each = [[scored[name] for scored in row.single] for row in (first, second)]
-            noise = seeds_interval(difference, draws, *each)
-            if noise is None:
+            a, b = first.spread(name), second.spread(name)
+            difference = a.values.mean() - b.values.mean()
+            same(f"{name} difference", entry["difference"], difference)
+            draws = np.var(a.draws - b.draws, ddof=1) * (least / (least - 1) if least > 1 else 1)
+            check_difference(f"{name} over patients", entry, difference, math.sqrt(draws), math.inf)
+            if min(len(a.values), len(b.values)) < 2:
                 assert entry["with_seeds"] is None
-            else:
-                same(f"{name} with seeds", entry["with_seeds"], noise)
+                continue
+            error, freedom = standard_error(a, b, least)
+            check_difference(f"{name} over seeds", entry["with_seeds"], difference, error, freedom)
+            same(f"{name} error", entry["with_seeds"]["error"], error if error > 1e-12 else 0)
+            if name == page["rank_by"] and error > 1e-12:
+                found, margin = pair["equivalence"], page["margin"]
+                inside = [(margin + sign * difference) / error for sign in (1, -1)]
+                test("equivalence", found, max(student(value, freedom) for value in inside))
+                same("detectable", found["detectable"], error * reach(level, freedom))
+                same("seeds needed", found["seeds_needed"], seeds_needed(a, b, least, margin, level))
         right, other = ((row.average >= 0.5) == row.y for row in (first, second))
         only = int((right & ~other).sum()), int((other & ~right).sum())
         entry = pair["mcnemar"]
         same("McNemar", (entry["only_first"], entry["only_second"]), only)
         table = [[0, only[0]], [only[1], 0]]
         test("mcnemar", entry, mcnemar(table, exact=True).pvalue if sum(only) else 1.0)
-        difference, p = delong_p(first.y, first.test, second.test)
-        same("DeLong difference", pair["delong"]["difference"], difference)
-        test("delong", pair["delong"], p)
+        if "delong" in pair:
+            difference, p = delong_p(first.y, first.test, second.test)
+            same("DeLong difference", pair["delong"]["difference"], difference)
+            test("delong", pair["delong"], p)
     for name, values in p_values.items():
         same(f"{name} Holm", given[name], multipletests(values, method="holm")[1])
 
 
+def check_choice(same: Check, page: dict[str, Any], rows: dict[str, Row], w: np.ndarray) -> None:
+    """Validation's choice, and how much of the first's score is luck (500 draws)."""
+    score, ranked = page["rank_by"], [rows[row["id"]] for row in page["configurations"]]
+    if page["choice"]:
+        held = {row["id"]: row["validation"]["scores"] for row in page["configurations"]}
+        best = max(held, key=lambda name: (held[name][score], -held[name]["log_loss"]))
+        assert page["choice"]["id"] == best
+        same("choice", page["choice"]["score"], held[best][score])
+    if not page["optimism"]:
+        return
+    found, y = page["optimism"], ranked[0].y
+    first = ranked[0].mean[score]
+    same("above the mean", found["above_mean"], first - np.mean([row.mean[score] for row in ranked]))
+    outside = []
+    for draw in range(min(500, w.shape[1])):
+        left = w[:, draw] == 0
+        if len(set(y[left])) == 2:
+            winner = max(ranked, key=lambda row: row.draws[score][draw])
+            outside.append(np.mean([scores(y[left], p[left])[score] for p in winner.test]))
+    same("draws of the choice", found["draws"], len(outside))
+    if len(outside) >= 50:
+        luck = max(0.0, first - np.mean(outside))
+        same("luck", (found["value"], found["corrected"]), (luck, first - luck))
+
+
 def recompute(file: Path, artifacts: Path) -> Check:
+    gc.freeze()  # statsmodels collects garbage in each call, half a second in a large process
     page = json.loads(file.read_text())
     groups = [page[key] for key in ("configurations", "optimistic", "ensembles")]
     files: dict[str, dict[str, pd.DataFrame]] = {}
+    on_val = page["scored_on"] == "val"
     for folder in artifacts.rglob("predictions"):
         files[folder.parent.parent.name] = {
-            name: pd.read_csv(folder / f"{name}.csv", converters={"probability": float})
+            # Patients are texts, also where all are numbers; an empty one is not known.
+            name: pd.read_csv(
+                folder / f"{name}.csv",
+                dtype={"patient": str},
+                converters={"probability": float},
+                keep_default_na=False,
+            )
             for name in ("test", "val")
             if (folder / f"{name}.csv").is_file()
         }
+        if on_val and "val" in files[folder.parent.parent.name]:
+            files[folder.parent.parent.name]["test"] = files[folder.parent.parent.name]["val"]
     some = next(row for group in groups for row in group)
     table = files[some["runs"][0]["run_id"]]["test"]
     w = draw_weights(table, page["bootstrap"]["draws"], page["bootstrap"]["seed"])
@@ -339,11 +478,16 @@ def recompute(file: Path, artifacts: Path) -> Check:
     rows = {}
     for group in groups:
         for facts in group:
-            row = Row(facts, files, w)
+            row = Row(facts, files, w, on_val)
             row.check(same)
             row.check_subtypes(same, table.patient)
             rows[facts.get("id", facts["name"])] = row
-    check_pairs(same, page["pairs"], rows)
+    check_pairs(same, page, page["pairs"], rows)
+    check_pairs(same, page, page["ensemble_pairs"], rows)
+    check_choice(same, page, rows, w)
+    people = patient_counts(table.label.to_numpy(), table.patient)
+    by_class = page["test"]["by_class"]
+    same("patients by class", (by_class["normal"], by_class["pneumonia"]), (people["normal"], people["ill"]))
     same("test images", page["test"]["images"], len(table))
     order = [row["scores"][page["rank_by"]]["value"] for row in page["configurations"]]
     assert order == sorted(order, reverse=True)

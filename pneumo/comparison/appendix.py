@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pneumo.comparison.blocks import Details, Picture, Section, Table
 from pneumo.comparison.content import Comparison, Confusion, all_rows
 from pneumo.comparison.reporting_items import items
-from pneumo.comparison.words import number, ranked, scaled
+from pneumo.comparison.words import images_word, number, ranked, scaled
 from pneumo.names import CLASS_NAMES
 
 MOST_REPORTS = 12  # configurations whose matrices and reports are shown
@@ -21,7 +21,7 @@ def data(comparison: Comparison) -> Section:
     digest = comparison["about"]["digest"][:16]
     section = Section(
         title="Data",
-        text=[f"Data set digest {digest}: the same for every run compared here."],
+        text=[f"Data digest {digest}. Every run compared here was scored on the same images."],
         figures=["class_distribution"],
     )
     if not splits:
@@ -97,7 +97,8 @@ def mistakes(comparison: Comparison, pictures: Mapping[str, str]) -> Section | N
         shown.append(Picture(data=pictures.get(mistake["path"], ""), alt=alt, caption=caption))
     name = comparison["configurations"][0]["name"]
     text = [
-        f"The test images that {name} gets wrong with the most confidence, at probability 0.5, its seeds "
+        f"The {images_word(comparison)} images that {name} gets wrong with the most confidence, at "
+        "probability 0.5, its seeds "
         "averaged."
     ]
     if not pictures:
@@ -109,6 +110,8 @@ def reports(comparison: Comparison) -> Section:
     details = []
     for row in all_rows(comparison)[:MOST_REPORTS]:
         splits = {"test": row["confusion"], "validation": row["validation"]["confusion"]}
+        if comparison["scored_on"] == "val":
+            del splits["test"]
         tables = [
             _classification(f"{split} images, seed {run['seed']}", matrix)
             for split, matrices in splits.items()
@@ -157,6 +160,13 @@ def settings(comparison: Comparison) -> Section:
     if comparison["left_out"]:
         rows = [[left["run"], left["reason"]] for left in comparison["left_out"]]
         tables.append(Table(caption="Left out", columns=["run", "reason"], rows=rows, words=True))
+    if comparison["unscored"]:
+        rows = [[run["run"], run["command"]] for run in comparison["unscored"]]
+        tables.append(
+            Table(
+                caption="Never scored on the test images", columns=["run", "score it"], rows=rows, words=True
+            )
+        )
     shared = Table(
         caption="In common",
         columns=["setting", "value"],

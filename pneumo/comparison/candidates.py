@@ -1,15 +1,16 @@
 """Finished runs that may be compared: read from tracking, and sorted out by what they were scored on."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pneumo import UserError, fingerprint
-from pneumo.comparison.content import EpochScores, LeftOut, SplitSize
+from pneumo.comparison.content import EpochScores, LeftOut, SplitSize, Unscored
 from pneumo.data import manifest
 from pneumo.data.settings import DataSettings
 from pneumo.evaluation.metrics import checked
@@ -24,16 +25,18 @@ from pneumo.names import (
     FINGERPRINT_TAG,
     MEASURED,
     PIXELS_TAG,
+    POOL_TAG,
     PROTOCOL_TAG,
     SYNTHETIC_TAG,
     TEST_PREDICTIONS,
     TEST_SELECTED,
+    TEST_SET_TAG,
     VAL_PREDICTIONS,
 )
 from pneumo.text import first_line
 from pneumo.tracking.reading import Found, Reader, TrackedRun
 
-NEEDED = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG)
+NEEDED = (VAL_PREDICTIONS, CONFIG)
 # Ten times as fast as OmegaConf, and a run's own file has nothing left to resolve.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -48,8 +51,12 @@ class Candidate:
     config: dict[str, Any]  # flat: what can change the result, without the seed
     protocol: str
     digest: str
-    test: SplitResult
+    test: SplitResult  # what is compared
     val: SplitResult
+    saved: dict[str, Any] = field(default_factory=dict)  # the whole configuration
+    scored: bool = True  # False: never scored on the test images; `test` then holds the validation images
+    test_set: str = ""  # identifies the test set, if recorded
+    pool: str = ""  # identifies the images outside the test set, if recorded
     fingerprint: str = ""
     started_ms: int = 0
     epoch: int | None = None
@@ -57,6 +64,7 @@ class Candidate:
     notes: list[str] = field(default_factory=list)
     commit: str | None = None
     device: str | None = None
+    precision: str | None = None
     weights_bytes: int | None = None
     measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/... of the last epoch
     synthetic: bool = False
@@ -64,6 +72,16 @@ class Candidate:
     data_root: str | None = None  # where the run found its images
     images: dict[str, dict[str, int]] = field(default_factory=dict)  # by split and class, if recorded
     patients: dict[str, int] = field(default_factory=dict)  # by split, if recorded
+
+    @property
+    def split(self) -> str:
+        """Identifies the train/validation split, by its validation images."""
+        return hashlib.sha256("\n".join(sorted(self.val.paths)).encode(errors="surrogateescape")).hexdigest()
+
+    @property
+    def on_validation(self) -> bool:
+        """Is it compared on its validation images?"""
+        return self.test is self.val
 
     @property
     def optimistic(self) -> bool:
@@ -76,10 +94,19 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
     left_out: list[LeftOut] = [
         {"run": run.name, "reason": f"not finished: {run.status.lower()}"} for run in found.unfinished
     ]
+    left_out += [
+        {"run": job, "reason": "a job of the sweep whose run is not in this experiment"}
+        for job in found.missing
+    ]
     for run in found.runs:
-        missing = ", ".join(name for name in NEEDED if name not in run.files)
+        needed = NEEDED if _unscored(run) else (TEST_PREDICTIONS, *NEEDED)
+        missing = ", ".join(name for name in needed if name not in run.files)
         if missing:
             reason = f"its artifacts are incomplete: {missing} missing (python -m pneumo.runs sync)"
+            left_out.append({"run": run.name, "reason": reason})
+            continue
+        if PROTOCOL_TAG not in run.tags:
+            reason = f"it has no tag {PROTOCOL_TAG}, so nobody knows which images chose its epoch"
             left_out.append({"run": run.name, "reason": reason})
             continue
         try:
@@ -87,6 +114,15 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
         except UserError as error:
             left_out.append({"run": run.name, "reason": f"its artifacts cannot be read: {error}"})
     return candidates, left_out
+
+
+def _unscored(run: TrackedRun) -> bool:
+    """Was the run told to leave the test images alone (trainer.score_test)?"""
+    try:
+        trainer = _config(run.files.get(CONFIG, "")).get("trainer")
+    except UserError:
+        return False
+    return isinstance(trainer, dict) and trainer.get("score_test", True) is not True
 
 
 def _version(run: TrackedRun, tag: str) -> int:
@@ -100,7 +136,9 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
     core, pixels = (_version(run, tag) for tag in (CORE_TAG, PIXELS_TAG))
     settings = fingerprint.relevant(config, core, pixels)
     seed = int(settings.pop("seed", 0))
-    test, val = (read_predictions(run.files[name]) for name in (TEST_PREDICTIONS, VAL_PREDICTIONS))
+    val = read_predictions(run.files[VAL_PREDICTIONS])
+    scored = TEST_PREDICTIONS in run.files
+    test = read_predictions(run.files[TEST_PREDICTIONS]) if scored else val
     for split in (test, val):
         checked(split.labels, split.probabilities)
     notes = []
@@ -117,7 +155,11 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
         name=run.name,
         seed=seed,
         config=settings,
-        protocol=run.tags.get(PROTOCOL_TAG, "unknown"),
+        saved=config,
+        scored=scored,
+        test_set=run.tags.get(TEST_SET_TAG, ""),
+        pool=run.tags.get(POOL_TAG, ""),
+        protocol=run.tags[PROTOCOL_TAG],
         digest=run.tags.get(DATA_DIGEST_TAG, ""),
         test=test,
         val=val,
@@ -128,6 +170,7 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
         notes=notes,
         commit=run.tags.get(COMMIT_TAG),
         device=run.params.get("device"),
+        precision=run.params.get("precision"),
         weights_bytes=run.weights_bytes,
         measured={key: value for key, value in run.metrics.items() if key.startswith(MEASURED)},
         synthetic=run.tags.get(SYNTHETIC_TAG) == "true",
@@ -165,14 +208,19 @@ def sort_out(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Lef
         left.extend({"run": run.name, "reason": reason(run)} for run in kept if key(run) != chosen)
         kept = [run for run in kept if key(run) == chosen]
 
+    test_sets = _test_sets(kept)
     keep(
-        lambda run: run.digest,
-        lambda run: f"another data set (digest {run.digest[:12] or 'missing'}), so other images",
+        lambda run: test_sets[run.run_id],
+        lambda run: f"another test set (data digest {run.digest[:12] or 'missing'}), so other images",
     )
+    if not all(run.scored for run in kept):
+        kept = [replace(run, test=run.val) for run in kept]
+    which = "test" if all(run.scored for run in kept) else "validation"
     keep(
         lambda run: tuple(zip(run.test.paths, run.test.labels.tolist(), strict=True)),
         lambda run: (
-            f"its {len(run.test.paths)} test predictions are of other images (trainer.limit_batches?)"
+            f"its {len(run.test.paths)} {which} predictions are of other images "
+            f"({'trainer.limit_batches?' if which == 'test' else 'another split'})"
         ),
     )
     keep(
@@ -186,6 +234,46 @@ def sort_out(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Lef
             left.append({"run": newest[mark].name, "reason": "the same run was made again later"})
         newest[mark] = run
     return list(newest.values()), left
+
+
+def _test_sets(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """By run id, what identifies the run's test set.
+
+    Newer runs record it. An older run has the test set of a newer one with its data digest, else of one with
+    its test images and labels. If there is none, the images and labels of most runs with its digest are it.
+    """
+    by_digest: dict[str, str] = {}
+    by_images: dict[str, str] = {}
+    older: dict[str, Counter[str]] = {}
+    for run in candidates:
+        if run.test_set:
+            by_digest.setdefault(run.digest, run.test_set)
+            by_images.setdefault(_images(run), run.test_set)
+        else:
+            older.setdefault(run.digest, Counter())[_images(run)] += 1
+    most = {digest: counted.most_common(1)[0][0] for digest, counted in older.items()}
+    return {
+        run.run_id: run.test_set
+        or by_digest.get(run.digest)
+        or by_images.get(most[run.digest])
+        or most[run.digest]
+        for run in candidates
+    }
+
+
+def _images(run: Candidate) -> str:
+    rows = zip(run.test.paths, run.test.labels.tolist(), strict=True)
+    text = "\n".join(f"{path} {label}" for path, label in sorted(rows))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def unscored(kept: Sequence[Candidate]) -> list[Unscored]:
+    """The runs that were never scored on the test images, each with the command that does it."""
+    return [
+        {"run": run.name, "command": f"pneumo evaluate model={run.run_id} split=test"}
+        for run in kept
+        if not run.scored
+    ]
 
 
 def image_root(kept: Sequence[Candidate], given: str | None) -> Path | None:

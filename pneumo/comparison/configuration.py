@@ -22,8 +22,9 @@ from pneumo.comparison.content import (
     Validation,
 )
 from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation.contrasts import Spread
 from pneumo.evaluation.predictions import SplitResult
-from pneumo.names import THRESHOLD_RULES
+from pneumo.names import RANKED_BY, THRESHOLD_RULES
 
 RULE_SCORES = ("accuracy", "balanced_accuracy", "recall", "specificity", "precision", "f1", "mcc")
 GRID = np.linspace(0, 1, 101)
@@ -45,7 +46,7 @@ class Configuration:
         average: bool = False,
     ) -> None:
         self.name, self.runs = name, sorted(runs, key=lambda run: (run.seed, run.run_id))
-        self.optimistic = runs[0].optimistic
+        self.optimistic, self.average = runs[0].optimistic, average
         self.probabilities = np.mean([run.test.probabilities for run in self.runs], axis=0)
         same_val = len({tuple(run.val.paths) for run in self.runs}) == 1
         val = [(run.val.labels, run.val.probabilities) for run in self.runs]
@@ -55,7 +56,9 @@ class Configuration:
             val = [(val[0][0], np.mean([chances for _, chances in val], axis=0))] if same_val else []
         else:
             tests = [run.test.probabilities for run in self.runs]
-        self._tests, self._val, self._truth = tests, val, test.labels
+        self._splits = [""] if average else [run.split for run in self.runs]
+        self.tests, self.val, self._truth = tests, val, test.labels
+        self._test, self._counts = test, statistics.PatientCounts.of(test.labels, test.patients)
         self._resampled = [statistics.resampled_scores(test.labels, chances, weights) for chances in tests]
         self.draws = _mean_draws(self._resampled)
         self.per_run = [_score(test.labels, chances) for chances in tests]
@@ -78,16 +81,24 @@ class Configuration:
     def value(self, score: str) -> float:
         return float(self.row["scores"][score]["value"])
 
+    def spread(self, score: str) -> Spread:
+        """The score of each run, on the images and on every draw."""
+        return Spread.of(
+            [scored[score] for scored in self.per_run],
+            [draws[score] for draws in self._resampled],
+            self._splits,
+        )
+
     def _score_row(self, score: str) -> ScoreRow:
         values = [scored[score] for scored in self.per_run]
         return {
-            **_interval(score, values, self.draws),
+            **self._interval(score, values, self.draws),
             "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             "per_run": values,
         }
 
     def _validation(self) -> Validation:
-        scored = [_score(*pair) for pair in self._val]
+        scored = [_score(*pair) for pair in self.val]
 
         def mean(score: str) -> float | None:
             return float(np.mean([run[score] for run in scored])) if scored else None
@@ -96,19 +107,25 @@ class Configuration:
             "accuracy": mean("accuracy"),
             "f1": mean("f1"),
             "auroc": mean("auroc"),
-            "confusion": [_confusion(*pair) for pair in self._val],
+            "scores": {
+                score: float(np.mean([run[score] for run in scored]))
+                for score in (*RANKED_BY, "log_loss")
+                if scored
+            },
+            "confusion": [_confusion(*pair) for pair in self.val],
         }
 
     def _points(self, weights: statistics.Weights) -> dict[str, OperatingPoint]:
         """Thresholds chosen on validation, and what they give on test, unchanged."""
-        chosen = [metrics.operating_points(*pair) for pair in self._val]
+        # On the images that chose a threshold, what it gives is not a result.
+        chosen = [] if self.runs[0].on_validation else [metrics.operating_points(*pair) for pair in self.val]
         points: dict[str, OperatingPoint] = {}
         for rule in THRESHOLD_RULES:
             if rule == "half":
-                points[rule] = self._point([0.5] * len(self._tests), self.per_run, self.draws)
+                points[rule] = self._point([0.5] * len(self.tests), self.per_run, self.draws)
             elif chosen and all(rule in found for found in chosen):
                 thresholds = [found[rule] for found in chosen]
-                cuts = list(zip(self._tests, thresholds, strict=True))
+                cuts = list(zip(self.tests, thresholds, strict=True))
                 scored = [_score(self._truth, *cut) for cut in cuts]
                 draws = [
                     statistics.resampled_scores(self._truth, chances, weights, threshold, parts=("counts",))
@@ -123,10 +140,16 @@ class Configuration:
         scored: Sequence[Mapping[str, float]],
         draws: Mapping[str, metrics.Floats],
     ) -> OperatingPoint:
-        scores = {score: _interval(score, [run[score] for run in scored], draws) for score in RULE_SCORES}
+        called = self._patients_called(thresholds)
+        scores = {
+            score: self._interval(
+                score, [run[score] for run in scored], draws, called if score == "precision" else None
+            )
+            for score in RULE_SCORES
+        }
         on_val = [
             float((chances[labels == 1] >= threshold).mean())
-            for (labels, chances), threshold in zip(self._val, thresholds, strict=False)
+            for (labels, chances), threshold in zip(self.val, thresholds, strict=False)
             if labels.any()
         ]
         recall, specificity = scores["recall"]["value"], scores["specificity"]["value"]
@@ -142,12 +165,13 @@ class Configuration:
         }
 
     def _temperature(self) -> Temperature | None:
-        if not self._val:
+        one_class = any(len(np.unique(labels)) < 2 for labels, _ in self.val)
+        if not self.val or one_class or self.runs[0].on_validation:
             return None
-        fitted = [metrics.temperature(*pair) for pair in self._val]
+        fitted = [metrics.temperature(*pair) for pair in self.val]
         after = [
             _score(self._truth, metrics.tempered(chances, value), parts=("losses",))
-            for chances, value in zip(self._tests, fitted, strict=True)
+            for chances, value in zip(self.tests, fitted, strict=True)
         ]
         keys = ("ece", "log_loss", "brier")
         return {"values": fitted, "after": {key: float(np.mean([run[key] for run in after])) for key in keys}}
@@ -157,13 +181,15 @@ class Configuration:
         weights, parts = weights[:, :FEW_DRAWS], ("counts", "areas")
         for kind, mask in metrics.by_subtype(test.patients, test.labels).items():
             truth = test.labels[mask]
-            some = [chances[mask] for chances in self._tests]
+            some = [chances[mask] for chances in self.tests]
             scored = [_score(truth, chances, parts=parts) for chances in some]
-            draws = _mean_draws(
-                [statistics.resampled_scores(truth, c, weights[mask], parts=parts) for c in some]
-            )
+            people = [patient for patient, kept in zip(test.patients, mask, strict=True) if kept]
+            counts = statistics.PatientCounts.of(truth, people)
+            mine = weights[mask]
+            mine = mine[:, mine[truth == 1].any(axis=0)]  # a rare kind is missing from some draws
+            draws = _mean_draws([statistics.resampled_scores(truth, c, mine, parts=parts) for c in some])
             found = {
-                score: _interval(score, [run[score] for run in scored], draws)
+                score: self._interval(score, [run[score] for run in scored], draws, counts=counts)
                 for score in ("recall", "auroc", "auprc", "accuracy")
             }
             rows[kind] = {
@@ -176,14 +202,38 @@ class Configuration:
             }
         return rows
 
+    def _interval(
+        self,
+        score: str,
+        values: Sequence[float],
+        draws: Mapping[str, metrics.Floats],
+        behind: float | None = None,
+        counts: statistics.PatientCounts | None = None,
+    ) -> ScoreInterval:
+        """The mean of the runs' `values` with its interval over patients."""
+        if score == "precision" and behind is None:
+            behind = self._patients_called([0.5] * len(self.tests))
+        mean = float(np.mean(values))
+        low, high = statistics.interval(score, mean, draws[score], counts or self._counts, behind)
+        return {"value": mean, "low": low, "high": high}
+
+    def _patients_called(self, thresholds: Sequence[float]) -> float:
+        """Patients with an image that is called PNEUMONIA, the mean over the runs."""
+        found = []
+        for chances, threshold in zip(self.tests, thresholds, strict=True):
+            called = np.flatnonzero(chances >= threshold)
+            names = {self._test.patients[row] or row for row in called}
+            found.append(len(names))
+        return float(np.mean(found))
+
     def add_curves(self, test: SplitResult, weights: statistics.Weights) -> None:
         """Mean ROC and precision-recall over the runs, with 95 % percentile bands; pooled calibration."""
         once = np.ones((len(test.labels), 1), dtype=np.uint16)
         both = np.concatenate([once, weights[:, :FEW_DRAWS]], axis=1)
-        stacks = [statistics.resampled_curves(test.labels, chances, both, GRID) for chances in self._tests]
+        stacks = [statistics.resampled_curves(test.labels, chances, both, GRID) for chances in self.tests]
         roc, pr = (_curve(stack) for stack in zip(*stacks, strict=True))
         images, chance, share = metrics.calibration_bins(
-            np.tile(test.labels, len(self._tests)), np.concatenate(self._tests)
+            np.tile(test.labels, len(self.tests)), np.concatenate(self.tests)
         )
         curves: Curves = {
             "grid": GRID.tolist(),
@@ -196,12 +246,6 @@ class Configuration:
             ],
         }
         self.row["curves"] = curves
-
-
-def _interval(score: str, values: Sequence[float], draws: Mapping[str, metrics.Floats]) -> ScoreInterval:
-    mean = float(np.mean(values))
-    low, high = statistics.interval(score, mean, draws[score])
-    return {"value": mean, "low": low, "high": high}
 
 
 def _curve(stack: Sequence[metrics.Floats]) -> Curve:
@@ -241,4 +285,6 @@ def _run_row(run: Candidate) -> RunRow:
         "history": run.history,
         "notes": run.notes,
         "commit": run.commit,
+        "device": run.device,
+        "precision": run.precision,
     }

@@ -34,6 +34,8 @@ class RunRow(TypedDict):
     history: list[EpochScores]
     notes: list[str]
     commit: str | None
+    device: str | None
+    precision: str | None
 
 
 class Validation(TypedDict):
@@ -42,6 +44,7 @@ class Validation(TypedDict):
     accuracy: float | None
     f1: float | None
     auroc: float | None
+    scores: dict[str, float]  # those that can rank, and log_loss
     confusion: list[Confusion]
 
 
@@ -134,20 +137,45 @@ class ConfigurationRow(TypedDict):
     temperature: Temperature | None
     subtypes: dict[str, SubtypeRow]
     confusion: list[Confusion]  # of the test images, at probability 0.5, one a run
-    id: NotRequired[str]  # c1, c2, ...; ensembles have none
+    id: NotRequired[str]  # c1, c2, ...; e1, e2, ... of ensembles
+    more_seeds: NotRequired[str]  # the command that adds seeds, if there is one seed
     curves: NotRequired[Curves]  # of the first configurations only
     cost: NotRequired[Cost]
 
 
+class RecipeTest(TypedDict):
+    """The difference of two recipes: the 95 % interval and p over seeds and patients. It decides."""
+
+    low: float
+    high: float
+    p: float | None  # None: nothing varied, so there is no test
+    p_holm: float | None
+    error: float
+    freedom: float
+
+
 class PairScore(TypedDict):
-    """A paired difference, first minus second, with its 95 % interval and p."""
+    """A paired difference, first minus second, with its 95 % interval and p over patients alone.
+
+    It is about the trained networks; `with_seeds` is about the configurations, if both have two runs or more.
+    """
 
     difference: float
     low: float
     high: float
-    p: float
-    with_seeds: tuple[float, float] | None  # the interval that also counts chance in training
-    p_holm: float
+    p: float | None
+    p_holm: float | None
+    with_seeds: RecipeTest | None
+
+
+class Equivalence(TypedDict):
+    """What a pair says about a margin, in the score that ranks."""
+
+    margin: float
+    p: float | None  # of two one-sided tests; below .05 after Holm: equivalent within the margin
+    p_holm: float | None
+    detectable: float | None  # the difference that 80 % of such comparisons would show
+    seeds_needed: int | None  # a side, to show a difference of `margin`; None: more patients are needed
 
 
 class McNemar(TypedDict):
@@ -155,16 +183,16 @@ class McNemar(TypedDict):
 
     only_first: int
     only_second: int
-    p: float
-    p_holm: float
+    p: float | None
+    p_holm: float | None
 
 
 class DeLong(TypedDict):
     """The difference in the seeds' mean AUROC."""
 
     difference: float
-    p: float
-    p_holm: float
+    p: float | None
+    p_holm: float | None
 
 
 class PairTests(TypedDict):
@@ -173,6 +201,7 @@ class PairTests(TypedDict):
     first: str
     second: str
     scores: dict[str, PairScore]
+    equivalence: Equivalence | None  # None: a side has one seed
     mcnemar: McNemar
     delong: NotRequired[DeLong]
 
@@ -180,7 +209,26 @@ class PairTests(TypedDict):
 class PairRow(PairTests):
     """Two configurations, and by score what may be claimed."""
 
+    differ_in: list[str]  # settings; with several, the data do not say which one matters
     verdicts: dict[str, str]
+
+
+class Choice(TypedDict):
+    """The configuration that validation prefers, and how much that means."""
+
+    id: str
+    score: float  # its mean validation score, of the score that ranks
+    log_loss: float
+    tied: list[str]  # ids whose validation score is within one standard error
+
+
+class Optimism(TypedDict):
+    """By how much the first on the test images is too high because these images picked it (BBC-CV)."""
+
+    value: float | None  # None: nothing to choose from, or too few patients
+    corrected: float | None
+    above_mean: float  # the first minus the mean of all configurations
+    draws: int
 
 
 class Differences(TypedDict):
@@ -203,12 +251,13 @@ class Mistake(TypedDict):
 
 
 class ImageSet(TypedDict):
-    """The test images."""
+    """The images that the runs were scored on."""
 
     images: int
     normal: int
     pneumonia: int
     patients: int | None  # None unless every image names its patient
+    by_class: dict[str, int]  # patients with a normal image, with an ill one
     clusters: int  # patients, where an image without one counts as one
     images_without_patient: int
     subtypes: dict[str, int]
@@ -227,12 +276,17 @@ class Result(TypedDict):
     """What the runs' predictions give."""
 
     rank_by: str
+    margin: float
+    scored_on: str  # test, or val if a run has no test predictions
     bootstrap: Bootstrap
     test: ImageSet
     configurations: list[ConfigurationRow]
     optimistic: list[ConfigurationRow]
     ensembles: list[ConfigurationRow]
     pairs: list[PairRow]
+    ensemble_pairs: list[PairRow]  # each ensemble is one predictor, so only patients are chance
+    choice: Choice | None
+    optimism: Optimism | None
     differences: Differences
     mistakes: list[Mistake]
 
@@ -259,6 +313,13 @@ class LeftOut(TypedDict):
     reason: str
 
 
+class Unscored(TypedDict):
+    """A run whose test images were never scored, and the command that scores them."""
+
+    run: str
+    command: str
+
+
 class SplitSize(TypedDict):
     """Images and patients of one split."""
 
@@ -273,6 +334,7 @@ class Comparison(Result):
 
     about: About
     left_out: list[LeftOut]
+    unscored: list[Unscored]
     splits: dict[str, SplitSize] | None
 
 

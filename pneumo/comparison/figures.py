@@ -11,7 +11,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pneumo.comparison.content import Comparison, ConfigurationRow, Confusion, Curve, SplitSize, all_rows
+from pneumo.comparison.content import (
+    Comparison,
+    ConfigurationRow,
+    Confusion,
+    Curve,
+    PairRow,
+    SplitSize,
+    all_rows,
+)
+from pneumo.comparison.words import SCORE_WORDS, claimed, forest_scores
 from pneumo.evaluation import plot
 from pneumo.evaluation.plot import DASHES, INK, MARKERS, RULE, SERIES, UNITS
 from pneumo.names import CLASS_NAMES
@@ -32,7 +41,11 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
         "precision_recall": lambda: _precision_recall(shown),
         "calibration": lambda: _calibration(shown),
         **{f"curves_{name}": partial(_curves, shown, name) for name in UNITS},
-        "confusion_test": lambda: _confusions(rows, [row["confusion"] for row in rows]),
+        "confusion_test": lambda: (
+            None
+            if comparison["scored_on"] == "val"
+            else _confusions(rows, [row["confusion"] for row in rows])
+        ),
         "confusion_validation": lambda: _confusions(rows, [row["validation"]["confusion"] for row in rows]),
         "class_distribution": lambda: _classes(comparison["splits"]),
     }
@@ -78,12 +91,12 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _forest(comparison: Comparison) -> Figure:
-    """Every configuration's accuracy and AUROC with 95 % intervals, and a small mark for each seed."""
+    """Every configuration's primary score and a companion, 95 % intervals, and a small mark for each seed."""
     rows = [*comparison["configurations"], *comparison["ensembles"], *comparison["optimistic"]]
     figure, axes = _canvas(1.1 + 0.28 * len(rows), columns=2, sharey=True)
     places = np.arange(len(rows))[::-1]
     colours = [SERIES[1] if row in comparison["optimistic"] else SERIES[0] for row in rows]
-    for panel, score, title in zip(axes, ("accuracy", "auroc"), ("accuracy", "AUROC"), strict=True):
+    for panel, score in zip(axes, forest_scores(comparison), strict=True):
         entries = [row["scores"][score] for row in rows]
         low, high = [entry["low"] for entry in entries], [entry["high"] for entry in entries]
         panel.hlines(places, low, high, colors=colours, linewidth=1.8)
@@ -105,7 +118,7 @@ def _forest(comparison: Comparison) -> Figure:
                     "linestyle": "none",
                 }
                 panel.plot(*zip(*at, strict=True), mark, **style)
-        _label(panel, title)
+        _label(panel, SCORE_WORDS[score])
         panel.grid(axis="y", visible=False)
         panel.locator_params(axis="x", nbins=4)
     axes[0].set_yticks(places, [_forest_name(row) for row in rows], fontsize=TEXT - 2)
@@ -130,27 +143,31 @@ def _name(row: ConfigurationRow, limit: int = 34) -> str:
 def _differences(comparison: Comparison, most: int = 15) -> Figure | None:
     """The paired differences in the score that ranks, the largest first."""
     score = comparison["rank_by"]
-    pairs = [pair for pair in comparison["pairs"] if score in pair["scores"]]
+    pairs: Sequence[PairRow] = comparison["pairs"]
     if not pairs:
         return None
+    count = len(pairs)
     places = {row["id"]: row["rank"] for row in comparison["configurations"]}
     pairs = sorted(pairs, key=lambda pair: -abs(pair["scores"][score]["difference"]))[:most]
     figure, (axes,) = _canvas(1.1 + 0.3 * len(pairs))
     for place, pair in enumerate(reversed(pairs)):
         entry = pair["scores"][score]
-        claimed = entry["p_holm"] < 0.05
-        colour = SERIES[1] if claimed else SERIES[0]
-        axes.plot((entry["low"], entry["high"]), (place, place), color=colour, linewidth=1.8)
+        better = claimed(entry)
+        colour = SERIES[1] if better else SERIES[0]
+        if seeds := entry["with_seeds"]:
+            axes.plot((seeds["low"], seeds["high"]), (place, place), color=colour, linewidth=1.8)
+        axes.plot((entry["low"], entry["high"]), (place, place), color=RULE, linewidth=4, alpha=0.6)
         axes.plot(
             entry["difference"], place, "o", color=colour, markersize=5.5,
-            markerfacecolor=colour if claimed else "white",
+            markerfacecolor=colour if better else "white",
         )  # fmt: skip
     axes.axvline(0, color=INK, linewidth=1)
     names = [f"{places[pair['first']]} minus {places[pair['second']]}" for pair in reversed(pairs)]
     axes.set_yticks(range(len(pairs)), names)
     axes.set_ylim(-0.6, len(pairs) - 0.4)
     axes.grid(axis="y", visible=False)
-    _label(axes, f"difference in {score.replace('_', ' ')} (numbers are ranks; filled: claimed)")
+    of = f"; {len(pairs)} of {count} pairs" if len(pairs) < count else ""
+    _label(axes, f"difference in {SCORE_WORDS[score]} (numbers are ranks; filled: claimed{of})")
     return figure
 
 

@@ -21,7 +21,7 @@ from pneumo.comparison.words import SCORE_WORDS, caption, lead, number, verdicts
 from pneumo.data import images
 from pneumo.evaluation import plot
 from pneumo.files import write_atomically
-from pneumo.names import FIGURES
+from pneumo.names import FIGURES, RANKED_BY
 from pneumo.text import finite, table
 
 PICTURE_PIXELS = 320  # the longer side of a mistake's image on the page
@@ -89,16 +89,17 @@ def pictures(mistakes: Sequence[Mistake], root: Path | None) -> dict[str, str]:
 
 
 def terminal(comparison: Comparison) -> str:
-    """The ranking and the verdicts as plain text."""
+    """The ranking and the verdicts as plain text: the primary score first, then the exploratory ones."""
+    first = comparison["rank_by"]
+    others = [score for score in RANKED_BY if score != first]
     rows = [
         {
             "rank": "-" if row["rank"] is None else row["rank"],
             "configuration": row["name"],
             "seeds": len(row["seeds"]),
-            "accuracy": with_interval(row["scores"]["accuracy"]),
-            "SD": number(row["scores"]["accuracy"]["sd"]),
-            "AUROC": with_interval(row["scores"]["auroc"]),
-            "F1": with_interval(row["scores"]["f1"]),
+            SCORE_WORDS[first]: with_interval(row["scores"][first]),
+            "SD": number(row["scores"][first]["sd"]),
+            **{SCORE_WORDS[score]: number(row["scores"][score]["value"]) for score in others},
             "protocol": row["protocol"]
             + (" OPTIMISTIC, not ranked" if row in comparison["optimistic"] else ""),
         }
@@ -107,6 +108,7 @@ def terminal(comparison: Comparison) -> str:
     lines = [table(rows), "", lead(comparison)]
     lines += [f"note: {title} {text}" for title, text in warnings(comparison)]
     lines += [f"left out: {left['run']}: {left['reason']}" for left in comparison["left_out"]]
+    lines += [f"not scored on test: {run['run']}: {run['command']}" for run in comparison["unscored"]]
     return "\n".join([*lines, "", *verdicts(comparison)])
 
 
@@ -127,9 +129,12 @@ def _pairs_csv(comparison: Comparison) -> bytes:
     for pair in comparison["pairs"]:
         start = [names[pair["first"]], names[pair["second"]]]
         for score, entry in pair["scores"].items():
-            bounds = [entry["difference"], entry["low"], entry["high"], entry["p"], entry["p_holm"]]
-            rows.append([*start, SCORE_WORDS[score], *bounds, *(entry["with_seeds"] or ("", ""))])
-    head = ["first", "second", "score", "difference", "low", "high", "p", "p_holm", "low_seeds", "high_seeds"]
+            bounds = [entry[key] for key in ("difference", "low", "high", "p", "p_holm")]
+            seeds = entry["with_seeds"]
+            over = [seeds["low"], seeds["high"], seeds["p"], seeds["p_holm"]] if seeds else [""] * 4
+            rows.append([*start, SCORE_WORDS[score], *bounds, *over])
+    head = ["first", "second", "score", "difference", "low", "high", "p", "p_holm"]
+    head += ["low_seeds", "high_seeds", "p_seeds", "p_holm_seeds"]
     return _csv(head, rows)
 
 

@@ -1,24 +1,42 @@
 """Every two configurations of a comparison: differences, tests and the verdict in words."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
 from pneumo.comparison.configuration import Configuration
-from pneumo.comparison.content import DeLong, McNemar, PairRow, PairScore, PairTests
+from pneumo.comparison.content import DeLong, Equivalence, McNemar, PairRow, PairScore, PairTests, RecipeTest
 from pneumo.comparison.words import verdict
-from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation import contrasts, metrics, statistics
+from pneumo.evaluation.contrasts import Spread
+from pneumo.names import RANKED_BY
 
-PAIRED = ("accuracy", "balanced_accuracy", "f1", "recall", "specificity", "auroc", "auprc", "brier")
-UNCORRECTED = math.nan  # p_holm, until all pairs are known
+PAIRED = (
+    *("accuracy", "balanced_accuracy", "f1", "recall", "specificity", "precision", "mcc"),
+    *("auroc", "auprc", "brier", "log_loss"),
+)
+UNCORRECTED = None  # p_holm, until all pairs are known
+LEVEL = 1 - statistics.LEVEL
 
 
-def compare(configurations: Sequence[Configuration], labels: metrics.Ints, rank_by: str) -> list[PairRow]:
-    """Every two of `configurations`; each score and each test has its own Holm correction over all pairs."""
+def compare(
+    configurations: Sequence[Configuration],
+    labels: metrics.Ints,
+    patients: int,
+    rank_by: str,
+    margin: float,
+    chance: Collection[str] = (),
+) -> list[PairRow]:
+    """Every two of `configurations`; each score and each test has its own Holm correction over all pairs.
+
+    `patients` are those of the smaller class. `margin` is the largest difference in `rank_by` that does not
+    matter, `chance` the settings that are chance, as the seed is.
+    """
     areas = _areas(configurations, labels)
     # McNemar's test takes one call per image, so here the seeds' probabilities are averaged.
     called = [configuration.probabilities >= 0.5 for configuration in configurations]
+    spreads = [{score: each.spread(score) for score in PAIRED} for each in configurations]
     pairs: list[PairTests] = []
     for i, first in enumerate(configurations):
         for j, second in enumerate(configurations[i + 1 :], start=i + 1):
@@ -26,7 +44,10 @@ def compare(configurations: Sequence[Configuration], labels: metrics.Ints, rank_
             pair: PairTests = {
                 "first": first.row["id"],
                 "second": second.row["id"],
-                "scores": {score: _difference(first, second, score) for score in PAIRED},
+                "scores": {
+                    score: _difference(spreads[i][score], spreads[j][score], patients) for score in PAIRED
+                },
+                "equivalence": None,
                 "mcnemar": {
                     "only_first": only_first,
                     "only_second": only_second,
@@ -35,40 +56,94 @@ def compare(configurations: Sequence[Configuration], labels: metrics.Ints, rank_
                 },
             }
             if areas is not None:
-                difference, p = statistics.delong_p(areas[0], areas[1], areas[2][i] - areas[2][j])
-                pair["delong"] = {"difference": difference, "p": p, "p_holm": UNCORRECTED}
+                difference, p_areas = statistics.delong_p(areas[0], areas[1], areas[2][i] - areas[2][j])
+                pair["delong"] = {"difference": difference, "p": p_areas, "p_holm": UNCORRECTED}
             pairs.append(pair)
     for score in PAIRED:
         _correct([pair["scores"][score] for pair in pairs])
+        _correct([seeds for pair in pairs if (seeds := pair["scores"][score]["with_seeds"]) is not None])
     _correct([pair["mcnemar"] for pair in pairs])
     _correct([pair["delong"] for pair in pairs if "delong" in pair])
+    by_id = {each.row["id"]: spread[rank_by] for each, spread in zip(configurations, spreads, strict=True)}
+    _add_equivalence(pairs, by_id, rank_by, patients, margin)
     names = {configuration.row["id"]: configuration.name for configuration in configurations}
-    judged = [score for score in dict.fromkeys((rank_by, "accuracy", "auroc")) if score in PAIRED]
+    # An ensemble has no settings of its own.
+    configs = {each.row["id"]: {} if each.average else each.runs[0].config for each in configurations}
     return [
         {
             **pair,
+            "differ_in": _settings(configs[pair["first"]], configs[pair["second"]], chance),
             "verdicts": {
-                score: verdict(names[pair["first"]], names[pair["second"]], score, pair["scores"][score])
-                for score in judged
+                score: verdict(
+                    names[pair["first"]],
+                    names[pair["second"]],
+                    score,
+                    pair["scores"][score],
+                    pair["equivalence"] if score == rank_by else None,
+                    _settings(configs[pair["first"]], configs[pair["second"]], chance),
+                )
+                for score in dict.fromkeys((rank_by, *RANKED_BY))
             },
         }
         for pair in pairs
     ]
 
 
-def _difference(first: Configuration, second: Configuration, score: str) -> PairScore:
-    difference = first.value(score) - second.value(score)
-    draws = first.draws[score] - second.draws[score]
-    by_seed = ([run[score] for run in configuration.per_run] for configuration in (first, second))
-    found = statistics.compare_draws(difference, draws)
+def _settings(first: dict[str, Any], second: dict[str, Any], chance: Collection[str]) -> list[str]:
+    """The settings in which two configurations differ; an option's own keys count as the option."""
+    keys = [key for key in sorted({*first, *second} - set(chance)) if first.get(key) != second.get(key)]
+    options = {key.rpartition(".")[0] for key in keys if key.endswith(".name")}
+    return [key for key in keys if key.endswith(".name") or key.partition(".")[0] not in options]
+
+
+def _difference(first: Spread, second: Spread, patients: int) -> PairScore:
+    found = contrasts.over_patients(first, second, patients)
+    recipes = contrasts.over_runs(first, second, patients)
+    with_seeds: RecipeTest | None = None
+    if recipes is not None:
+        with_seeds = {
+            "low": recipes.low,
+            "high": recipes.high,
+            "p": recipes.p,
+            "p_holm": UNCORRECTED,
+            "error": recipes.error,
+            "freedom": recipes.freedom,
+        }
     return {
-        "difference": found["difference"],
-        "low": found["low"],
-        "high": found["high"],
-        "p": found["p"],
-        "with_seeds": statistics.with_training_noise(difference, draws, *by_seed),
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
         "p_holm": UNCORRECTED,
+        "with_seeds": with_seeds,
     }
+
+
+def _add_equivalence(
+    pairs: Sequence[PairTests],
+    spreads: dict[str, Spread],
+    score: str,
+    patients: int,
+    margin: float,
+) -> None:
+    """Equivalence, power and seeds needed in `score`, of each pair whose sides have two runs or more."""
+    level = LEVEL / max(1, len(pairs))  # Holm's first step
+    found: list[Equivalence] = []
+    for pair in pairs:
+        first, second = spreads[pair["first"]], spreads[pair["second"]]
+        test = contrasts.over_runs(first, second, patients)
+        if test is None:
+            continue
+        entry: Equivalence = {
+            "margin": margin,
+            "p": contrasts.equivalence(test, margin),
+            "p_holm": UNCORRECTED,
+            "detectable": contrasts.detectable(test, level),
+            "seeds_needed": contrasts.runs_needed(first, second, patients, margin, level),
+        }
+        pair["equivalence"] = entry
+        found.append(entry)
+    _correct(found)
 
 
 def _areas(
@@ -80,14 +155,20 @@ def _areas(
     """
     if len(configurations) < 2 or min(np.bincount(labels)) < 2:
         return None
-    owners = np.array([i for i, configuration in enumerate(configurations) for _ in configuration.runs])
-    every = [run.test.probabilities for configuration in configurations for run in configuration.runs]
+    every = [chances for configuration in configurations for chances in configuration.tests]
+    owners = np.array([i for i, configuration in enumerate(configurations) for _ in configuration.tests])
     areas, covariance = statistics.delong(labels, every)
     means = [(owners == i) / (owners == i).sum() for i in range(len(configurations))]
     return areas, covariance, means
 
 
-def _correct(entries: Sequence[PairScore] | Sequence[McNemar] | Sequence[DeLong]) -> None:
+def _correct(
+    entries: Sequence[PairScore]
+    | Sequence[RecipeTest]
+    | Sequence[McNemar]
+    | Sequence[DeLong]
+    | Sequence[Equivalence],
+) -> None:
     adjusted = statistics.holm([entry["p"] for entry in entries])
     for entry, p in zip(entries, adjusted, strict=True):
         entry["p_holm"] = p

@@ -7,35 +7,48 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 import pneumo
 from pneumo import UserError, one_of
-from pneumo.comparison import pairs
+from pneumo.comparison import choice, pairs
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.configuration import Configuration
 from pneumo.comparison.content import About, Differences, ImageSet, Mistake, Result
-from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation import contrasts, metrics, statistics
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.names import RANKED_BY
 
 CURVES = 6  # configurations drawn over one another; more cannot be told apart
 MISTAKES = 10
+RANK_BY = "auroc"
+MARGIN = 0.02  # a difference in the score that ranks, up to which configurations are equivalent
 SOFTWARE = ("torch", "numpy", "scipy", "scikit-learn", "statsmodels")
 
 
 def build(
-    runs: Sequence[Candidate], *, rank_by: str = "accuracy", draws: int = statistics.DRAWS, seed: int = 0
+    runs: Sequence[Candidate],
+    *,
+    rank_by: str = RANK_BY,
+    margin: float = MARGIN,
+    draws: int = statistics.DRAWS,
+    seed: int = 0,
 ) -> Result:
     """Compare `runs`, which passed `candidates.sort_out`. Raises UserError if there are none."""
     one_of("rank_by", rank_by, RANKED_BY)
     if not runs:
         raise UserError("there are no finished runs to compare.")
     test = runs[0].test
+    on_val = runs[0].on_validation
     if len(np.unique(test.labels)) < 2:
-        raise UserError("the test images are all of one class: nothing can be compared on them.")
+        raise UserError(
+            f"the {'validation' if on_val else 'test'} images are all of one class: nothing can be "
+            "compared on "
+            "them."
+        )
     weights = statistics.resample(test.labels, test.patients, draws, seed)
     groups = _groups(runs)
     configurations: list[Configuration] = []
@@ -51,21 +64,34 @@ def build(
     for place, configuration in enumerate(ranked + apart, start=1):
         configuration.row["id"] = f"c{place}"
         configuration.row["rank"] = None if configuration.optimistic else place
+    for better, worse in pairwise(ranked):
+        if np.array_equal(better.probabilities, worse.probabilities):
+            worse.row["rank"] = better.row["rank"]
     for configuration in (ranked + apart)[:CURVES]:
         configuration.add_curves(test, weights)
+    ensembles = _ensembles(ranked, test, weights)
+    for place, ensemble in enumerate(ensembles, start=1):
+        ensemble.row["id"] = f"e{place}"
+    images = _image_set(test)
+    least = min(images["by_class"].values())
     return {
         "rank_by": rank_by,
+        "margin": margin,
+        "scored_on": "val" if on_val else "test",
         "bootstrap": {
             "draws": draws,
             "seed": seed,
-            "scheme": statistics.__doc__ or "",
+            "scheme": f"{statistics.__doc__ or ''}\n{contrasts.__doc__ or ''}",
             "level": statistics.LEVEL,
         },
-        "test": _image_set(test),
+        "test": images,
         "configurations": [configuration.row for configuration in ranked],
         "optimistic": [configuration.row for configuration in apart],
-        "ensembles": [ensemble.row for ensemble in _ensembles(ranked, test, weights)],
-        "pairs": pairs.compare(ranked, test.labels, rank_by),
+        "ensembles": [ensemble.row for ensemble in ensembles],
+        "pairs": pairs.compare(ranked, test.labels, least, rank_by, margin, CHANCE),
+        "ensemble_pairs": pairs.compare(ensembles, test.labels, least, rank_by, margin),
+        "choice": None if on_val or len(ranked) < 2 else choice.by_validation(ranked, rank_by, draws, seed),
+        "optimism": choice.optimism(ranked, test, weights, rank_by),
         "differences": _differences(ranked + apart),
         "mistakes": _mistakes(ranked, test) if ranked else [],
     }
@@ -87,18 +113,41 @@ def about(runs: Sequence[Candidate], *, experiment: str, sweep: str | None, comm
     }
 
 
+CHANCE = ("data.split_seed",)  # as the seed: runs that differ in it are of one configuration
+
+
 def _groups(runs: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Runs of one configuration and protocol, which differ by their seed alone."""
+    """Runs of one configuration and protocol, which differ by the seeds of training and split alone.
+
+    Runs that were trained on other images are other configurations, told apart by `data.digest`.
+    """
     groups: dict[tuple[Any, ...], list[Candidate]] = {}
     for run in sorted(runs, key=lambda run: (run.started_ms, run.name)):
-        mark = (run.protocol, *sorted((key, repr(value)) for key, value in run.config.items()))
+        shown = {key: value for key, value in run.config.items() if key not in CHANCE}
+        mark = (run.protocol, *sorted((key, repr(value)) for key, value in shown.items()))
         groups.setdefault(mark, []).append(run)
-    return list(groups.values())
+    apart: list[list[Candidate]] = []
+    for group in groups.values():
+        pools = {run.pool for run in group if run.pool}
+        digests: dict[Any, set[str]] = {}
+        for run in group:
+            digests.setdefault(run.config.get("data.split_seed"), set()).add(run.digest)
+        # Without a record of the training images: one split seed that gives two digests shows other images.
+        if len(pools) < 2 and all(len(found) < 2 for found in digests.values()):
+            apart.append(group)
+            continue
+        parts: dict[str, list[Candidate]] = {}
+        for run in group:
+            run.config["data.digest"] = (run.pool or run.digest)[:12]
+            parts.setdefault(run.config["data.digest"], []).append(run)
+        apart += parts.values()
+    return apart
 
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each configuration by the fewest values that distinguish it from all the others."""
-    configs = [{k: v for k, v in config.items() if k != "trainer.select_on"} for config in configs]
+    left_out = ("trainer.select_on", *CHANCE)
+    configs = [{k: v for k, v in config.items() if k not in left_out} for config in configs]
     first = ("model.name", "sampler.name", "augment.name", "data.image_size", "trainer.epochs")
     keys = [*first, *sorted({key for config in configs for key in config} - set(first))]
     names: list[tuple[str, ...]] = [()] * len(configs)
@@ -139,7 +188,7 @@ def _ensembles(
 
 def _differences(configurations: Sequence[Configuration]) -> Differences:
     configs = [configuration.runs[0].config for configuration in configurations]
-    keys = sorted({key for config in configs for key in config})
+    keys = sorted({key for config in configs for key in config} - _pooled(configurations))
     differ = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
     return {
         "keys": differ,
@@ -148,6 +197,16 @@ def _differences(configurations: Sequence[Configuration]) -> Differences:
             for configuration, config in zip(configurations, configs, strict=True)
         },
         "shared": {key: configs[0].get(key) for key in keys if key not in differ},
+    }
+
+
+def _pooled(configurations: Sequence[Configuration]) -> set[str]:
+    """The settings in which runs of one configuration differ."""
+    return {
+        key
+        for key in CHANCE
+        for configuration in configurations
+        if len({repr(run.config.get(key)) for run in configuration.runs}) > 1
     }
 
 
@@ -172,11 +231,13 @@ def _mistakes(ranked: Sequence[Configuration], test: SplitResult) -> list[Mistak
 
 def _image_set(test: SplitResult) -> ImageSet:
     masks = metrics.by_subtype(test.patients, test.labels)
+    counts = statistics.PatientCounts.of(test.labels, test.patients)
     return {
         "images": len(test.paths),
         "normal": int((test.labels == 0).sum()),
         "pneumonia": int((test.labels == 1).sum()),
         "patients": test.patient_count,
+        "by_class": {"normal": counts.normal, "pneumonia": counts.ill},
         "clusters": len(statistics.clusters(test.labels, test.patients)[0]),
         "images_without_patient": sum(patient is None for patient in test.patients),
         "subtypes": {kind: int((mask & (test.labels == 1)).sum()) for kind, mask in masks.items()},

@@ -1,6 +1,7 @@
 """The results on the comparison page, as tables, matrices and words."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 from pneumo.comparison import appendix
 from pneumo.comparison.appendix import MOST_REPORTS
@@ -26,6 +27,8 @@ from pneumo.comparison.content import (
 from pneumo.comparison.result import CURVES
 from pneumo.comparison.words import (
     SCORE_WORDS,
+    difference_interval,
+    images_word,
     lead,
     limits,
     number,
@@ -38,9 +41,9 @@ from pneumo.comparison.words import (
     warnings,
     with_interval,
 )
-from pneumo.names import CLASS_NAMES
+from pneumo.names import CLASS_NAMES, RANKED_BY
 
-MAIN_SCORES = ("accuracy", "auroc", "f1", "recall", "specificity")
+MAIN_SCORES = ("auroc", "accuracy", "f1", "recall", "specificity")
 FURTHER_SCORES = ("balanced_accuracy", "precision", "mcc", "auprc", "brier", "log_loss", "ece")
 MOST_PAIRS = 45  # ten configurations; of more, only the pairs with the first are shown
 RULE_WORDS = {
@@ -91,6 +94,13 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
     )
 
 
+def _scores_shown(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """The main scores, the primary one first, and the further ones."""
+    first = comparison["rank_by"]
+    main = [first, *(score for score in MAIN_SCORES if score != first)]
+    return main, [score for score in FURTHER_SCORES if score != first]
+
+
 def _score_cells(scores: Mapping[str, ScoreInterval], names: Sequence[str]) -> list[str]:
     return [with_interval(scores[name]) for name in names]
 
@@ -107,27 +117,29 @@ def _ranking(comparison: Comparison) -> Section | None:
     rows = comparison["configurations"]
     if not rows:
         return None
+    main, further = _scores_shown(comparison)
+    where, first = images_word(comparison), SCORE_WORDS[comparison["rank_by"]]
     tables = [
         Table(
-            caption=f"Test images, {which}: mean over seeds, 95 % interval over patients",
+            caption=f"{where.capitalize()} images, {which}: mean over seeds, 95 % interval over patients",
             columns=["configuration", "seeds", *_score_columns(scores)],
             rows=[
                 [ranked(row), str(len(row["seeds"])), *_score_cells(row["scores"], scores)] for row in rows
             ],
         )
-        for scores, which in ((MAIN_SCORES, "main scores"), (FURTHER_SCORES, "further scores"))
+        for scores, which in zip((main, further), ("main scores", "further scores"), strict=True)
     ]
     several = [row for row in rows if len(row["seeds"]) > 1]
     if several:
         tables.append(
             Table(
-                caption="Standard deviation over training seeds (and each seed's accuracy)",
-                columns=["configuration", *_score_columns(MAIN_SCORES), "accuracy by seed"],
+                caption=f"Standard deviation over training seeds (and each seed's {first})",
+                columns=["configuration", *_score_columns(main), f"{first} by seed"],
                 rows=[
                     [
                         ranked(row),
-                        *(number(row["scores"][score]["sd"]) for score in MAIN_SCORES),
-                        ", ".join(number(value) for value in row["scores"]["accuracy"]["per_run"]),
+                        *(number(row["scores"][score]["sd"]) for score in main),
+                        ", ".join(number(value) for value in row["scores"][main[0]]["per_run"]),
                     ]
                     for row in several
                 ],
@@ -149,8 +161,8 @@ def _ranking(comparison: Comparison) -> Section | None:
         )
     )
     text = (
-        f"Ranked by {SCORE_WORDS[comparison['rank_by']]} on the test images. The order follows the scores "
-        "alone; Paired differences shows whether two places really differ."
+        f"Ranked by {first}, the primary score, on the {where} images; the other scores are exploratory. The "
+        "order follows the scores alone; Paired differences shows whether two places really differ."
     )
     return Section(title="Ranking", text=[text], tables=tables, figures=["forest"])
 
@@ -162,13 +174,16 @@ def _pairs(comparison: Comparison) -> Section | None:
     few = len(pairs) <= MOST_PAIRS
     shown = pairs if few else [pair for pair in pairs if pair["first"] == "c1"]
     names = {row["id"]: ranked(row) for row in comparison["configurations"]}
-    first = dict.fromkeys((comparison["rank_by"], "accuracy", "auroc", *pairs[0]["scores"]))
-    scores = [score for score in first if score in pairs[0]["scores"]]
+    scores = list(dict.fromkeys((comparison["rank_by"], "accuracy", "auroc", *pairs[0]["scores"])))
     text = [
-        "A paired bootstrap over patients. Holm's correction is over "
-        f"{plural(len(pairs), 'pair')}, separately for each score. DeLong's test (of the seeds' mean) and "
-        "McNemar's test (of the seeds' averaged probabilities) treat images as independent. They are shown "
-        "beside the bootstrap; the verdicts do not use them.",
+        "The interval and test over seeds and patients decide. Those over patients alone are about these "
+        "trained "
+        "networks on patients like these; another training may turn them around. Holm's correction is over "
+        f"{plural(len(pairs), 'pair')}, separately for each score; the scores after the first are "
+        "exploratory. "
+        "DeLong's test (of the seeds' mean) and McNemar's test (of the seeds' averaged probabilities) "
+        "treat images "
+        "as independent. They are shown beside the others; the verdicts do not use them.",
     ]
     if not few:
         text.append(
@@ -187,7 +202,13 @@ def _pairs(comparison: Comparison) -> Section | None:
 def _pair_table(score: str, pairs: Sequence[PairRow], names: Mapping[str, str], both: bool) -> Table:
     """Differences in `score`; the rows name both configurations, or only the second."""
     columns = ["first minus second" if both else f"{names['c1']}, minus"]
-    columns += ["difference", "95 % interval", "p", "p, Holm", "with seeds' noise"]
+    columns += [
+        "difference",
+        "over seeds and patients",
+        "p, Holm",
+        "over patients alone",
+        "p, Holm (patients)",
+    ]
     if score == "accuracy":
         columns += ["McNemar p", "McNemar p, Holm", "only first / only second right"]
     elif score == "auroc":
@@ -195,14 +216,14 @@ def _pair_table(score: str, pairs: Sequence[PairRow], names: Mapping[str, str], 
     rows = []
     for pair in pairs:
         entry, second = pair["scores"][score], names[pair["second"]]
-        noise = entry["with_seeds"]
+        seeds = entry["with_seeds"]
         row = [
             f"{names[pair['first']]} − {second}" if both else second,  # noqa: RUF001
             f"{entry['difference']:+.4f}",
-            f"{entry['low']:+.4f} to {entry['high']:+.4f}",
-            p_text(entry["p"]),
+            difference_interval(seeds) if seeds else "one seed",
+            p_text(seeds["p_holm"]) if seeds else "-",
+            difference_interval(entry),
             p_text(entry["p_holm"]),
-            f"{noise[0]:+.4f} to {noise[1]:+.4f}" if noise else "one seed",
         ]
         if score == "accuracy":
             mcnemar = pair["mcnemar"]
@@ -219,9 +240,10 @@ def _ensembles(comparison: Comparison) -> Section | None:
     rows = comparison["ensembles"]
     if not rows:
         return None
-    scores = (*MAIN_SCORES, "ece")
+    scores = tuple(dict.fromkeys((comparison["rank_by"], *RANKED_BY, "recall", "specificity")))
+    where = images_word(comparison)
     table = Table(
-        caption="Averaged probabilities: scores on the test images, 95 % interval over patients",
+        caption=f"Averaged probabilities: scores on the {where} images, 95 % interval over patients",
         columns=["ensemble", *_score_columns(scores)],
         rows=[[row["name"], *_score_cells(row["scores"], scores)] for row in rows],
     )
@@ -229,7 +251,18 @@ def _ensembles(comparison: Comparison) -> Section | None:
         "The networks' probabilities are averaged before they are scored. Each ensemble is one predictor and "
         "costs as much to run as all of its networks together."
     )
-    return Section(title="Ensembles", text=[text], tables=[table])
+    section = Section(title="Ensembles", text=[text], tables=[table])
+    if pairs := comparison["ensemble_pairs"]:
+        names = {row["id"]: row["name"] for row in rows}
+        section.text.append(
+            "An ensemble is one predictor, so their differences are tested over patients alone, with Holm's "
+            f"correction over {plural(len(pairs), 'pair')} of ensembles."
+        )
+        section.details = [
+            Details(summary=f"{table.caption} between ensembles", tables=[table])
+            for table in (_pair_table(score, pairs, names, both=True) for score in scores[: len(RANKED_BY)])
+        ]
+    return section
 
 
 def _seed_tables(comparison: Comparison) -> Section:
@@ -296,14 +329,14 @@ def _chosen_on_test(optimistic: Sequence[ConfigurationRow]) -> list[list[str]]:
             by_test = max(history, key=lambda epoch: epoch["test/accuracy"])
             by_f1 = max(history, key=lambda epoch: epoch.get("test/f1", -1.0))
             by_val = max(history, key=lambda epoch: epoch.get("val/auroc", -1.0))
-            values = sorted(epoch["test/accuracy"] for epoch in history)
+            middle = median(epoch["test/accuracy"] for epoch in history)
             chosen.append(
                 [
                     f"{row['name']}, seed {run['seed']}",
                     f"{number(by_test['test/accuracy'])} (epoch {by_test['epoch']})",
                     f"{number(by_f1.get('test/f1'))} (epoch {by_f1['epoch']})",
                     f"{number(by_val['test/accuracy'])} (epoch {by_val['epoch']})",
-                    number(values[len(values) // 2]),
+                    number(middle),
                     number(history[-1]["test/accuracy"]),
                 ]
             )
@@ -325,6 +358,8 @@ def _confusions(comparison: Comparison) -> Section:
         "Test images": lambda row: row["confusion"],
         "Validation images": lambda row: row["validation"]["confusion"],
     }
+    if comparison["scored_on"] == "val":
+        del matrices_of["Test images"]
     groups = [
         MatrixGroup(
             title=split,
@@ -376,6 +411,8 @@ def _calibration(comparison: Comparison) -> Section:
         rows=rows,
     )
     text = "15 bins; the runs of a configuration are pooled. The ECE in brackets is the mean over its runs."
+    if not rows:
+        return Section(title="Calibration", text=[text], figures=["calibration"])
     return Section(title="Calibration", text=[text], tables=[table], figures=["calibration"])
 
 
@@ -385,7 +422,11 @@ def _thresholds(comparison: Comparison) -> Section:
         "values follow from Bayes' rule for three prevalences: the worth of a positive or negative call "
         "depends on how many patients are ill."
     )
-    tables = [_threshold_table(rule, words, all_rows(comparison)) for rule, words in RULE_WORDS.items()]
+    rows, chosen = all_rows(comparison), RULE_WORDS
+    if comparison["scored_on"] == "val":
+        text = "At probability 0.5. A threshold chosen on these images would look better here than it is."
+        chosen = {"half": RULE_WORDS["half"]}
+    tables = [_threshold_table(rule, words, rows) for rule, words in chosen.items()]
     return Section(title="Thresholds", text=[text], tables=tables)
 
 

@@ -1,17 +1,21 @@
 """What a comparison says in words and numbers, on the page and in the terminal."""
 
 import math
+from collections.abc import Callable, Sequence
 
 from pneumo.comparison.content import (
     Comparison,
     ConfigurationRow,
+    Equivalence,
     PairRow,
     PairScore,
+    RecipeTest,
+    Result,
     ScoreInterval,
     all_rows,
 )
 from pneumo.evaluation.statistics import LESS_IS_BETTER, LEVEL
-from pneumo.names import OFFICIAL_VAL, PATIENT_VAL, PROTOCOLS
+from pneumo.names import OFFICIAL_VAL, PATIENT_VAL, PROTOCOLS, RANKED_BY
 
 DASH = "–"  # noqa: RUF001  (an interval's)
 
@@ -45,9 +49,26 @@ def lead(comparison: Comparison) -> str:
         plural(test["clusters"], "patient") if not test["images_without_patient"] else "patients not known"
     )
     return (
-        f"{plural(runs, 'finished run')}, scored on the same {test['images']:,} test images ({patients}): "
+        f"{plural(runs, 'finished run')}, scored on the same {test['images']:,} {images_word(comparison)} "
+        "images "
+        f"({patients}): "
         f"{test['normal']:,} normal, {test['pneumonia']:,} pneumonia. One point of accuracy is "
-        f"{test['images'] / 100:.1f} images."
+        f"{test['images'] / 100:.1f} images. The primary score is {SCORE_WORDS[comparison['rank_by']]}; "
+        "the others "
+        "are exploratory."
+    )
+
+
+FEW_PATIENTS = 40  # of a class; from here on the simulated intervals cover 93 % or more
+
+
+def _few_words(least: int) -> str:
+    if least < 2:
+        return "A class of one patient allows no test and hardly an interval: nothing can be concluded."
+    return (
+        f"From {FEW_PATIENTS} a class on, the intervals covered the truth in 93 % of simulated sets or "
+        "more; with "
+        "fewer, take intervals and tests as hints."
     )
 
 
@@ -61,8 +82,26 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
         listed.append(
             (
                 "Patients are not known.",
-                f"{unnamed:,} of {comparison['test']['images']:,} test images name no patient. Each of them "
+                f"{unnamed:,} of {comparison['test']['images']:,} images name no patient. Each of them "
                 "counts as a separate patient, so the intervals are too narrow if some show the same one.",
+            )
+        )
+    least = min(comparison["test"]["by_class"].values())
+    if least < FEW_PATIENTS:
+        listed.append(
+            (
+                "Few patients.",
+                f"The smaller class has {plural(least, 'patient')}. {_few_words(least)}",
+            )
+        )
+    if comparison["scored_on"] == "val":
+        listed.append(
+            (
+                "Validation images.",
+                f"{plural(len(comparison['unscored']), 'run')} never scored the test images, so everything "
+                "here is about the validation images, on which each run's epoch was chosen: expect less on "
+                "others. "
+                f"Score the test images: {comparison['unscored'][0]['command']}",
             )
         )
     optimistic = comparison["optimistic"]
@@ -78,66 +117,277 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
         listed.append(
             ("Left out.", f"{plural(len(comparison['left_out']), 'run')}. Settings lists the reasons.")
         )
+    for row in all_rows(comparison):
+        mixed = [
+            f"{what} ({', '.join(sorted(held))})"
+            for what, held in (
+                ("commits", {str(run["commit"])[:12] for run in row["runs"] if run["commit"]}),
+                ("devices", {run["device"] for run in row["runs"] if run["device"]}),
+                ("precisions", {run["precision"] for run in row["runs"] if run["precision"]}),
+            )
+            if len(held) > 1
+        ]
+        if mixed:
+            listed.append(("Mixed runs.", f"The runs of {row['name']} have different {' and '.join(mixed)}."))
     notes = sorted({note for row in all_rows(comparison) for run in row["runs"] for note in run["notes"]})
     return listed + [("Note.", note) for note in notes]
 
 
-def verdict(first: str, second: str, score: str, entry: PairScore) -> str:
-    """What a paired difference in `score`, `first` minus `second`, allows one to claim."""
-    word, lower_wins = SCORE_WORDS[score], score in LESS_IS_BETTER
-    interval = f"{entry['difference']:+.4f}, 95 % interval {entry['low']:+.4f} to {entry['high']:+.4f}"
-    corrected = f"p {p_text(entry['p_holm'])} after Holm"
-    if entry["p_holm"] >= 1 - LEVEL or entry["low"] <= 0 <= entry["high"]:
+def verdict(
+    first: str,
+    second: str,
+    score: str,
+    entry: PairScore,
+    equivalence: Equivalence | None = None,
+    differ_in: Sequence[str] = (),
+) -> str:
+    """What a paired difference in `score`, `first` minus `second`, allows one to claim.
+
+    Only the interval and test over seeds and patients say that a configuration is better. Of several settings
+    that differ (`differ_in`), the data do not say which one matters.
+    """
+    word, recipes = SCORE_WORDS[score], entry["with_seeds"]
+    if recipes is None:
+        return _of_networks(first, second, score, entry) + _confounded(differ_in)
+    if recipes["p"] is None or recipes["p_holm"] is None:
         return (
-            f"No difference in {word} can be claimed between {first} and {second} ({interval}; {corrected})."
+            f"No test of {word} between {first} and {second}: nothing varies, neither between the seeds nor "
+            f"over the patients (difference {entry['difference']:+.4f})."
         )
-    better, worse = (first, second) if (entry["difference"] > 0) != lower_wins else (second, first)
-    return (
-        f"{better} has {'a lower' if lower_wins else 'a higher'} {word} than {worse} by "
-        f"{abs(entry['difference']):.4f} on these patients ({first} minus {second}: {interval}; {corrected})."
+    over = (
+        f"{entry['difference']:+.4f}, 95 % interval over seeds and patients {recipes['low']:+.4f} to "
+        f"{recipes['high']:+.4f}; p {p_text(recipes['p_holm'])} after Holm"
+    )
+    if claimed(entry):
+        better, worse = better_first(first, second, score, entry)
+        return (
+            f"{better} has {higher(score)} {word} than {worse} by {abs(entry['difference']):.4f} "
+            f"({first} minus {second}: {over}).{_confounded(differ_in)}"
+        )
+    if equivalence is None:
+        return f"No difference in {word} can be claimed between {first} and {second} ({over})."
+    if equivalent(equivalence):
+        return (
+            f"{first} and {second} are equivalent in {word} within the margin of {equivalence['margin']:g} "
+            f"({over}; equivalence p {p_text(equivalence['p_holm'])} after Holm)."
+        )
+    return f"No difference in {word} can be claimed between {first} and {second} ({over}). " + _power(
+        equivalence
     )
 
 
+def _confounded(differ_in: Sequence[str]) -> str:
+    if len(differ_in) < 2:
+        return ""
+    return f" They differ in {_listed(differ_in, most=9)}; the data do not say which of these matters."
+
+
+def _power(equivalence: Equivalence) -> str:
+    seeds, margin = equivalence["seeds_needed"], f"{equivalence['margin']:g}"
+    needed = (
+        f"about {seeds} seeds a side would be needed to show {margin}"
+        if seeds
+        else f"to show {margin}, more patients are needed; seeds alone do not suffice"
+    )
+    can = f"{equivalence['detectable']:.4f}" if equivalence["detectable"] is not None else "no difference"
+    return f"Cannot tell: these seeds and patients can show differences of {can} or more; {needed}."
+
+
+def _of_networks(first: str, second: str, score: str, entry: PairScore) -> str:
+    """A side has one seed, so the sentence is about the trained networks, never about configurations."""
+    word = SCORE_WORDS[score]
+    if entry["p"] is None or entry["p_holm"] is None:
+        return (
+            f"No test of {word} between the trained networks of {first} and {second}: nothing varies in the "
+            f"draws of patients (difference {entry['difference']:+.4f})."
+        )
+    over = (
+        f"{first} minus {second}: {entry['difference']:+.4f}, 95 % interval over patients "
+        f"{entry['low']:+.4f} "
+        f"to {entry['high']:+.4f}; p {p_text(entry['p_holm'])} after Holm"
+    )
+    if not networks_differ(entry):
+        return (
+            f"These two trained networks, of {first} and {second}, cannot be told apart in {word} ({over}). "
+            f"{ONE_SEED}"
+        )
+    better, worse = better_first(first, second, score, entry)
+    return (
+        f"These two trained networks differ in {word}: that of {better} has {higher(score)} one than that of "
+        f"{worse} on these patients ({over}). {ONE_SEED}"
+    )
+
+
+ONE_SEED = "A side has one seed, so nothing follows about the configurations."
+
+
+def claimed(entry: PairScore) -> bool:
+    """May a configuration be called better? By the test over seeds and patients, after Holm."""
+    recipes = entry["with_seeds"]
+    return recipes is not None and recipes["p_holm"] is not None and recipes["p_holm"] < 1 - LEVEL
+
+
+def networks_differ(entry: PairScore) -> bool:
+    """Do these trained networks differ on patients like these, after Holm?"""
+    return entry["p_holm"] is not None and entry["p_holm"] < 1 - LEVEL
+
+
+def equivalent(entry: Equivalence | None) -> bool:
+    return entry is not None and entry["p_holm"] is not None and entry["p_holm"] < 1 - LEVEL
+
+
+def higher(score: str) -> str:
+    return "a lower" if score in LESS_IS_BETTER else "a higher"
+
+
+def better_first(first: str, second: str, score: str, entry: PairScore) -> tuple[str, str]:
+    """`first` and `second`, the better one first."""
+    return (first, second) if (entry["difference"] > 0) != (score in LESS_IS_BETTER) else (second, first)
+
+
 def verdicts(comparison: Comparison) -> list[str]:
-    """What may be claimed about the ranking score, accuracy and AUROC: up to six pairs one by one, else
-    counts."""
-    ranked, pairs = comparison["configurations"], comparison["pairs"]
+    """What may be claimed: validation's choice, the first one's luck, and by score who beats whom."""
+    ranked, pairs, score = comparison["configurations"], comparison["pairs"], comparison["rank_by"]
     if not ranked:
         return ["Every run found chose its epoch on the test images, so there is nothing to rank."]
     if not pairs:
-        score = comparison["rank_by"]
         return [
             f"One configuration: {ranked[0]['name']}, {SCORE_WORDS[score]} "
             f"{with_interval(ranked[0]['scores'][score])}. There is nothing to compare it with."
         ]
-    sentences = []
-    for score in pairs[0]["verdicts"]:
-        claimed = [pair for pair in pairs if not pair["verdicts"][score].startswith("No difference")]
-        word = SCORE_WORDS[score]
-        if len(pairs) <= 6:
-            sentences += [_with_seeds(pair, score) for pair in pairs]
-        elif not claimed:
-            sentences.append(f"No difference in {word} can be claimed in any of {len(pairs)} pairs.")
-        else:
-            sentences.append(
-                f"A difference in {word} can be claimed in {len(claimed)} of {len(pairs)} pairs."
-            )
-            behind = len(ranked) - 1 - sum(pair["first"] == "c1" for pair in claimed)
-            rest = f"all but {behind} of the others" if behind else "every other"
-            sentences.append(f"The first, {ranked[0]['name']}, differs from {rest} in {word}.")
+    commands = [row["more_seeds"] for row in ranked if "more_seeds" in row]
+    return [
+        *_choice(comparison),
+        *_luck(comparison),
+        *_primary(comparison),
+        *_exploratory(comparison),
+        *(f"Add seeds: {command}" for command in commands),
+    ]
+
+
+def _choice(comparison: Comparison) -> list[str]:
+    choice, score = comparison["choice"], comparison["rank_by"]
+    if choice is None:
+        return []
+    rows = {row["id"]: row for row in comparison["configurations"]}
+    row, word = rows[choice["id"]], SCORE_WORDS[score]
+    sentence = (
+        f"Validation prefers {row['name']} (validation {word} {number(choice['score'])}): test {word} "
+        f"{with_interval(row['scores'][score])}."
+    )
+    if choice["tied"]:
+        sentence += f" Validation cannot tell it from {_listed([rows[id]['name'] for id in choice['tied']])}."
+    return [sentence]
+
+
+def _luck(comparison: Comparison) -> list[str]:
+    found, ranked, score = comparison["optimism"], comparison["configurations"], comparison["rank_by"]
+    if found is None:
+        return []
+    word, where = SCORE_WORDS[score], images_word(comparison)
+    start = (
+        f"First on the {where} images, which also picked it from {len(ranked)}: {ranked[0]['name']}, {word} "
+        f"{number(ranked[0]['scores'][score]['value'])}, {found['above_mean']:.4f} above the mean of all."
+    )
+    if found["value"] is None or found["corrected"] is None:
+        return [f"{start} There are too few patients to say how much of that is luck."]
+    seeds = " Chance in training comes on top: it has one seed." if len(ranked[0]["seeds"]) == 1 else ""
+    return [
+        f"{start} About {found['value']:.4f} of it is luck with these patients, which leaves "
+        f"{number(found['corrected'])}.{seeds}"
+    ]
+
+
+MOST_SENTENCES = 6  # pairs with a sentence each; of more, the claims are gathered
+
+
+def _primary(comparison: Comparison) -> list[str]:
+    pairs, score = comparison["pairs"], comparison["rank_by"]
+    word = SCORE_WORDS[score]
+    if len(pairs) <= MOST_SENTENCES:
+        return [pair["verdicts"][score] for pair in pairs]
+    names = {row["id"]: row["name"] for row in comparison["configurations"]}
+    better = [
+        f"{names[best]} has {higher(score)} {word} than {_listed([names[id] for id in beaten])}."
+        for best, beaten in _beaten(pairs, score, claimed).items()
+    ]
+    networks = [
+        f"The trained network of {names[best]} has {higher(score)} {word} than "
+        f"{_listed([names[id] for id in beaten], 'network')} on these patients."
+        for best, beaten in _beaten(pairs, score, _only_networks).items()
+    ]
+    sentences = better + networks[:MOST_SENTENCES]
+    if len(networks) > MOST_SENTENCES:
+        sentences.append(f"So it is with the networks of {len(networks) - MOST_SENTENCES} more.")
+    if networks:
+        sentences.append("These have one seed on a side, so nothing follows about the configurations.")
+    known = [
+        pair for pair in pairs if claimed(pair["scores"][score]) or _only_networks(pair["scores"][score])
+    ]
+    confounded = sum(len(pair["differ_in"]) > 1 for pair in known)
+    if confounded:
+        sentences.append(
+            f"In {confounded} of these {len(known)} pairs several settings differ, and the data do not say "
+            "which one "
+            "matters."
+        )
+    rest = [pair for pair in pairs if not claimed(pair["scores"][score])]
+    single = sum(pair["scores"][score]["with_seeds"] is None for pair in rest)
+    same = sum(equivalent(pair["equivalence"]) for pair in rest)
+    if rest:
+        counted = [f"{single} of them have one seed on a side" if single else ""]
+        counted.append(f"{same} are equivalent within {comparison['margin']:g}" if same else "")
+        said = ", ".join(text for text in counted if text)
+        sentences.append(
+            f"No difference in {word} can be claimed in {len(rest)} of {len(pairs)} pairs of "
+            f"configurations{': ' + said if said else ''}."
+        )
     return sentences
 
 
-def _with_seeds(pair: PairRow, score: str) -> str:
-    """The verdict, and whether it holds when chance in training counts too."""
-    noise, sentence = pair["scores"][score]["with_seeds"], pair["verdicts"][score]
-    if noise is None:
-        return f"{sentence} One side has one seed only, so chance in training is not counted."
-    word = "also excludes" if noise[0] > 0 or noise[1] < 0 else "includes"
-    return (
-        f"{sentence} With chance in training counted, the interval is {noise[0]:+.4f} to {noise[1]:+.4f} "
-        f"and {word} zero."
-    )
+def _exploratory(comparison: Comparison) -> list[str]:
+    """Who beats whom in the scores that were not declared, by the same test; equal lists share a sentence."""
+    names = {row["id"]: row["name"] for row in comparison["configurations"]}
+    pairs, primary = comparison["pairs"], comparison["rank_by"]
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for score in RANKED_BY:
+        if score != primary:
+            for best, beaten in _beaten(pairs, score, claimed).items():
+                found.setdefault((best, tuple(beaten)), []).append(f"{higher(score)} {SCORE_WORDS[score]}")
+    return [
+        f"Exploratory: {names[best]} has {_listed(words, most=9)} than "
+        f"{_listed([names[id] for id in beaten])}."
+        for (best, beaten), words in found.items()
+    ]
+
+
+def _beaten(pairs: Sequence[PairRow], score: str, known: Callable[[PairScore], bool]) -> dict[str, list[str]]:
+    """By id, those that are worse in `score` in a pair whose difference is `known`."""
+    beaten: dict[str, list[str]] = {}
+    for pair in pairs:
+        entry = pair["scores"][score]
+        if known(entry):
+            better, worse = better_first(pair["first"], pair["second"], score, entry)
+            beaten.setdefault(better, []).append(worse)
+    return beaten
+
+
+def _only_networks(entry: PairScore) -> bool:
+    return entry["with_seeds"] is None and networks_differ(entry)
+
+
+def _listed(names: Sequence[str], what: str = "", most: int = 4) -> str:
+    """Names in words: a, b and c; of more than `most`, the rest are counted. `what` they are of, if given."""
+    start = f"the {what}{'s' if len(names) > 1 else ''} of " if what else ""
+    shown = [start + names[0], *names[1:most]]
+    if len(names) > most:
+        shown.append(f"{len(names) - most} more")
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+def images_word(comparison: Result) -> str:
+    """What the runs were scored on: test images, or validation images."""
+    return "validation" if comparison["scored_on"] == "val" else "test"
 
 
 def limits(comparison: Comparison) -> list[str]:
@@ -146,11 +396,13 @@ def limits(comparison: Comparison) -> list[str]:
     sentences = [
         f"Small differences: the intervals are as wide as {test['images']:,} images make them. A difference "
         "smaller than its interval may be real; this comparison cannot show it.",
-        "The winner's score on new patients: these test images also picked the first of "
+        "The winner's score on new patients: these images also picked the first of "
         f"{plural(len(ranked), 'configuration')}, so its score is partly luck. Expect a little less.",
-        "Another training: the intervals describe these trained networks on new patients like these. How "
-        "much another training would differ is the SD over seeds, shown separately. From three seeds it is "
-        "itself uncertain.",
+        "Another training: a configuration's interval describes its trained networks on new patients like "
+        "these. "
+        "How much another training would differ is the SD over seeds, shown separately; from three seeds "
+        "it is "
+        "itself uncertain. Only the paired differences over seeds and patients count both.",
         "Patients from other places, devices, ages or diseases: nothing was tested on them.",
         "Whether doctors decide better with such a model: no reader took part.",
         "Explanations, and fairness by age, sex or origin: the data do not record these.",
@@ -172,14 +424,22 @@ def limits(comparison: Comparison) -> list[str]:
     return sentences
 
 
+def forest_scores(comparison: Result) -> tuple[str, str]:
+    """The scores of the forest plot: the primary one and a companion."""
+    first = comparison["rank_by"]
+    return first, "accuracy" if first == "auroc" else "auroc"
+
+
 def caption(figure: str, comparison: Comparison) -> str:
-    score = SCORE_WORDS[comparison["rank_by"]]
+    score, where = SCORE_WORDS[comparison["rank_by"]], images_word(comparison)
+    shown = " and ".join(SCORE_WORDS[name] for name in forest_scores(comparison))
     return {
-        "forest": "Accuracy and AUROC on the test images, with 95 % intervals over patients. Strokes are "
-        "single seeds, diamonds are ensembles, hollow circles are optimistic runs.",
-        "differences": f"Paired differences in {score} with 95 % intervals, the largest first.",
-        "roc": "ROC on the test images, with 95 % bands.",
-        "precision_recall": "Precision against recall on the test images, with 95 % bands.",
+        "forest": f"{shown[0].upper()}{shown[1:]} on the {where} images, with 95 % intervals over "
+        "patients. Strokes are single seeds, diamonds are ensembles, hollow circles are optimistic runs.",
+        "differences": f"Paired differences in {score} with 95 % intervals over seeds and patients "
+        "(grey: over patients alone), the largest first.",
+        "roc": f"ROC on the {where} images, with 95 % bands.",
+        "precision_recall": f"Precision against recall on the {where} images, with 95 % bands.",
         "calibration": "Observed share of pneumonia against predicted probability.",
         "curves_accuracy": "Accuracy by epoch.",
         "curves_f1": "F1 of pneumonia by epoch.",
@@ -201,7 +461,15 @@ def with_interval(entry: ScoreInterval) -> str:
     return f"{number(entry['value'])} ({low}{DASH}{high})"
 
 
-def p_text(value: float) -> str:
+def difference_interval(entry: PairScore | RecipeTest) -> str:
+    if not math.isfinite(entry["low"]):
+        return "no interval"
+    return f"{entry['low']:+.4f} to {entry['high']:+.4f}"
+
+
+def p_text(value: float | None) -> str:
+    if value is None:
+        return "no test"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

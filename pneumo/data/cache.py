@@ -29,7 +29,7 @@ from pneumo import UserError
 from pneumo.data import phantom
 from pneumo.data.images import BadImage, check_file, is_undeclared
 from pneumo.data.levels import white_above
-from pneumo.data.manifest import Manifest, content_problems, keep_copies_together, problems
+from pneumo.data.manifest import Manifest, content_problems, digests, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
 from pneumo.data.workers import Load, fill, largest_below, processes, read_below, worker_count
 from pneumo.files import DISK_FULL, Busy, locked, sync, write_atomically
@@ -46,7 +46,8 @@ class ImageCache:
     data (splits, labels, patients and contents, but not their location). `bad` lists the images left out.
     `problems` lists what forbids training on the data. `copies` counts the files that repeat another file's
     bytes. `preprocess` holds the arguments of images.preprocess. `white` is the 16-bit value that became 255
-    in files that do not declare their range; None if there is no such file.
+    in files that do not declare their range; None if there is no such file. `digests` identifies parts of the
+    data (manifest.digests); no fingerprint contains them.
     """
 
     manifest: Manifest
@@ -58,6 +59,7 @@ class ImageCache:
     copies: int
     preprocess: dict[str, Any] = field(default_factory=dict)
     white: int | None = None
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 class BadImages(UserError):
@@ -158,6 +160,7 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         copies=len(hashes) - len(sources),
         preprocess=pixels,
         white=white,
+        digests=digests(manifest.table, hashes),
     )
 
 

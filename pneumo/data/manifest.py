@@ -1,6 +1,7 @@
 """Folder or CSV -> table of path, label, patient, subtype and split, with checks for leaks and mistakes."""
 
 import csv
+import hashlib
 import io
 import os
 import re
@@ -368,6 +369,27 @@ def keep_copies_together(manifest: Manifest, hashes: dict[str, str], settings: D
         f"{int(shared.sum())} images outside test have the same bytes as an image of another (or an unknown) "
         "patient; such patients were kept in one split."
     )
+
+
+def digests(table: pd.DataFrame, hashes: dict[str, str]) -> dict[str, str]:
+    """What identifies parts of the data, by name; `hashes` gives the content's hash by path.
+
+    `test_set`: the test images, their labels and patients. `pool`: those of all other images, however they
+    are split. `split`: which of the other images train and which validate.
+    """
+    test = table["split"] == "test"
+    parts = {
+        "test_set": (table[test], ("path", "label", "patient")),
+        "pool": (table[~test], ("path", "label", "patient")),
+        "split": (table[~test], ("path", "split")),
+    }
+    found = {}
+    for name, (rows, columns) in parts.items():
+        values = zip(*(rows[column].tolist() for column in columns), strict=True)
+        lines = sorted("\t".join(map(str, (*row, hashes[row[0]]))) for row in values)
+        text = "\n".join([name, *lines]).encode(errors="surrogateescape")
+        found[name] = hashlib.sha256(text).hexdigest()
+    return found
 
 
 def _patient_keys(table: pd.DataFrame) -> pd.Series:

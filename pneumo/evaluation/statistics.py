@@ -6,14 +6,21 @@ patient counts as one patient, named by its row. With rng = numpy.random.default
 stratum, rng.integers(n, size=(draws, n)) picks n of its n patients in each draw; the weight of an image is
 how often its patient was picked. All models are scored on the same draws, so differences are paired.
 
-The draws give standard errors (ddof=1). An interval is the observed value -+ 1.959964 standard errors, for
-single scores on the scale of their logits. Percentile and BCa intervals were tried in the same simulation.
-Near 1, where good models score, percentile intervals cover less than 95 %, and tests from BCa intervals
-reject twice too often (docs/explanation/statistics.md).
+The draws give variances (ddof=1), times n / (n - 1) for n patients of the smaller class: a bootstrap's
+variance is divided by n. A score's interval is Wilson's (1927) of a proportion p over an effective number of
+patients, p (1 - p) / variance. That number is at most the number of patients behind the score: a score
+near 1 varies little in the draws, because the patients who would be missed were not drawn into this test set.
+Behind sensitivity are the ill patients, behind specificity the normal ones, behind accuracy all, behind
+precision those with an image that is called ill, and behind the other scores (AUROC, AUPRC, F1, MCC,
+balanced accuracy) 4 / (1 / normal + 1 / ill). MCC is treated as the proportion (1 + MCC) / 2. Losses
+have the normal interval of their logarithm. ECE has none: it is biased upwards, and so are its draws.
+Percentiles, normal intervals of logits, BCa and Clopper-Pearson were tried in simulation
+(docs/explanation/statistics.md).
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -166,65 +173,70 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
-def interval(score: str, observed: float, draws: ArrayLike) -> tuple[float, float]:
-    """95 % interval of a score: symmetric on the logit scale (MCC's of (1 + MCC) / 2; log-loss's logarithm).
+@dataclass(kw_only=True, frozen=True, slots=True)
+class PatientCounts:
+    """Patients of a test set: those with a normal image, those with an ill one, and all."""
 
-    If the observed value or a draw is at the end of the scale, 0 or 1, the draws' 2.5 % and 97.5 % quantiles.
-    nan if all draws are equal (no patient missed, say): the bootstrap then shows no uncertainty.
+    normal: int
+    ill: int
+    all: int
+
+    @classmethod
+    def of(cls, labels: ArrayLike, patients: Sequence[str | None]) -> "PatientCounts":
+        _, strata, _ = clusters(labels, patients)
+        both = int((strata == 2).sum())
+        return cls(
+            normal=int((strata == 0).sum()) + both, ill=int((strata == 1).sum()) + both, all=len(strata)
+        )
+
+    @property
+    def smaller_class(self) -> int:
+        return min(self.normal, self.ill)
+
+    def behind(self, score: str) -> float:
+        """How many patients a score is a proportion of, at most."""
+        if score in ("recall", "specificity", "accuracy"):
+            return {"recall": self.ill, "specificity": self.normal, "accuracy": self.all}[score]
+        return 4 / (1 / self.normal + 1 / self.ill) if self.smaller_class else 0
+
+
+def small_sample(patients: int) -> float:
+    """What the draws' variance over `patients` is multiplied by."""
+    return patients / (patients - 1) if patients > 1 else 1.0
+
+
+def interval(
+    score: str, observed: float, draws: ArrayLike, counts: PatientCounts, behind: float | None = None
+) -> tuple[float, float]:
+    """95 % interval of a score: Wilson's for an effective number of patients (see above).
+
+    `behind` is the number of patients behind the score, if `counts` does not know it. Draws that are not
+    finite (a rare subtype was not drawn) are left out. nan if the score has no interval.
     """
     values = np.asarray(draws, dtype=np.float64)
-    if not (np.isfinite(observed) and np.isfinite(values).all()) or np.ptp(values) < 1e-12:
+    values = values[np.isfinite(values)]
+    behind = counts.behind(score) if behind is None else behind
+    if score == "ece" or not np.isfinite(observed) or len(values) < 2 or behind <= 0:
         return float("nan"), float("nan")
-    unit = (values + 1) / 2 if score == "mcc" else values
-    middle = (observed + 1) / 2 if score == "mcc" else observed
-    ends = [min(middle, unit.min()), max(middle, unit.max())]
-    if ends[0] <= 0 or (ends[1] >= 1 and score != "log_loss"):
-        low, high = np.quantile(values, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-        return float(low), float(high)
-    if score == "log_loss":
-        half = Z * np.log(unit).std(ddof=1)
-        return float(middle * np.exp(-half)), float(middle * np.exp(half))
-    half = Z * np.log(unit / (1 - unit)).std(ddof=1)
-    centre = np.log(middle / (1 - middle))
-    low, high = 1 / (1 + np.exp(half - centre)), 1 / (1 + np.exp(-half - centre))
-    return (float(2 * low - 1), float(2 * high - 1)) if score == "mcc" else (float(low), float(high))
+    factor = small_sample(counts.smaller_class)
+    if score in LESS_IS_BETTER:
+        if observed <= 0 or values.min() <= 0:
+            return float("nan"), float("nan")
+        half = Z * float(np.log(values).std(ddof=1)) * factor**0.5
+        return float(observed * np.exp(-half)), float(observed * np.exp(half))
+    if score == "mcc":
+        low, high = wilson((observed + 1) / 2, float(values.var(ddof=1)) * factor / 4, behind)
+        return 2 * low - 1, 2 * high - 1
+    return wilson(observed, float(values.var(ddof=1)) * factor, behind)
 
 
-def compare_draws(difference: float, draws: ArrayLike) -> dict[str, float]:
-    """Interval of a paired difference from its bootstrap differences [draws]; p inverts that interval."""
-    error = float(np.asarray(draws).std(ddof=1))
-    sure = 0.0 if difference else 1.0
-    p = math.erfc(abs(difference) / error / 2**0.5) if error > 1e-12 else sure
-    return {
-        "difference": float(difference),
-        "low": float(difference - Z * error),
-        "high": float(difference + Z * error),
-        "p": p,
-    }
-
-
-def with_training_noise(
-    difference: float, draws: ArrayLike, first: ArrayLike, second: ArrayLike
-) -> tuple[float, float] | None:
-    """95 % interval of a difference of means over training seeds; seeds and patients both count as chance.
-
-    The variance over bootstrap draws and the seeds' variances of both means are summed; the degrees of
-    freedom are Welch and Satterthwaite's (1946). None if a model has fewer than two seeds.
-    """
-    from scipy.stats import t
-
-    a, b = np.asarray(first), np.asarray(second)
-    if min(len(a), len(b)) < 2:
-        return None
-    parts = [
-        float(np.asarray(draws).var(ddof=1)),
-        float(a.var(ddof=1)) / len(a),
-        float(b.var(ddof=1)) / len(b),
-    ]
-    total = sum(parts)
-    freedom = total**2 / max(parts[1] ** 2 / (len(a) - 1) + parts[2] ** 2 / (len(b) - 1), 1e-300)
-    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * total**0.5 if total else 0.0
-    return difference - half, difference + half
+def wilson(share: float, variance: float, most: float) -> tuple[float, float]:
+    """Wilson's interval of a proportion whose `variance` is known, as of a sample of `most` or fewer."""
+    spread = share * (1 - share)
+    size = min(most, spread / variance) if variance > 1e-15 and spread > 0 else most
+    centre = (share + Z**2 / (2 * size)) / (1 + Z**2 / size)
+    half = Z / (1 + Z**2 / size) * math.sqrt(max(0.0, spread) / size + Z**2 / (4 * size**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def delong(labels: ArrayLike, models: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
@@ -248,14 +260,17 @@ def delong(labels: ArrayLike, models: Sequence[ArrayLike]) -> tuple[Floats, Floa
     return over_well.mean(axis=1), covariance
 
 
-def delong_p(areas: Floats, covariance: Floats, contrast: ArrayLike) -> tuple[float, float]:
-    """Difference and two-sided p of a contrast [K] of `delong`'s AUROCs: [1, -1], or means over seeds."""
+def delong_p(areas: Floats, covariance: Floats, contrast: ArrayLike) -> tuple[float, float | None]:
+    """Difference and two-sided p of a contrast [K] of `delong`'s AUROCs: [1, -1], or means over seeds.
+
+    The same ranking has p 1. None if the AUROCs differ and nothing varies: there is no test then.
+    """
     from scipy.stats import norm
 
     weights = np.asarray(contrast, dtype=np.float64)
     difference, variance = float(weights @ areas), float(weights @ covariance @ weights)
     if variance <= 1e-18:  # the same ranking
-        return difference, 1.0 if abs(difference) < 1e-12 else 0.0
+        return difference, 1.0 if abs(difference) < 1e-12 else None
     return difference, float(2 * norm.sf(abs(difference) / np.sqrt(variance)))
 
 
@@ -271,10 +286,15 @@ def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int
     return only_first, only_second, min(1.0, 2 * float(bdtr(fewer, both, 0.5))) if both else 1.0
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number (Holm 1979). statsmodels collects garbage for 0.3 s in each call."""
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p values adjusted for their number (Holm 1979); None, where there is no test, stays and does not count.
+
+    statsmodels collects garbage for 0.3 s in each call.
+    """
+    tests = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for place, (p, index) in enumerate(tests):
+        highest = max(highest, min(1.0, (len(tests) - place) * p))
         adjusted[index] = highest
     return adjusted

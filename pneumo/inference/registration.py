@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pneumo import UserError
-from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation import contrasts, metrics, statistics
 from pneumo.evaluation.predictions import SplitResult, read_predictions
 from pneumo.inference import model_folder, ood, pyfunc
 from pneumo.inference.bundle import Bundle
@@ -122,11 +122,13 @@ def _compare(
         worse = high is not None and low is not None and high < low
     else:
         paired = _paired(new_test, old_test)
+        varies = paired.p is not None
+        interval = f", 95 % interval {paired.low:+.4f} to {paired.high:+.4f}" if varies else ""
         words = (
             f"AUROC {new} against {before} of {holder.version}; paired on {len(new_test.paths)} test images "
-            f"{paired['difference']:+.4f}, 95 % interval {paired['low']:+.4f} to {paired['high']:+.4f}"
+            f"{paired.difference:+.4f}{interval}"
         )
-        worse = paired["high"] < 0
+        worse = paired.high < 0 or (paired.p is None and paired.difference < 0)
     if worse:
         raise UserError(
             f"run {run.run_id} is worse than the model that has the alias {alias}: {words}. {FORCE}."
@@ -134,15 +136,16 @@ def _compare(
     return words
 
 
-def _paired(new: SplitResult, old: SplitResult) -> dict[str, float]:
+def _paired(new: SplitResult, old: SplitResult) -> contrasts.Test:
     """The difference in AUROC, new - old, with its interval; both use the same resampled patients."""
     weights = statistics.resample(new.labels, new.patients)
-    draws, observed = [], []
+    spreads = []
     for test in (new, old):
         pair = test.labels, test.probabilities
-        draws.append(statistics.resampled_scores(*pair, weights, parts=("areas",))[SCORE])
-        observed.append(metrics.scores(*pair)[SCORE])
-    return statistics.compare_draws(observed[0] - observed[1], draws[0] - draws[1])
+        draws = statistics.resampled_scores(*pair, weights, parts=("areas",))[SCORE]
+        spreads.append(contrasts.Spread.of([metrics.scores(*pair)[SCORE]], [draws], [""]))
+    patients = statistics.PatientCounts.of(new.labels, new.patients).smaller_class
+    return contrasts.over_patients(spreads[0], spreads[1], patients)
 
 
 def _test(folder: Path) -> SplitResult:

@@ -18,6 +18,7 @@ from pneumo.names import (
     BEST_WEIGHTS,
     CONFIG,
     FINGERPRINT_TAG,
+    SWEEP_TABLE,
     SWEEP_TAG,
     TEST_PREDICTIONS,
     VAL_PREDICTIONS,
@@ -57,11 +58,15 @@ class TrackedRun:
 
 @dataclass(kw_only=True)
 class Found:
-    """The runs of an experiment or of one sweep, the unfinished among them, and the sweep's parent run."""
+    """The runs of an experiment or of one sweep, the unfinished among them, and the sweep's parent run.
+
+    `missing` are jobs in the sweep's table, as overrides, whose run is not in the experiment.
+    """
 
     runs: list[TrackedRun]
     unfinished: list[TrackedRun]
     parent: TrackedRun | None
+    missing: list[str] = field(default_factory=list)
 
 
 class Reader:
@@ -91,12 +96,21 @@ class Reader:
         # A training run carries its fingerprint; what belongs to a sweep without one is the sweep itself.
         parents = [run for run in every if SWEEP_TAG in run.tags and FINGERPRINT_TAG not in run.tags]
         runs = [run for run in every if run not in parents]
+        missing: list[str] = []
         sweeps = {run.tags[SWEEP_TAG] for run in every if SWEEP_TAG in run.tags}
         if sweep is not None:
             if sweep not in sweeps:
                 names = ", ".join(sorted(sweeps)) or "no sweep"
                 raise UserError(f"sweep={sweep} is not in experiment {experiment}, which holds {names}.")
-            runs = [run for run in runs if run.tags.get(SWEEP_TAG) == sweep]
+            table = self._sweep_table([run for run in parents if run.tags.get(SWEEP_TAG) == sweep])
+            there = {run.tags.get(FINGERPRINT_TAG) for run in runs}
+            missing = [words for mark, words in table.items() if mark not in there]
+            # The sweep skipped a job that another sweep had made: its run carries the other's tag.
+            runs = [
+                run
+                for run in runs
+                if run.tags.get(SWEEP_TAG) == sweep or run.tags.get(FINGERPRINT_TAG) in table
+            ]
         finished = [run for run in runs if run.status == "FINISHED"]
         local = all(local_folder(run.artifact_uri) for run in finished)
         with ThreadPoolExecutor(1 if local else FETCHERS) as pool:
@@ -107,7 +121,19 @@ class Reader:
             runs=finished,
             unfinished=[run for run in runs if run.status != "FINISHED"],
             parent=mine[-1] if mine else None,
+            missing=missing,
         )
+
+    def _sweep_table(self, parents: list[TrackedRun]) -> dict[str, str]:
+        """The sweep's jobs that have a run: its overrides by its fingerprint; empty without a table."""
+        if not parents:
+            return {}
+        self._fetch(parents[-1], (SWEEP_TABLE,))
+        try:
+            jobs = json.loads(parents[-1].files.get(SWEEP_TABLE, ""))["jobs"]
+            return {job["fingerprint"]: " ".join(job["overrides"]) for job in jobs if job["fingerprint"]}
+        except (ValueError, KeyError, TypeError):
+            return {}
 
     def history(self, run: TrackedRun) -> list[dict[str, Any]]:
         """A dict an epoch (`epoch`, `train/loss`, ...), from MLflow's metric points."""
@@ -135,19 +161,19 @@ class Reader:
             if not token:
                 return runs
 
-    def _fetch(self, run: TrackedRun) -> None:
+    def _fetch(self, run: TrackedRun, names: tuple[str, ...] = FILES) -> None:
         """What is missing or cannot be read stays out of `files`: the comparison says so."""
         folder = local_folder(run.artifact_uri)
         if folder is not None:  # 60 times as fast as asking the client for each file
-            for name in FILES:
+            for name in names:
                 with suppress(OSError, UnicodeDecodeError):
                     run.files[name] = (folder / name).read_text()
             with suppress(OSError):
                 run.weights_bytes = (folder / BEST_WEIGHTS).stat().st_size
             return
         with TemporaryDirectory(prefix="pneumo-") as target:
-            held = self._listed(run)
-            for name in FILES:
+            held = self._listed(run, names)
+            for name in names:
                 # Each store has its own errors for a file that is not there, or not whole.
                 with suppress(Exception):
                     if name in held:
@@ -155,8 +181,8 @@ class Reader:
                         run.files[name] = Path(path).read_text()
             run.weights_bytes = held.get(BEST_WEIGHTS)
 
-    def _listed(self, run: TrackedRun) -> dict[str, int]:
-        folders = {str(Path(name).parent) for name in FILES}
+    def _listed(self, run: TrackedRun, names: tuple[str, ...]) -> dict[str, int]:
+        folders = {str(Path(name).parent) for name in names}
         held: dict[str, int] = {}
         for folder in sorted(folders):
             try:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.comparison_runs import SIZES, candidate, candidates, make, split
+from support.comparison_runs import SIZES, candidate, candidates, finished, make, split
 from support.images import make_kaggle, picture, save
 
-from pneumo.comparison.candidates import image_root, read, sort_out, split_sizes
+from pneumo.comparison import page, result, words
+from pneumo.comparison.candidates import image_root, read, sort_out, split_sizes, unscored
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.tracking.reading import Found, Reader, TrackedRun
 
@@ -90,12 +91,12 @@ def test_the_same_run_made_twice_counts_once() -> None:
 
 def test_other_images_and_other_data_sets_are_left_out() -> None:
     runs = candidates()
-    runs[1].digest = "e" * 64
+    runs[1].digest, runs[1].test.labels = "e" * 64, 1 - runs[1].test.labels
     runs[2].test.paths[0] = "another.jpeg"
     kept, left = sort_out(runs)
     assert [run.name for run in kept] == ["resnet18-0", "resnet50-1"]
     assert [entry["run"] for entry in left] == ["resnet18-1", "resnet50-0"]
-    assert left[0]["reason"].startswith("another data set (digest eeeeeeeeeeee)")
+    assert left[0]["reason"].startswith("another test set (data digest eeeeeeeeeeee)")
     assert "test predictions are of other images" in left[1]["reason"]
 
 
@@ -142,3 +143,77 @@ def test_the_splits_are_counted_where_no_run_recorded_them(tmp_path: Path) -> No
         "val": {"images": 0, "normal": 0, "pneumonia": 0, "patients": None},
         "test": {"images": 16, "normal": 8, "pneumonia": 8, "patients": 8},
     }
+
+
+def test_a_run_whose_protocol_is_not_known_is_left_out(tracked: TrackedRun, reader: Reader) -> None:
+    del tracked.tags["pneumo.protocol"]
+    kept, (left,) = only(tracked, reader)
+    assert not kept and "nobody knows which images chose its epoch" in left["reason"]
+
+
+def test_split_seeds_are_pooled_as_chance() -> None:
+    """Another split has other validation images and another data digest, but the same test set."""
+    runs = []
+    for split_seed in range(3):
+        run = candidate(seed=split_seed, run_id=str(split_seed), digest=str(split_seed) * 64)
+        run.config = {"model.name": "resnet18", "data.split_seed": split_seed}
+        run.val.paths[:] = [f"{split_seed}/{path}" for path in run.val.paths]
+        runs.append(run)
+    kept, left = sort_out(runs)
+    assert not left and len(kept) == 3
+    found = result.build(kept, draws=50)
+    (row,) = found["configurations"]
+    assert len(row["runs"]) == 3 and "data.split_seed" not in found["differences"]["keys"]
+    assert len({run.split for run in kept}) == 3
+
+
+def test_runs_that_trained_on_other_images_are_another_configuration() -> None:
+    runs = [candidate(seed=seed, run_id=f"{seed}{pool}", pool=pool) for pool in "ab" for seed in range(2)]
+    assert len(result.build(runs, draws=50)["configurations"]) == 2
+    older = [candidate(seed=seed, run_id=f"{seed}{d}", digest=d * 64) for d in "ab" for seed in range(2)]
+    found = result.build(older, draws=50)
+    assert len(found["configurations"]) == 2 and found["differences"]["keys"] == ["data.digest"]
+
+
+def test_the_test_set_is_what_runs_recorded_else_their_images() -> None:
+    new = [candidate(seed=n, run_id=f"new{n}", test_set="t") for n in range(2)]
+    old = candidate("resnet50", run_id="old", digest="e" * 64)
+    kept, left = sort_out([*new, old])
+    assert len(kept) == 3 and not left  # the old run has the same test images and labels
+    other = candidate("resnet50", run_id="other", test_set="u")  # the same names, other contents
+    kept, (left_out,) = sort_out([*new, other])
+    assert len(kept) == 2 and left_out["reason"].startswith("another test set")
+
+
+def test_one_unscored_run_takes_the_whole_comparison_to_validation() -> None:
+    runs = [candidate(seed=0), candidate("resnet50", seed=1)]
+    runs[1].test, runs[1].scored = runs[1].val, False
+    for run in runs:
+        run.test_set = "t"
+    kept, left = sort_out(runs)
+    assert not left and all(run.test is run.val for run in kept)
+    (unscored_run,) = unscored(kept)
+    assert unscored_run == {"run": "resnet50-1", "command": "pneumo evaluate model=resnet501 split=test"}
+    found = finished(kept)
+    assert found["scored_on"] == "val" and found["choice"] is None
+    for row in found["configurations"]:
+        assert list(row["points"]) == ["half"] and row["temperature"] is None
+    found["unscored"] = unscored(kept)
+    assert "validation images" in words.lead(found) and "test" not in words.lead(found)
+    (warning,) = [text for title, text in words.warnings(found) if title == "Validation images."]
+    assert "pneumo evaluate model=resnet501 split=test" in warning
+    html = page.html(found, {}, {})
+    assert "Validation images, main scores" in html and "Test images, main scores" not in html
+
+
+def test_a_run_without_test_predictions_is_unscored_only_if_it_was_told_so(
+    tracked: TrackedRun, reader: Reader
+) -> None:
+    del tracked.files["predictions/test.csv"]
+    kept, (left,) = only(tracked, reader)
+    assert not kept and "incomplete" in left["reason"]
+    tracked.files["config.yaml"] = tracked.files["config.yaml"].replace(
+        "trainer:\n", "trainer:\n  score_test: false\n"
+    )
+    (run,), left_out = only(tracked, reader)
+    assert not left_out and not run.scored and run.test is run.val

@@ -22,12 +22,17 @@ def build(weights: np.ndarray, average: bool = False) -> Configuration:
 def test_scores_are_means_over_the_seeds_in_order(weights: np.ndarray) -> None:
     found = build(weights)
     each = [metrics.all_scores(run.test.labels, run.test.probabilities) for run in found.runs]
+    test = found.runs[0].test
+    counts = statistics.PatientCounts.of(test.labels, test.patients)
     assert found.row["seeds"] == [0, 1]
     for score, row in found.row["scores"].items():
         assert row["per_run"] == pytest.approx([scores[score] for scores in each])
         assert row["value"] == pytest.approx(np.mean(row["per_run"]))
         assert row["sd"] == pytest.approx(np.std(row["per_run"], ddof=1))
-        assert (row["low"], row["high"]) == statistics.interval(score, row["value"], found.draws[score])
+        if score not in ("ece", "precision"):
+            ends = statistics.interval(score, row["value"], found.draws[score], counts)
+            assert (row["low"], row["high"]) == ends
+    assert np.isnan(found.row["scores"]["ece"]["low"])
 
 
 def test_an_ensemble_averages_before_it_scores(weights: np.ndarray) -> None:
@@ -49,7 +54,13 @@ def test_an_ensemble_without_common_validation_chooses_nothing(weights: np.ndarr
     runs[1].val.paths[0] = "another.jpeg"
     row = Configuration("two", runs, runs[0].test, weights, average=True).row
     assert list(row["points"]) == ["half"] and row["temperature"] is None
-    assert row["validation"] == {"accuracy": None, "f1": None, "auroc": None, "confusion": []}
+    assert row["validation"] == {"accuracy": None, "f1": None, "auroc": None, "scores": {}, "confusion": []}
+
+
+def test_no_temperature_is_fitted_to_one_class(weights: np.ndarray) -> None:
+    run = candidate()
+    run.val.labels[:] = 1
+    assert Configuration("one", [run], run.test, weights).row["temperature"] is None
 
 
 def test_thresholds_come_from_validation_and_score_the_test_images(weights: np.ndarray) -> None:

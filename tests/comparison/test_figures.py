@@ -68,9 +68,11 @@ def test_curves_carry_their_area(drawn: dict[str, Figure], comparison: Compariso
 
 
 def test_the_difference_is_marked_at_its_value(drawn: dict[str, Figure], comparison: Comparison) -> None:
-    entry = comparison["pairs"][0]["scores"]["accuracy"]
-    interval, point, zero = drawn["differences"].axes[0].lines
-    assert list(interval.get_xdata()) == [entry["low"], entry["high"]]
+    entry = comparison["pairs"][0]["scores"]["auroc"]
+    recipes, networks, point, zero = drawn["differences"].axes[0].lines
+    assert entry["with_seeds"] is not None
+    assert list(recipes.get_xdata()) == [entry["with_seeds"]["low"], entry["with_seeds"]["high"]]
+    assert list(networks.get_xdata()) == [entry["low"], entry["high"]]
     assert list(point.get_xdata()) == [entry["difference"]] and set(zero.get_xdata()) == {0}
 
 

@@ -75,6 +75,68 @@ def test_what_compared_the_runs_is_recorded() -> None:
     assert about["software"].keys() == set(result.SOFTWARE)
 
 
+def test_ensembles_are_tested_in_pairs_over_patients_alone() -> None:
+    found = result.build(candidates(), draws=100)
+    assert [row["id"] for row in found["ensembles"]] == ["e1", "e2", "e3"]
+    assert [(pair["first"], pair["second"]) for pair in found["ensemble_pairs"]] == [
+        ("e1", "e2"),
+        ("e1", "e3"),
+        ("e2", "e3"),
+    ]
+    for pair in found["ensemble_pairs"]:
+        entry = pair["scores"]["auroc"]
+        assert entry["with_seeds"] is None and entry["p"] is not None and entry["p_holm"] is not None
+
+
+def test_identical_predictions_share_a_rank() -> None:
+    runs = [candidate(seed=0, config={"optim.lr": lr}, run_id=str(lr)) for lr in (1, 2)]
+    runs.append(candidate(seed=0, quality=1.0, config={"optim.lr": 3}, run_id="3"))
+    rows = result.build(runs, draws=50)["configurations"]
+    assert [row["rank"] for row in rows] == [1, 1, 3]
+
+
+def test_one_patient_per_class_gives_no_test() -> None:
+    """No variance in the draws became p < 0.001."""
+    runs = candidates()
+    for run in runs:
+        run.test.patients[:] = [f"patient {label}" for label in run.test.labels]
+    found = result.build(runs, draws=100)
+    assert found["test"]["by_class"] == {"normal": 1, "pneumonia": 1}
+    (pair,) = found["pairs"]
+    for entry in pair["scores"].values():
+        assert entry["p"] is None and entry["p_holm"] is None and np.isnan(entry["low"])
+    low, high = (found["configurations"][0]["scores"]["auroc"][end] for end in ("low", "high"))
+    assert high - low > 0.5
+    assert found["optimism"] is not None and found["optimism"]["value"] is None
+
+
+def test_the_first_of_thirty_equal_runs_is_corrected() -> None:
+    """30 runs of one recipe under 30 names: the luckiest is not what to expect."""
+    runs = [candidate(seed=n, config={"optim.lr": n}, run_id=str(n)) for n in range(30)]
+    found = result.build(runs, draws=200)
+    optimism = found["optimism"]
+    assert optimism is not None and optimism["value"] is not None and optimism["corrected"] is not None
+    assert 0 < optimism["value"] < 2 * optimism["above_mean"]
+    assert optimism["corrected"] < found["configurations"][0]["scores"]["auroc"]["value"]
+    assert not any(
+        pair["scores"]["auroc"]["with_seeds"] for pair in found["pairs"]
+    )  # one seed each: no configuration is called better
+
+
+def test_validation_prefers_by_the_primary_score_and_then_by_log_loss() -> None:
+    runs = [candidate(seed=n, config={"optim.lr": n}, run_id=str(n)) for n in range(3)]
+    for run in runs:  # equal AUROC; the middle one has less log-loss
+        power = 1.0 if run.seed == 1 else 2.0
+        odds = runs[0].val.probabilities / (1 - runs[0].val.probabilities)
+        run.val.probabilities = odds**power / (1 + odds**power) if run.seed else run.val.probabilities**1.5
+    found = result.build(runs, draws=100)
+    choice = found["choice"]
+    assert choice is not None and len(choice["tied"]) == 2
+    held = {row["id"]: row["validation"]["scores"] for row in found["configurations"]}
+    assert len({round(scores["auroc"], 12) for scores in held.values()}) == 1
+    assert choice["log_loss"] == min(scores["log_loss"] for scores in held.values())
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(UserError, match="rank_by=luck is not known"):
         result.build(candidates(), rank_by="luck")

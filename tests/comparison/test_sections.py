@@ -48,7 +48,7 @@ def test_every_table_is_rectangular(page: PageContent) -> None:
 def test_the_ranking_never_lists_optimistic_runs(page: PageContent, comparison: Comparison) -> None:
     ranking = section(page, "Ranking").tables[0]
     assert [row[0] for row in ranking.rows] == ["1. resnet18", "2. resnet50"]
-    value = comparison["configurations"][0]["scores"]["accuracy"]["value"]
+    value = comparison["configurations"][0]["scores"]["auroc"]["value"]
     assert ranking.rows[0][2].startswith(f"{value:.4f} (")
 
 
@@ -73,10 +73,11 @@ def test_choosing_on_test_is_shown_beside_honest_choices(page: PageContent) -> N
 
 def test_pair_tables_have_their_companion_tests(page: PageContent) -> None:
     paired = section(page, "Paired differences")
-    assert [table.caption for table in paired.tables] == ["Differences in accuracy", "Differences in AUROC"]
-    assert paired.tables[0].columns[-1] == "only first / only second right"
-    assert paired.tables[1].columns[-2:] == ["DeLong p", "DeLong p, Holm"]
-    assert len(paired.details) == 6
+    assert [table.caption for table in paired.tables] == ["Differences in AUROC", "Differences in accuracy"]
+    assert paired.tables[1].columns[-1] == "only first / only second right"
+    assert paired.tables[0].columns[-2:] == ["DeLong p", "DeLong p, Holm"]
+    assert paired.tables[0].columns[2:4] == ["over seeds and patients", "p, Holm"]
+    assert len(paired.details) == 9
 
 
 def test_of_many_pairs_only_those_with_the_first_are_shown() -> None:

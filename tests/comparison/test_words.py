@@ -4,56 +4,182 @@ import pytest
 from support.comparison_runs import candidate, candidates, finished
 
 from pneumo.comparison import words
-from pneumo.comparison.content import PairScore
+from pneumo.comparison.candidates import Candidate
+from pneumo.comparison.content import Equivalence, PairScore, RecipeTest
 
 
-def entry(difference: float, low: float, high: float, p_holm: float) -> PairScore:
+def entry(difference: float, half: float, p_holm: float, seeds: bool = True) -> PairScore:
+    """Where seeds count, the interval over patients alone is half as wide and claims more."""
+    low, high = difference - half, difference + half
+    recipes: RecipeTest = {
+        "low": low, "high": high, "p": p_holm, "p_holm": p_holm, "error": half / 2, "freedom": 4.0
+    }  # fmt: skip
     return {
         "difference": difference,
-        "low": low,
-        "high": high,
-        "p": p_holm,
-        "with_seeds": None,
-        "p_holm": p_holm,
+        "low": difference - half / 2 if seeds else low,
+        "high": difference + half / 2 if seeds else high,
+        "p": 0.001 if seeds else p_holm,
+        "p_holm": 0.001 if seeds else p_holm,
+        "with_seeds": recipes if seeds else None,
     }
 
 
 @pytest.mark.parametrize(
     ("score", "result", "said"),
     [
-        ("accuracy", (0.02, 0.005, 0.035, 0.01), "A has a higher accuracy than B by 0.0200"),
-        ("accuracy", (-0.02, -0.035, -0.005, 0.01), "B has a higher accuracy than A by 0.0200"),
-        ("brier", (-0.02, -0.035, -0.005, 0.01), "A has a lower Brier than B by 0.0200"),
-        ("accuracy", (0.02, 0.005, 0.035, 0.08), "No difference in accuracy can be claimed between A and B"),
-        ("accuracy", (0.01, -0.005, 0.025, 0.2), "No difference in accuracy can be claimed between A and B"),
+        ("accuracy", (0.02, 0.015, 0.01), "A has a higher accuracy than B by 0.0200"),
+        ("accuracy", (-0.02, 0.015, 0.01), "B has a higher accuracy than A by 0.0200"),
+        ("brier", (-0.02, 0.015, 0.01), "A has a lower Brier than B by 0.0200"),
+        ("accuracy", (0.02, 0.015, 0.08), "No difference in accuracy can be claimed between A and B"),
+        ("accuracy", (0.01, 0.015, 0.2), "No difference in accuracy can be claimed between A and B"),
     ],
 )
-def test_the_verdict_in_words(score: str, result: tuple[float, float, float, float], said: str) -> None:
+def test_seeds_and_patients_decide(score: str, result: tuple[float, float, float], said: str) -> None:
     sentence = words.verdict("A", "B", score, entry(*result))
-    assert sentence.startswith(said) and "95 % interval" in sentence
-    assert f"p {result[3]:.3f} after Holm" in sentence
+    assert sentence.startswith(said) and "95 % interval over seeds and patients" in sentence
+    assert f"p {result[2]:.3f} after Holm" in sentence
 
 
-def test_few_pairs_are_listed_and_many_are_counted() -> None:
-    few = words.verdicts(finished(candidates()))
-    assert len(few) == 2 and few[0].startswith("resnet18 has a higher accuracy than resnet50")
-    assert "With chance in training counted, the interval is" in few[0]
-    runs = [
-        candidate(seed=0, quality=q, config={"optim.lr": q}, run_id=str(q)) for q in (2.0, 1.9, 1, 0.9, 0.8)
+@pytest.mark.parametrize("p", [0.001, 0.2])
+def test_with_one_seed_only_the_networks_are_compared(p: float) -> None:
+    sentence = words.verdict("A", "B", "auroc", entry(0.02, 0.015, p, seeds=False))
+    assert sentence.startswith("These two trained networks")
+    assert ("differ in AUROC: that of A has a higher one" in sentence) == (p < 0.05)
+    assert "nothing follows about the configurations" in sentence
+    assert "A has a higher" not in sentence.replace("that of A has a higher one", "")
+
+
+def test_equivalence_and_what_the_comparison_can_show() -> None:
+    found: Equivalence = {
+        "margin": 0.02, "p": 0.01, "p_holm": 0.02, "detectable": 0.011, "seeds_needed": 2
+    }  # fmt: skip
+    unclear = entry(0.004, 0.008, 0.4)
+    sentence = words.verdict("A", "B", "auroc", unclear, found)
+    assert sentence.startswith("A and B are equivalent in AUROC within the margin of 0.02 (")
+    found |= {"p_holm": 0.3, "detectable": 0.031, "seeds_needed": 7}
+    sentence = words.verdict("A", "B", "auroc", unclear, found)
+    assert "these seeds and patients can show differences of 0.0310 or more; about 7 seeds" in sentence
+    found |= {"seeds_needed": None}
+    assert "more patients are needed" in words.verdict("A", "B", "auroc", unclear, found)
+
+
+def test_nothing_varies_so_nothing_is_tested() -> None:
+    still = entry(0.5, 0.0, 0.001)
+    assert still["with_seeds"] is not None
+    still["with_seeds"] |= {"p": None, "p_holm": None}
+    still |= {"p": None, "p_holm": None}
+    assert words.verdict("A", "B", "auroc", still).startswith("No test of AUROC between A and B")
+    still["with_seeds"] = None
+    assert words.verdict("A", "B", "auroc", still).startswith("No test of AUROC between the trained networks")
+
+
+def five(seeds: int) -> list[Candidate]:
+    return [
+        candidate(seed=seed, quality=q, config={"optim.lr": q, "model.name": "resnet18"}, run_id=f"{q}{seed}")
+        for q in (2.0, 1.9, 1.0, 0.9, 0.8)
+        for seed in range(seeds)
     ]
-    many = finished(runs)
+
+
+def test_any_number_of_configurations_has_direction_and_seeds() -> None:
+    few = words.verdicts(finished(candidates()))
+    assert few[2].startswith("resnet18 has a higher AUROC than resnet50 by")
+    many = finished(five(3))
     assert len(many["pairs"]) == 10
-    claimed = [p for p in many["pairs"] if not p["verdicts"]["accuracy"].startswith("No difference")]
+    names = {row["id"]: row["name"] for row in many["configurations"]}
+    claimed = [pair for pair in many["pairs"] if words.claimed(pair["scores"]["auroc"])]
     assert 0 < len(claimed) < 10
     sentences = words.verdicts(many)
-    assert sentences[0] == f"A difference in accuracy can be claimed in {len(claimed)} of 10 pairs."
-    behind = 4 - sum(pair["first"] == "c1" for pair in claimed)
-    assert f"differs from all but {behind} of the others in accuracy." in sentences[1]
+    for pair in claimed:
+        better, worse = names[pair["first"]], names[pair["second"]]
+        assert any(s.startswith(f"{better} has a higher AUROC than") and worse in s for s in sentences)
+    rest = f"No difference in AUROC can be claimed in {10 - len(claimed)} of 10 pairs"
+    assert any(sentence.startswith(rest) for sentence in sentences)
+
+
+def test_five_configurations_with_one_seed_are_never_called_better() -> None:
+    sentences = words.verdicts(finished(five(1)))
+    assert any(
+        "The trained network of lr=2.0" in s or "The trained network of resnet18" in s for s in sentences
+    )
+    assert "These have one seed on a side, so nothing follows about the configurations." in sentences
+    for sentence in sentences:
+        if "has a higher" in sentence:
+            assert sentence.startswith("The trained network of")
+
+
+def test_five_labels_of_one_recipe_are_not_told_apart() -> None:
+    """Five names for one distribution of trained networks: nothing differs, so nothing may be claimed."""
+    runs = [
+        candidate(seed=10 * label + seed, config={"optim.lr": label}, run_id=f"{label}-{seed}")
+        for label in range(5)
+        for seed in range(3)
+    ]
+    comparison = finished(runs)
+    assert not any(words.claimed(pair["scores"]["auroc"]) for pair in comparison["pairs"])
+    sentences = words.verdicts(comparison)
+    assert not any(" has a " in sentence for sentence in sentences)
+    assert any("in 10 of 10 pairs" in sentence for sentence in sentences)
+
+
+def test_the_first_by_accuracy_may_be_the_worst_by_auroc() -> None:
+    """Its logits are shifted to the best threshold, but order the images worst."""
+    runs = []
+    for model, quality in (("resnet18", 1.1), ("resnet50", 2.0), ("densenet121", 2.1)):
+        for seed in range(3):
+            run = candidate(model, seed, quality)
+            if model != "resnet18":  # order as it was, nearly all called ill
+                run.test.probabilities = run.test.probabilities**0.05
+            runs.append(run)
+    comparison = finished(runs, rank_by="accuracy")
+    assert comparison["configurations"][0]["name"] == "resnet18"
+    assert comparison["rank_by"] == "accuracy" and comparison["choice"] is not None
+    exploratory = [s for s in words.verdicts(comparison) if s.startswith("Exploratory: ")]
+    assert any("resnet50 has a higher AUROC" in s and s.endswith("than resnet18.") for s in exploratory)
+    assert not any(s.startswith("Exploratory: resnet18 has a higher AUROC") for s in exploratory)
+
+
+def test_validation_chooses_first_and_admits_what_it_cannot_tell() -> None:
+    comparison = finished([candidate(seed=n, config={"optim.lr": n}, run_id=str(n)) for n in range(3)])
+    first, luck = words.verdicts(comparison)[:2]
+    assert first.startswith("Validation prefers ") and "test AUROC" in first
+    assert "Validation cannot tell it from" in first
+    assert luck.startswith("First on the test images, which also picked it from 3: ")
+    assert "is luck with these patients" in luck and "Chance in training comes on top" in luck
+
+
+def test_confounded_settings_are_named() -> None:
+    runs = [
+        candidate(
+            model, seed, quality, config={"model.name": model, "optim.lr": lr, "trainer.batch_size": size}
+        )
+        for model, quality, lr, size in (("resnet18", 2.1, 1e-3, 64), ("resnet50", 1.0, 3e-4, 32))
+        for seed in range(3)
+    ]
+    comparison = finished(runs)
+    (pair,) = comparison["pairs"]
+    assert pair["differ_in"] == ["model.name", "optim.lr", "trainer.batch_size"]
+    assert "They differ in model.name, optim.lr and trainer.batch_size;" in pair["verdicts"]["auroc"]
+    assert "They differ in" not in finished(candidates())["pairs"][0]["verdicts"]["auroc"]
+
+
+def test_runs_of_one_configuration_from_different_places_are_named() -> None:
+    runs = [
+        candidate(seed=n, commit=c, device=d) for n, c, d in ((0, "a" * 40, "cpu"), (1, "b" * 40, "cuda"))
+    ]
+    titles = dict(words.warnings(finished(runs)))
+    assert "commits (aaaaaaaaaaaa, bbbbbbbbbbbb) and devices (cpu, cuda)" in titles["Mixed runs."]
+
+
+def test_the_command_that_adds_seeds_is_printed() -> None:
+    comparison = finished(five(1))
+    comparison["configurations"][0]["more_seeds"] = "pneumo train --multirun model=resnet18 seed=1,2"
+    assert words.verdicts(comparison)[-1] == "Add seeds: pneumo train --multirun model=resnet18 seed=1,2"
 
 
 def test_a_configuration_alone_and_optimistic_runs_only() -> None:
     (alone,) = words.verdicts(finished([candidate()]))
-    assert alone.startswith("One configuration: resnet18, accuracy 0.")
+    assert alone.startswith("One configuration: resnet18, AUROC 0.")
     assert "nothing to compare it with" in alone
     (optimistic,) = words.verdicts(finished([candidate(protocol="test_selected")]))
     assert "there is nothing to rank" in optimistic
@@ -61,12 +187,12 @@ def test_a_configuration_alone_and_optimistic_runs_only() -> None:
 
 def test_one_seed_is_named() -> None:
     two = finished([candidate("resnet18", 0, 2.0), candidate("resnet50", 0, 1.5)])
-    assert "chance in training is not counted" in words.verdicts(two)[0]
     assert any("2 configurations with one seed each" in text for text in words.limits(two))
 
 
 def test_warnings_name_what_changes_the_reading() -> None:
-    assert words.warnings(finished([candidate()])) == []
+    few = words.warnings(finished([candidate()]))
+    assert [title for title, _ in few] == ["Few patients."] and "has 24 patients" in few[0][1]
     run = candidate(protocol="test_selected", notes=["A note."])
     run.test.patients[0] = None
     comparison = finished([run, candidate()], synthetic=True)
@@ -76,6 +202,7 @@ def test_warnings_name_what_changes_the_reading() -> None:
     assert titles == [
         "Synthetic images.",
         "Patients are not known.",
+        "Few patients.",
         "Optimistic runs.",
         "Left out.",
         "Note.",

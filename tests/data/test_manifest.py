@@ -14,7 +14,7 @@ from support.images import make_kaggle, picture, save
 
 from pneumo import UserError
 from pneumo.data import manifest
-from pneumo.data.manifest import Manifest, build, describe, parse_name
+from pneumo.data.manifest import Manifest, build, describe, digests, parse_name
 from pneumo.data.settings import DataSettings
 from pneumo.names import CLASS_NAMES
 
@@ -384,3 +384,15 @@ def test_copies_in_two_splits_or_under_two_labels_are_refused(kaggle_read_only: 
 
 def test_class_names_are_public() -> None:
     assert CLASS_NAMES == ("NORMAL", "PNEUMONIA")
+
+
+def test_the_test_set_and_the_split_have_digests_of_their_own() -> None:
+    settings = [DataSettings(name="phantom", split_seed=seed, val_protocol="patient") for seed in (0, 1)]
+    tables = [build(each).table for each in settings]
+    hashes = {path: path for path in tables[0]["path"]}
+    first, second = (digests(table, hashes) for table in tables)
+    assert first["test_set"] == second["test_set"] and first["pool"] == second["pool"]
+    assert first["split"] != second["split"]
+    changed = hashes | {tables[0]["path"][tables[0]["split"] == "test"].iloc[0]: "other content"}
+    other = digests(tables[0], changed)
+    assert other["test_set"] != first["test_set"] and other["split"] == first["split"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pneumo.comparison import result
-from pneumo.comparison.candidates import Candidate
+from pneumo.comparison.candidates import Candidate, unscored
 from pneumo.comparison.content import Comparison
 from pneumo.config import Config
 from pneumo.evaluation import metrics
@@ -82,6 +82,8 @@ def make(
     fingerprint = fingerprint_of(settings.as_dict(), digest)
     folder = root / f"{fingerprint}-{protocol}"
     splits = {name: split(name, seed, QUALITY[model], known=known) for name in ("test", "val")}
+    if digest != DIGEST:  # another data set has other test images
+        splits["test"].paths = [f"other/{path}" for path in splits["test"].paths]
     journal = Journal(folder)
     tags = {
         "pneumo.fingerprint": fingerprint,
@@ -170,5 +172,6 @@ def finished(runs: list[Candidate], draws: int = 100, **keys: object) -> Compari
         "software": {"numpy": "2"}, "commits": ["abc"], "digest": DIGEST, "data": "chest_xray",
         "synthetic": False,
     }  # fmt: skip
-    rest: dict = {"about": about | keys, "left_out": [], "splits": SIZES}
-    return {**result.build(runs, draws=draws), **rest}  # type: ignore[typeddict-item]
+    options: dict = {key: keys.pop(key) for key in ("rank_by", "margin") if key in keys}
+    rest: dict = {"about": about | keys, "left_out": [], "unscored": unscored(runs), "splits": SIZES}
+    return {**result.build(runs, draws=draws, **options), **rest}  # type: ignore[typeddict-item]

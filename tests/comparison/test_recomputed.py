@@ -1,0 +1,51 @@
+"""Every number of a comparison recomputed without this project, for unusual inputs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from recompute import recompute
+from support.comparison_runs import candidate, finished
+
+from pneumo.comparison.candidates import Candidate, sort_out
+from pneumo.evaluation.predictions import predictions_csv
+from pneumo.files import write_atomically
+from pneumo.text import finite
+
+
+def numeric_patients(runs: list[Candidate]) -> None:
+    for run in runs:
+        for split in (run.test, run.val):
+            split.patients[:] = [str(number // 2) for number in range(len(split.patients))]
+            split.patients[3] = None
+
+
+def shared_splits(runs: list[Candidate]) -> None:
+    for run in runs:
+        run.val.paths[:] = [f"{run.seed // 2}/{path}" for path in run.val.paths]
+
+
+def unscored(runs: list[Candidate]) -> None:
+    runs[0].test, runs[0].scored = runs[0].val, False
+
+
+def one_patient(runs: list[Candidate]) -> None:
+    for run in runs:
+        run.test.patients[:] = [f"patient {label}" for label in run.test.labels]
+
+
+@pytest.mark.parametrize("change", [numeric_patients, shared_splits, unscored, one_patient])
+def test_every_number_is_recomputed(change: object, tmp_path: Path) -> None:
+    models = (("resnet18", 2.0, 4), ("resnet50", 1.5, 1))
+    runs = [candidate(model, seed, quality) for model, quality, seeds in models for seed in range(seeds)]
+    change(runs)  # type: ignore[operator]
+    kept, _ = sort_out(runs)
+    assert len(kept) == len(runs)
+    for run in kept:
+        folder = tmp_path / "store" / run.run_id / "artifacts" / "predictions"
+        for name, split in (("test", run.test), ("val", run.val)):
+            write_atomically(folder / f"{name}.csv", predictions_csv(split))
+    file = tmp_path / "comparison.json"
+    file.write_text(json.dumps(finite(dict(finished(kept, draws=50))), allow_nan=False))
+    done = recompute(file, tmp_path / "store")
+    assert done.count > 500 and done.largest < 1e-9, done.where
