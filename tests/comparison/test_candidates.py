@@ -212,8 +212,8 @@ def test_a_run_without_test_predictions_is_unscored_only_if_it_was_told_so(
     del tracked.files["predictions/test.csv"]
     kept, (left,) = only(tracked, reader)
     assert not kept and "incomplete" in left["reason"]
-    tracked.files["config.yaml"] = tracked.files["config.yaml"].replace(
-        "trainer:\n", "trainer:\n  score_test: false\n"
-    )
+    config = tracked.files["config.yaml"]
+    assert "score_test: true" in config
+    tracked.files["config.yaml"] = config.replace("score_test: true", "score_test: false")
     (run,), left_out = only(tracked, reader)
     assert not left_out and not run.scored and run.test is run.val

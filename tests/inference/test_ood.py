@@ -58,9 +58,9 @@ def test_limits_of_validation_hold_for_others_and_poses_are_named(
 def test_a_damaged_reference_is_refused(phantoms: dict[str, list[np.ndarray]], key: str) -> None:
     reference = ood.fit(phantoms["train"][:30], phantoms["val"][:20])
     for value in (None, [], {}, "x" * 50, [float("nan")], -1, True, [[1]], "A" * 2_000_000, 10**400):
-        with pytest.raises(UserError, match="reference for unlike images .* is damaged"):
+        with pytest.raises(UserError, match=r"reference for unlike images .* is damaged"):
             ood.OodDetector({**reference, key: value})
-    with pytest.raises(UserError, match="reference for unlike images .* is damaged"):
+    with pytest.raises(UserError, match=r"reference for unlike images .* is damaged"):
         ood.OodDetector({})
 
 
