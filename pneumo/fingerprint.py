@@ -123,6 +123,15 @@ def relevant(config: Mapping[str, Any], core: int = CORE, pixels: int | None = N
     return flat | {name: version for name, version in versions.items() if version > 1}
 
 
+def value_of(flat: Mapping[str, Any], key: str) -> Any:
+    """The value of `key` in what `relevant` gave; one that was left out has its neutral value."""
+    if key in flat:
+        return flat[key]
+    if key in ("core", "pixels"):
+        return 1
+    return LATER[key].neutral if key in LATER else None
+
+
 def pixel_rule(config: Mapping[str, Any]) -> int:
     """The pixel rule that a configuration asks for: data.pixels, or the newest."""
     data = config.get("data")

@@ -20,6 +20,7 @@ from pneumo.comparison.configuration import Configuration
 from pneumo.comparison.content import About, Differences, ImageSet, Mistake, Result
 from pneumo.evaluation import contrasts, metrics, statistics
 from pneumo.evaluation.predictions import SplitResult
+from pneumo.fingerprint import value_of
 from pneumo.names import RANKED_BY
 
 CURVES = 6  # configurations drawn over one another; more cannot be told apart
@@ -154,10 +155,10 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     for key in keys:
         if key != "model.name" and len(set(names)) == len(names):
             break
-        values = [repr(config.get(key)) for config in configs]
+        values = [repr(value_of(config, key)) for config in configs]
         finer = len({(name, value) for name, value in zip(names, values, strict=True)}) > len(set(names))
         if finer or key == "model.name":
-            texts = [str(config.get(key, "-")) for config in configs]
+            texts = [str(value_of(config, key)) for config in configs]
             short = key.rpartition(".")[2]
             form = {"name": "{}", "image_size": "{} px", "epochs": "{} epochs"}.get(short, f"{short}={{}}")
             names = [(*name, form.format(text)) for name, text in zip(names, texts, strict=True)]
@@ -189,14 +190,14 @@ def _ensembles(
 def _differences(configurations: Sequence[Configuration]) -> Differences:
     configs = [configuration.runs[0].config for configuration in configurations]
     keys = sorted({key for config in configs for key in config} - _pooled(configurations))
-    differ = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    differ = [key for key in keys if len({repr(value_of(config, key)) for config in configs}) > 1]
     return {
         "keys": differ,
         "values": {
-            configuration.row["id"]: [config.get(key) for key in differ]
+            configuration.row["id"]: [value_of(config, key) for key in differ]
             for configuration, config in zip(configurations, configs, strict=True)
         },
-        "shared": {key: configs[0].get(key) for key in keys if key not in differ},
+        "shared": {key: value_of(configs[0], key) for key in keys if key not in differ},
     }
 
 

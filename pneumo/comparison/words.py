@@ -50,12 +50,9 @@ def lead(comparison: Comparison) -> str:
     )
     return (
         f"{plural(runs, 'finished run')}, scored on the same {test['images']:,} {images_word(comparison)} "
-        "images "
-        f"({patients}): "
-        f"{test['normal']:,} normal, {test['pneumonia']:,} pneumonia. One point of accuracy is "
-        f"{test['images'] / 100:.1f} images. The primary score is {SCORE_WORDS[comparison['rank_by']]}; "
-        "the others "
-        "are exploratory."
+        f"images ({patients}): {test['normal']:,} normal, {test['pneumonia']:,} pneumonia. One point of "
+        f"accuracy is {test['images'] / 100:.1f} images. The primary score is "
+        f"{SCORE_WORDS[comparison['rank_by']]}; the others are exploratory."
     )
 
 
@@ -66,9 +63,8 @@ def _few_words(least: int) -> str:
     if least < 2:
         return "A class of one patient allows no test and hardly an interval: nothing can be concluded."
     return (
-        f"From {FEW_PATIENTS} a class on, the intervals covered the truth in 93 % of simulated sets or "
-        "more; with "
-        "fewer, take intervals and tests as hints."
+        f"In simulated sets with at least {FEW_PATIENTS} patients in each class, the intervals covered the "
+        "truth in 93 % or more. With fewer, take intervals and tests as hints."
     )
 
 
@@ -99,9 +95,8 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
             (
                 "Validation images.",
                 f"{plural(len(comparison['unscored']), 'run')} never scored the test images, so everything "
-                "here is about the validation images, on which each run's epoch was chosen: expect less on "
-                "others. "
-                f"Score the test images: {comparison['unscored'][0]['command']}",
+                "here is about the validation images. Each run's epoch was chosen on them: expect less on "
+                f"others. Score the test images: {comparison['unscored'][0]['command']}",
             )
         )
     optimistic = comparison["optimistic"]
@@ -117,6 +112,14 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
         listed.append(
             ("Left out.", f"{plural(len(comparison['left_out']), 'run')}. Settings lists the reasons.")
         )
+    if _equal_samplers(comparison):
+        listed.append(
+            (
+                "Equal samplers.",
+                "sampler=imbalanced without smoothing and sampler=weighted draw the same images in the same "
+                "order. No difference between such configurations comes from the sampler.",
+            )
+        )
     for row in all_rows(comparison):
         mixed = [
             f"{what} ({', '.join(sorted(held))})"
@@ -131,6 +134,19 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
             listed.append(("Mixed runs.", f"The runs of {row['name']} have different {' and '.join(mixed)}."))
     notes = sorted({note for row in all_rows(comparison) for run in row["runs"] for note in run["notes"]})
     return listed + [("Note.", note) for note in notes]
+
+
+def _equal_samplers(comparison: Comparison) -> bool:
+    """True if both names of one sampler are compared."""
+    found = comparison["differences"]
+    if "sampler.name" not in found["keys"]:
+        return False
+    used = {
+        (setting["sampler.name"], setting.get("sampler.smoothing"))
+        for values in found["values"].values()
+        for setting in [found["shared"] | dict(zip(found["keys"], values, strict=True))]
+    }
+    return ("imbalanced", 0.0) in used and any(name == "weighted" for name, _ in used)
 
 
 def verdict(
@@ -203,8 +219,7 @@ def _of_networks(first: str, second: str, score: str, entry: PairScore) -> str:
         )
     over = (
         f"{first} minus {second}: {entry['difference']:+.4f}, 95 % interval over patients "
-        f"{entry['low']:+.4f} "
-        f"to {entry['high']:+.4f}; p {p_text(entry['p_holm'])} after Holm"
+        f"{entry['low']:+.4f} to {entry['high']:+.4f}; p {p_text(entry['p_holm'])} after Holm"
     )
     if not networks_differ(entry):
         return (
@@ -328,8 +343,7 @@ def _primary(comparison: Comparison) -> list[str]:
     if confounded:
         sentences.append(
             f"In {confounded} of these {len(known)} pairs several settings differ, and the data do not say "
-            "which one "
-            "matters."
+            "which one matters."
         )
     rest = [pair for pair in pairs if not claimed(pair["scores"][score])]
     single = sum(pair["scores"][score]["with_seeds"] is None for pair in rest)
@@ -394,15 +408,13 @@ def limits(comparison: Comparison) -> list[str]:
     """What a reader might conclude from the page, and should not."""
     test, rows, ranked = comparison["test"], all_rows(comparison), comparison["configurations"]
     sentences = [
-        f"Small differences: the intervals are as wide as {test['images']:,} images make them. A difference "
-        "smaller than its interval may be real; this comparison cannot show it.",
+        f"Small differences: the intervals are as wide as {test['clusters']:,} patients make them. A "
+        "difference smaller than its interval may be real; this comparison cannot show it.",
         "The winner's score on new patients: these images also picked the first of "
         f"{plural(len(ranked), 'configuration')}, so its score is partly luck. Expect a little less.",
         "Another training: a configuration's interval describes its trained networks on new patients like "
-        "these. "
-        "How much another training would differ is the SD over seeds, shown separately; from three seeds "
-        "it is "
-        "itself uncertain. Only the paired differences over seeds and patients count both.",
+        "these. How much another training would differ is the SD over seeds, shown separately. From three "
+        "seeds it is itself uncertain. Only the paired differences over seeds and patients count both.",
         "Patients from other places, devices, ages or diseases: nothing was tested on them.",
         "Whether doctors decide better with such a model: no reader took part.",
         "Explanations, and fairness by age, sex or origin: the data do not record these.",

@@ -43,6 +43,14 @@ def test_configurations_are_named_by_what_distinguishes_them() -> None:
     assert result._names([base, base]) == ["resnet18", "resnet18 (2)"]
 
 
+def test_a_value_that_is_not_hashed_is_named_as_what_it_means() -> None:
+    """Version 0.1 recorded neither version, and a later key at its neutral value is left out."""
+    base = {"model.name": "resnet18"}
+    assert result._names([base, base | {"core": 2}]) == ["resnet18, core=1", "resnet18, core=2"]
+    added = base | {"trainer.sync_batchnorm": True}
+    assert result._names([base, added]) == ["resnet18, sync_batchnorm=False", "resnet18, sync_batchnorm=True"]
+
+
 def test_what_differs_is_kept_apart_from_what_is_shared() -> None:
     runs = [candidate(config={"optim.lr": lr, "model.name": "resnet18"}, run_id=str(lr)) for lr in (1, 2)]
     found = result.build(runs, draws=100)["differences"]

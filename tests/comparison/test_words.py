@@ -230,3 +230,13 @@ def test_numbers_are_printed_as_a_reader_expects() -> None:
     assert (words.plural(1, "run"), words.plural(1200, "run")) == ("1 run", "1,200 runs")
     assert words.protocol_words("patient_val") == "validation patients"
     assert words.protocol_words("unheard_of") == "unheard_of"
+
+
+@pytest.mark.parametrize(("smoothing", "equal"), [(0.0, True), (10.0, False)])
+def test_two_names_of_one_sampler_are_pointed_out(smoothing: float, equal: bool) -> None:
+    config = {"model.name": "resnet18", "sampler.smoothing": smoothing}
+    runs = [
+        candidate(config=config | {"sampler.name": name}, run_id=name) for name in ("imbalanced", "weighted")
+    ]
+    titles = [title for title, _ in words.warnings(finished(runs))]
+    assert ("Equal samplers." in titles) == equal
