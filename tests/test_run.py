@@ -107,13 +107,13 @@ def test_the_protocol_says_how_the_epoch_is_chosen(
     wanted = settings(tmp_path)
     data = cache.prepare(manifest.build(wanted.data), wanted.data)
     wanted.trainer.select_on, wanted.data.val_protocol = select_on, val_protocol
-    plan = plan_run(wanted, data, None, None)
+    plan = plan_run(wanted, data)
     assert plan.protocol == protocol == plan.tags()[names.PROTOCOL_TAG]
 
 
 def test_a_plan_names_and_describes_the_run(tmp_path: Path) -> None:
     wanted = settings(tmp_path)
-    plan = plan_run(wanted, cache.prepare(manifest.build(wanted.data), wanted.data), None, None)
+    plan = plan_run(wanted, cache.prepare(manifest.build(wanted.data), wanted.data))
     assert plan.folder == tmp_path / "outputs" / plan.fingerprint
     assert plan.name == f"resnet18-imbalanced-none-{plan.fingerprint[:6]}"
     tags, params = plan.tags(), plan.params()

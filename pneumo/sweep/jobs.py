@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 from pneumo import UserError
 from pneumo.files import write_atomically
+from pneumo.tracking import heartbeat
 from pneumo.tracking.journal import DONE, Journal, is_being_written
 
 # Columns of the sweep's table: the last point of each metric.
@@ -54,6 +55,20 @@ def state_of(journal: Journal) -> str:
     if journal.status is None:
         return "empty"
     return "stale" if journal.status == "RUNNING" and not is_being_written(journal.folder) else journal.status
+
+
+def close_dead(folder: Path) -> str | None:
+    """Record that the run in `folder` was KILLED, if its process ended without a report; the reason then."""
+    journal = Journal(folder)
+    if journal.status != "RUNNING" or is_being_written(folder) or not journal.hold():
+        return None
+    try:
+        if journal.status != "RUNNING":
+            return None
+        journal.end("KILLED", heartbeat.REASON)
+        return heartbeat.REASON
+    finally:
+        journal.close()
 
 
 def score_of(journal: Journal) -> float:

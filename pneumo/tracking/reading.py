@@ -18,16 +18,20 @@ from pneumo.names import (
     BEST_WEIGHTS,
     CONFIG,
     FINGERPRINT_TAG,
+    HEARTBEAT_TAG,
+    REASON_TAG,
     SWEEP_TABLE,
     SWEEP_TAG,
     TEST_PREDICTIONS,
     VAL_PREDICTIONS,
 )
+from pneumo.tracking import heartbeat
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 
 # What a comparison needs of a run, and what it uses where it is there.
 FILES = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG, BEST_FACTS)
+PAGE = 1000  # runs or experiments that a server gives at once
 FETCHERS = 8  # artifacts at once: a server on another machine answers each in tens of milliseconds
 
 
@@ -85,8 +89,7 @@ class Reader:
 
     def find(self, experiment: str, sweep: str | None = None) -> Found:
         """The runs of `experiment` (of `sweep` only, where given), the oldest first, with their files."""
-        experiments = self._ask(self._client.search_experiments)
-        ids = {known.name: known.experiment_id for known in experiments}
+        ids = {known.name: known.experiment_id for known in self._experiments()}
         if experiment not in ids:
             raise UserError(
                 f"experiment={experiment} is not in {redact(self.uri)}; it holds "
@@ -124,6 +127,33 @@ class Reader:
             missing=missing,
         )
 
+    def close_stale(self) -> list[str]:
+        """Close as KILLED every run of this project that shows no sign of life; their names.
+
+        The process of a run closed wrongly, in an outage, opens it again at its next beat.
+        """
+        closed = []
+        query = f"attributes.status = 'RUNNING' AND tags.`{HEARTBEAT_TAG}` != ''"
+        for known in self._experiments():
+            for run in self._search(known.experiment_id, query):
+                if heartbeat.is_stale(run.data.tags.get(HEARTBEAT_TAG)):
+                    run_id = run.info.run_id
+                    self._ask(partial(self._client.set_tag, run_id, REASON_TAG, heartbeat.REASON))
+                    self._ask(partial(self._client.set_terminated, run_id, "KILLED"))
+                    closed.append(run.info.run_name or run_id)
+        return closed
+
+    def _experiments(self) -> list[Any]:
+        """Every experiment: a server gives them in pages of a thousand."""
+        found: list[Any] = []
+        token: str | None = None
+        while True:
+            page = self._ask(partial(self._client.search_experiments, max_results=PAGE, page_token=token))
+            found += page
+            token = page.token
+            if not token:
+                return found
+
     def _sweep_table(self, parents: list[TrackedRun]) -> dict[str, str]:
         """The sweep's jobs that have a run: its overrides by its fingerprint; empty without a table."""
         if not parents:
@@ -150,8 +180,8 @@ class Reader:
             where = str(Path(under) / Path(name).parent)
             self._ask(partial(self._client.log_artifact, run.run_id, str(folder / name), where))
 
-    def _search(self, experiment_id: str) -> list[Any]:
-        order = {"max_results": 1000, "order_by": ["attributes.start_time ASC"]}
+    def _search(self, experiment_id: str, query: str = "") -> list[Any]:
+        order = {"max_results": PAGE, "order_by": ["attributes.start_time ASC"], "filter_string": query}
         runs: list[Any] = []
         token: str | None = None
         while True:

@@ -26,7 +26,7 @@ from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import error_code
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, tracked
 
-FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run id, or a folder"
+FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, a model's folder, or a run: id, fingerprint, name, folder"
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
 RUN_FILES = (BEST_WEIGHTS, TRAINING_REFERENCE, *FILES)
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias
@@ -53,7 +53,7 @@ def resolve(model: str, uri: str, cache: Path) -> Resolved:
         if folder.is_dir():
             return Resolved(folder=folder, version=str(folder))
         if not _RUN_ID.fullmatch(model):
-            raise UserError(f"model={model} is neither a folder nor a run id; give {FORMS}.")
+            raise UserError(f"model={model} is neither a folder nor a known run; give {FORMS}.")
     return Registry(uri, cache).resolve(model)
 
 
