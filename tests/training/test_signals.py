@@ -213,8 +213,8 @@ def test_a_signal_in_a_step(tmp_path: Path, cache: Path) -> None:
         ("pneumo.training.trainer:Trainer._step", 6, "SIGUSR1", CONTINUES),
         ("pneumo.training.trainer:Trainer.score", 1, "SIGTERM", CONTINUES),  # validation
         ("pneumo.data.loader:Split.take", 5, "SIGINT", CONTINUES),  # validation, inside it
-        ("pneumo.training.trainer:save_resume", 1, "SIGTERM", CONTINUES),
-        ("pneumo.training.trainer:save_weights", 1, "SIGTERM", CONTINUES),
+        ("pneumo.training.state_writer:save_resume", 1, "SIGTERM", CONTINUES),
+        ("pneumo.training.state_writer:save_weights", 1, "SIGTERM", CONTINUES),
         ("pneumo.training.trainer:Trainer.score", 4, "SIGTERM", CONTINUES),  # the final report's test scores
     ],
 )
