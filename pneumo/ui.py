@@ -141,7 +141,7 @@ def _page(uri: str, settings: UiConfig) -> str:
             file=sys.stderr,
         )
         return pages.experiments()
-    return pages.experiment(found.experiment_id, view=view.is_there(found))
+    return pages.experiment(found.experiment_id, saved=view.is_there(found))
 
 
 def _note(uri: str, settings: UiConfig) -> Note:

@@ -29,7 +29,7 @@ from pneumo.names import (
     REASON_TAG,
     SWEEP_TAG,
 )
-from pneumo.tracking import heartbeat
+from pneumo.tracking import heartbeat, view
 from pneumo.tracking.journal import Journal, Record, artifact_file, read_records, redact
 from pneumo.tracking.mlflow_client import (
     NotSent,
@@ -419,6 +419,20 @@ class Courier:
             self._once("only", self._only_run)
             status = "KILLED" if body["status"] == "PRUNED" else body["status"]  # MLflow knows no PRUNED
             client.set_terminated(run_id, status, end_time=record["t"])
+            self._save_view()
+
+    def _save_view(self) -> None:
+        """Bring the saved view of the experiment up to date, or that of the sweep which has ended.
+
+        It is for people's eyes only: a tracker that takes no such tag is not a failure.
+        """
+        try:
+            if self.folder.parent.name == "sweeps":
+                view.save(self._client, self.note.experiment_id or "", self.note.run_id, self.folder.name)
+            else:
+                view.save(self._client, self.note.experiment_id or "")
+        except Exception as error:
+            _log.debug("no view was saved: %s", describe(error, self.uri))
 
     def _log_artifact(self, name: str) -> None:
         """Copy an artifact to the tracker; done only when the store cannot lose it.

@@ -6,16 +6,15 @@ MLflow's pages open in the mode for generative AI unless the address names the o
 import json
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote, urlencode
 
 import psutil
 
 from pneumo.files import write_atomically
+from pneumo.tracking import view
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import sqlite_file
 
 MODE = "workflowType=machine_learning"
-VIEW = "pneumo"  # the key of the saved view: see pneumo.tracking.view
 
 
 def experiments() -> str:
@@ -23,19 +22,14 @@ def experiments() -> str:
     return f"/#/experiments?{MODE}"
 
 
-def experiment(experiment_id: str, view: bool = False) -> str:
-    """The path of an experiment's runs; with `view`, as the saved view shows them."""
-    return f"/#/experiments/{experiment_id}/runs?{MODE}" + (f"&viewStateShareKey={VIEW}" if view else "")
+def experiment(experiment_id: str, saved: bool = False) -> str:
+    """The path of an experiment's runs; with `saved`, as the saved view shows them."""
+    return f"/#/experiments/{experiment_id}/runs?{MODE}" + (f"&viewStateShareKey={view.KEY}" if saved else "")
 
 
 def sweep(experiment_id: str, parent_id: str) -> str:
-    """The path of the runs of one sweep, the best on validation first."""
-    query = {
-        "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}'",
-        "orderByKey": "metrics.`best/val_auroc`",
-        "orderByAsc": "false",
-    }
-    return f"/#/experiments/{experiment_id}/runs?{MODE}&{urlencode(query, quote_via=quote)}"
+    """The path of the runs of one sweep, as its saved view shows them: the best on validation first."""
+    return f"/#/experiments/{experiment_id}/runs?{MODE}&viewStateShareKey={parent_id}"
 
 
 def run(experiment_id: str, run_id: str) -> str:

@@ -11,17 +11,16 @@ def test_every_address_names_the_mode_for_machine_learning() -> None:
     for path in (
         pages.experiments(),
         pages.experiment("3"),
-        pages.experiment("3", view=True),
+        pages.experiment("3", saved=True),
         pages.sweep("3", "a"),
         pages.run("3", "b"),
     ):
         assert path.startswith("/#/experiments") and pages.MODE in path
 
 
-def test_a_sweeps_page_shows_its_runs_the_best_first() -> None:
-    path = pages.sweep("3", "abc")
-    assert "searchFilter=tags.mlflow.parentRunId%20%3D%20%27abc%27" in path
-    assert "orderByKey=metrics.%60best%2Fval_auroc%60&orderByAsc=false" in path
+def test_saved_views_are_named() -> None:
+    assert pages.experiment("3", saved=True).endswith("&viewStateShareKey=pneumo")
+    assert pages.sweep("3", "abc").endswith("&viewStateShareKey=abc")
 
 
 def test_a_server_is_its_own_base_without_its_password() -> None:
