@@ -199,17 +199,23 @@ def best(rows: list[SweepJobRow]) -> SweepJobRow | None:
 
 
 def write_table(folder: Path, rows: list[SweepJobRow], facts: Mapping[str, object]) -> None:
-    """Write sweep.csv (a column for each key that the jobs set) and sweep.json, whole, into `folder`."""
+    """Write sweep.csv and sweep.json, whole, into `folder`.
+
+    The CSV has a column for each key that the jobs set. Those that differ come first, then the scores.
+    """
     flat = [{**row, **row["figures"]} for row in rows]
     hidden = ("issue", "key", "rank", "figures")
     chosen = [dict(override.partition("=")[::2] for override in row["overrides"]) for row in rows]
     keys = sorted({key for job in chosen for key in job})
-    own = ["number", "fingerprint", "state", "happened", "reason", "score", "duration_s", *COLUMNS]
+    shared = [key for key in keys if len({job.get(key) for job in chosen}) == 1]
+    varied = [key for key in keys if key not in shared]
+    own = ["state", "score", *COLUMNS, "number", "fingerprint", "happened", "reason", "duration_s"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*keys, *own])
+    writer.writerow([*varied, *own, *shared])
     for row, job in zip(flat, chosen, strict=True):
-        writer.writerow([*(job.get(key, "") for key in keys), *(row[key] for key in own)])
+        cells = [row[key] for key in own]
+        writer.writerow([*(job.get(key, "") for key in varied), *cells, *(job[key] for key in shared)])
     jobs = [{key: value for key, value in row.items() if key not in hidden} for row in flat]
     _write(folder / "sweep.csv", text.getvalue())
     _write(folder / "sweep.json", json.dumps({**facts, "jobs": jobs}, indent=1) + "\n")

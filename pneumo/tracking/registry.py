@@ -138,14 +138,27 @@ class Registry(Reader):
         """A folder with those of the files `names` below `location` that are there."""
         local = local_folder(location)
         if local is not None:
+            if not local.is_dir():
+                raise UserError(
+                    f"its files should be in {local}, which does not exist. MLflow's database holds absolute "
+                    "paths: if the project folder was moved, move it back, or link the old place to the new "
+                    f"one: ln -s NEW_FOLDER {local.parents[2]}"
+                )
             return local
         target = self.cache / hashlib.sha256(f"{redact(location)} {mark}".encode()).hexdigest()[:32]
-        if target.is_dir():  # appeared whole: nothing changes in a version or a finished run
+        # It appeared whole, and nothing changes in a version or a finished run. Version 0.1 also kept an
+        # empty folder, of a server whose artifact store was not there.
+        if target.is_dir() and any(target.iterdir()):
             return target
         self.cache.mkdir(parents=True, exist_ok=True)
         aside = Path(mkdtemp(prefix=".fetch-", dir=self.cache))
         try:
             self._ask(lambda: self._download(location, names, aside))
+            if not any(aside.iterdir()):
+                raise UserError(
+                    f"{redact(location)} holds none of a model's files, such as {names[0]}. Were "
+                    "they sent (pneumo runs sync verify=true), and can the server reach its artifact store?"
+                )
             with suppress(OSError):  # another process was first
                 aside.rename(target)
         finally:
