@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from pneumo.comparison.configuration import Configuration
+from pneumo.comparison.configuration import POINT_SCORES, TEMPERED_SCORES, Configuration
 from pneumo.comparison.content import DeLong, Equivalence, McNemar, PairRow, PairScore, PairTests, RecipeTest
 from pneumo.comparison.words import verdict
 from pneumo.evaluation import contrasts, metrics, statistics
 from pneumo.evaluation.contrasts import Spread
-from pneumo.names import RANKED_BY
+from pneumo.names import RANKED_BY, THRESHOLD_RULES
 
 PAIRED = (
     *("accuracy", "balanced_accuracy", "f1", "recall", "specificity", "precision", "mcc"),
@@ -47,6 +47,8 @@ def compare(
                 "scores": {
                     score: _difference(spreads[i][score], spreads[j][score], patients) for score in PAIRED
                 },
+                "points": _at_points(first, second, patients),
+                "tempered": _tempered(first, second, patients),
                 "equivalence": None,
                 "mcnemar": {
                     "only_first": only_first,
@@ -60,8 +62,12 @@ def compare(
                 pair["delong"] = {"difference": difference, "p": p_areas, "p_holm": UNCORRECTED}
             pairs.append(pair)
     for score in PAIRED:
-        _correct([pair["scores"][score] for pair in pairs])
-        _correct([seeds for pair in pairs if (seeds := pair["scores"][score]["with_seeds"]) is not None])
+        _correct_both([pair["scores"][score] for pair in pairs])
+    for score in TEMPERED_SCORES:
+        _correct_both([pair["tempered"][score] for pair in pairs if score in pair["tempered"]])
+    for rule in THRESHOLD_RULES:
+        for score in POINT_SCORES:
+            _correct_both([pair["points"][rule][score] for pair in pairs if rule in pair["points"]])
     _correct([pair["mcnemar"] for pair in pairs])
     _correct([pair["delong"] for pair in pairs if "delong" in pair])
     by_id = {each.row["id"]: spread[rank_by] for each, spread in zip(configurations, spreads, strict=True)}
@@ -94,6 +100,30 @@ def _settings(first: dict[str, Any], second: dict[str, Any], chance: Collection[
     keys = [key for key in sorted({*first, *second} - set(chance)) if first.get(key) != second.get(key)]
     options = {key.rpartition(".")[0] for key in keys if key.endswith(".name")}
     return [key for key in keys if key.endswith(".name") or key.partition(".")[0] not in options]
+
+
+def _at_points(first: Configuration, second: Configuration, patients: int) -> dict[str, dict[str, PairScore]]:
+    """Differences at the thresholds that validation chose, by rule. 0.5 is in the scores already.
+
+    A threshold is part of what a run learned, so several seeds count the chance in it, as far as it comes
+    from the training. Runs that share their validation images share its chance.
+    """
+    found: dict[str, dict[str, PairScore]] = {}
+    for rule in THRESHOLD_RULES:
+        for score in POINT_SCORES:
+            one, other = first.point_spread(rule, score), second.point_spread(rule, score)
+            if one is not None and other is not None:
+                found.setdefault(rule, {})[score] = _difference(one, other, patients)
+    return found
+
+
+def _tempered(first: Configuration, second: Configuration, patients: int) -> dict[str, PairScore]:
+    found = {}
+    for score in TEMPERED_SCORES:
+        one, other = first.tempered_spread(score), second.tempered_spread(score)
+        if one is not None and other is not None:
+            found[score] = _difference(one, other, patients)
+    return found
 
 
 def _difference(first: Spread, second: Spread, patients: int) -> PairScore:
@@ -160,6 +190,12 @@ def _areas(
     areas, covariance = statistics.delong(labels, every)
     means = [(owners == i) / (owners == i).sum() for i in range(len(configurations))]
     return areas, covariance, means
+
+
+def _correct_both(entries: Sequence[PairScore]) -> None:
+    """Holm's correction of the tests over patients, and of those over seeds and patients."""
+    _correct(entries)
+    _correct([seeds for entry in entries if (seeds := entry["with_seeds"]) is not None])
 
 
 def _correct(

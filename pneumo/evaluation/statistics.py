@@ -13,7 +13,8 @@ near 1 varies little in the draws, because the patients who would be missed were
 Behind sensitivity are the ill patients, behind specificity the normal ones, behind accuracy all, behind
 precision those with an image that is called ill, and behind the other scores (AUROC, AUPRC, F1, MCC,
 balanced accuracy) 4 / (1 / normal + 1 / ill). MCC is treated as the proportion (1 + MCC) / 2. Losses
-have the normal interval of their logarithm. ECE has none: it is biased upwards, and so are its draws.
+have the normal interval of their logarithm. ECE has an interval of its own, because it is biased upwards.
+A proportion of 0 or 1 has at least the exact one-sided bound of its patients: .05 ** (1 / n) of all n found.
 Percentiles, normal intervals of logits, BCa and Clopper-Pearson were tried in simulation
 (docs/explanation/statistics.md).
 """
@@ -211,7 +212,8 @@ def interval(
     """95 % interval of a score: Wilson's for an effective number of patients (see above).
 
     `behind` is the number of patients behind the score, if `counts` does not know it. Draws that are not
-    finite (a rare subtype was not drawn) are left out. nan if the score has no interval.
+    finite (a rare subtype was not drawn) are left out. nan if the score has no interval here: ECE's is in
+    `calibration`.
     """
     values = np.asarray(draws, dtype=np.float64)
     values = values[np.isfinite(values)]
@@ -236,7 +238,13 @@ def wilson(share: float, variance: float, most: float) -> tuple[float, float]:
     size = min(most, spread / variance) if variance > 1e-15 and spread > 0 else most
     centre = (share + Z**2 / (2 * size)) / (1 + Z**2 / size)
     half = Z / (1 + Z**2 / size) * math.sqrt(max(0.0, spread) / size + Z**2 / (4 * size**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    # Of three patients who are all found, Wilson's bound is .44: as many are found by chance in 8 % of such
+    # sets. The exact one is .37.
+    exact = (1 - LEVEL) ** (1 / size)
+    if share >= 1:
+        return min(low, exact), 1.0
+    return (0.0, max(high, 1 - exact)) if share <= 0 else (low, high)
 
 
 def delong(labels: ArrayLike, models: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
