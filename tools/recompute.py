@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 from scipy import optimize, stats
+from sklearn import config_context
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -614,6 +615,11 @@ def check_choice(same: Check, page: dict[str, Any], rows: dict[str, Row], w: np.
 
 
 def recompute(file: Path, artifacts: Path) -> Check:
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # half of scikit-learn's time
+        return _recompute(file, artifacts)
+
+
+def _recompute(file: Path, artifacts: Path) -> Check:
     gc.freeze()  # statsmodels collects garbage in each call, half a second in a large process
     page = json.loads(file.read_text())
     groups = [page[key] for key in ("configurations", "optimistic", "ensembles")]
@@ -627,6 +633,7 @@ def recompute(file: Path, artifacts: Path) -> Check:
                 dtype={"patient": str},
                 converters={"probability": float},
                 keep_default_na=False,
+                encoding_errors="backslashreplace",  # file names may not be UTF-8
             )
             for name in ("test", "val")
             if (folder / f"{name}.csv").is_file()
