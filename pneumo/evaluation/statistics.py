@@ -22,6 +22,7 @@ Percentiles, normal intervals of logits, BCa and Clopper-Pearson were tried in s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -162,12 +163,19 @@ def resampled_curves(
         rates, recalls = fp / fp[-1], tp / tp[-1]
         ratios = _ratio(tp, tp + fp)
         # The grid's values count as reached within rounding: k / n * n is not always k.
-        last = np.stack([(rates <= value + 1e-12).sum(axis=0) for value in grid])
+        last = _places(rates, grid + 1e-12, "right")
         above = np.concatenate([np.zeros((1, tp.shape[1])), recalls])
         roc.append(np.take_along_axis(above, last, axis=0))
-        first = np.stack([(recalls < value - 1e-12).sum(axis=0) for value in grid])
+        first = _places(recalls, grid - 1e-12, "left")
         precision.append(np.take_along_axis(ratios, np.minimum(first, len(ratios) - 1), axis=0))
     return np.concatenate(roc, axis=1), np.concatenate(precision, axis=1)
+
+
+def _places(rising: Floats, values: Floats, side: Literal["left", "right"]) -> Ints:
+    """Where `values` [G] belong in each column of `rising` [N, draws]: [G, draws]."""
+    return np.stack(
+        [np.searchsorted(column, values, side) for column in np.ascontiguousarray(rising.T)], axis=1
+    )
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
