@@ -23,6 +23,10 @@ RULE_WORDS = {
     "sensitivity_95": "validation sensitivity of at least .95",
     "youden": "Youden's index on validation",
 }
+BY_CHANCE = (
+    " Each run has its own threshold, which varies with the validation images: over patients alone, networks "
+    "of equal configurations often differ here."
+)
 MOST_PAIRS = 45  # ten configurations; of more, only the pairs with the first are shown
 SHOWN_THRESHOLDS = (0.05, 0.10, 0.20, 0.30, 0.50, 0.70)  # of the decision curve
 
@@ -113,7 +117,7 @@ def _thresholds(comparison: Comparison) -> Section:
         if entries:
             table = _pair_table(f"Differences at the threshold of {words}, exploratory", entries, names)
             section.details.append(
-                Details(summary=table.caption, text=_pairs_text(comparison), tables=[table])
+                Details(summary=table.caption, text=_pairs_text(comparison) + BY_CHANCE, tables=[table])
             )
     return section
 

@@ -37,6 +37,8 @@ def compare(
     # McNemar's test takes one call per image, so here the seeds' probabilities are averaged.
     called = [configuration.probabilities >= 0.5 for configuration in configurations]
     spreads = [{score: each.spread(score) for score in PAIRED} for each in configurations]
+    points = [_point_spreads(each) for each in configurations]
+    tempered = [_tempered_spreads(each) for each in configurations]
     pairs: list[PairTests] = []
     for i, first in enumerate(configurations):
         for j, second in enumerate(configurations[i + 1 :], start=i + 1):
@@ -44,11 +46,13 @@ def compare(
             pair: PairTests = {
                 "first": first.row["id"],
                 "second": second.row["id"],
-                "scores": {
-                    score: _difference(spreads[i][score], spreads[j][score], patients) for score in PAIRED
+                "scores": _differences(spreads[i], spreads[j], patients),
+                "points": {
+                    rule: _differences(points[i][rule], points[j][rule], patients)
+                    for rule in points[i]
+                    if rule in points[j]
                 },
-                "points": _at_points(first, second, patients),
-                "tempered": _tempered(first, second, patients),
+                "tempered": _differences(tempered[i], tempered[j], patients),
                 "equivalence": None,
                 "mcnemar": {
                     "only_first": only_first,
@@ -102,28 +106,30 @@ def _settings(first: dict[str, Any], second: dict[str, Any], chance: Collection[
     return [key for key in keys if key.endswith(".name") or key.partition(".")[0] not in options]
 
 
-def _at_points(first: Configuration, second: Configuration, patients: int) -> dict[str, dict[str, PairScore]]:
-    """Differences at the thresholds that validation chose, by rule. 0.5 is in the scores already.
+def _point_spreads(configuration: Configuration) -> dict[str, dict[str, Spread]]:
+    """Scores at the thresholds that validation chose, by rule. 0.5 is in the scores already.
 
     A threshold is part of what a run learned, so several seeds count the chance in it, as far as it comes
     from the training. Runs that share their validation images share its chance.
     """
-    found: dict[str, dict[str, PairScore]] = {}
+    found: dict[str, dict[str, Spread]] = {}
     for rule in THRESHOLD_RULES:
         for score in POINT_SCORES:
-            one, other = first.point_spread(rule, score), second.point_spread(rule, score)
-            if one is not None and other is not None:
-                found.setdefault(rule, {})[score] = _difference(one, other, patients)
+            spread = configuration.point_spread(rule, score)
+            if spread is not None:
+                found.setdefault(rule, {})[score] = spread
     return found
 
 
-def _tempered(first: Configuration, second: Configuration, patients: int) -> dict[str, PairScore]:
-    found = {}
-    for score in TEMPERED_SCORES:
-        one, other = first.tempered_spread(score), second.tempered_spread(score)
-        if one is not None and other is not None:
-            found[score] = _difference(one, other, patients)
-    return found
+def _tempered_spreads(configuration: Configuration) -> dict[str, Spread]:
+    """Losses after each run's temperature; empty without one."""
+    each = {score: configuration.tempered_spread(score) for score in TEMPERED_SCORES}
+    return {score: spread for score, spread in each.items() if spread is not None}
+
+
+def _differences(first: dict[str, Spread], second: dict[str, Spread], patients: int) -> dict[str, PairScore]:
+    """By score, where both sides have it."""
+    return {score: _difference(first[score], second[score], patients) for score in first if score in second}
 
 
 def _difference(first: Spread, second: Spread, patients: int) -> PairScore:
