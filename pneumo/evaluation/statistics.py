@@ -289,7 +289,7 @@ def delong_p(areas: Floats, covariance: Floats, contrast: ArrayLike) -> tuple[fl
 
 
 def _midranks(values: Floats) -> Floats:
-    """Ranks from 1 in each row [K, N]; equal values share their mean. scipy.stats takes a second to import."""
+    """Ranks from 1 in each row [K, N]; equal values share their mean. scipy.stats takes 1 s to import."""
     rows = [(np.sort(row), row) for row in values]
     return np.stack(
         [
