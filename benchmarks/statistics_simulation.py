@@ -221,21 +221,28 @@ def choice(
 
 
 def points(
-    worlds: int, configurations: int, seeds: int, patients: tuple[int, int], auroc: float, draws: int = 150
+    worlds: int,
+    configurations: int,
+    seeds: int,
+    patients: tuple[int, int],
+    auroc: float,
+    every: int = 2,
+    draws: int = 150,
 ) -> dict[str, dict[str, float]]:
-    """As `verdicts` for equal recipes, at each run's threshold from as many validation patients.
+    """As `verdicts` for equal recipes, at each run's threshold from validation patients.
 
-    Half of a world's patients are validation, which all runs share; the other half are the test set.
+    One of `every` patients is validation, which all runs share; the others are the test set.
     """
-    rng = np.random.default_rng([configurations, seeds, patients[0], 7])
+    rng = np.random.default_rng([configurations, seeds, patients[0], every])
     found: dict[str, list[dict[str, float]]] = {}
     for number in range(worlds):
-        world = World(rng, configurations, seeds, (2 * patients[0], 2 * patients[1]), auroc)
-        on_val = np.array([int(name[1:]) % 2 == 0 for name in world.patients])
+        world = World(rng, configurations, seeds, patients, auroc)
+        on_val = np.array([int(name[1:]) % every == 0 for name in world.patients])
         labels, people = (
             world.labels[~on_val],
             [p for p, v in zip(world.patients, on_val, strict=True) if not v],
         )
+        least = statistics.PatientCounts.of(labels, people).smaller_class
         weights = statistics.resample(labels, people, draws, number)
         weights = np.concatenate([weights, np.ones((len(labels), 1), dtype=np.uint16)], axis=1)
         each = []
@@ -250,8 +257,8 @@ def points(
                 for mine in (each[i * seeds : (i + 1) * seeds] for i in range(configurations))
             ]
             pairs = [(i, j) for i in range(configurations) for j in range(i + 1, configurations)]
-            recipes = [contrasts.over_runs(spread[i], spread[j], min(patients)) for i, j in pairs]
-            networks = [contrasts.over_patients(spread[i], spread[j], min(patients)) for i, j in pairs]
+            recipes = [contrasts.over_runs(spread[i], spread[j], least) for i, j in pairs]
+            networks = [contrasts.over_patients(spread[i], spread[j], least) for i, j in pairs]
             found.setdefault(score, []).append(
                 {
                     "false_better": any(p is not None and p < LEVEL for p in _holm(recipes)),
@@ -354,10 +361,14 @@ def _choice(worlds: int) -> None:
 
 
 def _points(worlds: int) -> None:
-    for configurations, seeds in ((2, 1), (2, 2), (2, 3), (3, 3), (5, 3)):
-        for score, facts in points(worlds, configurations, seeds, LARGE, 0.965).items():
+    both, small = (380, 476), (228, 286)
+    cases = [(2, 1, both, 2), (2, 2, both, 2), (2, 3, both, 2), (3, 3, both, 2), (5, 3, both, 2)]
+    cases += [(2, 2, small, 6), (2, 3, small, 6), (3, 3, small, 6)]
+    for configurations, seeds, patients, every in cases:
+        found = points(worlds, configurations, seeds, patients, 0.965, every)
+        for score, facts in found.items():
             title = (
-                f"{configurations} configurations {seeds} seeds {score} at validation's sensitivity of .95"
+                f"{configurations} configurations {seeds} seeds {patients} 1 of {every} validation {score}"
             )
             _row(title, facts)
             limit = LEVEL + 2 * (LEVEL * (1 - LEVEL) / worlds) ** 0.5
