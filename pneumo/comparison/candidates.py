@@ -24,6 +24,7 @@ from pneumo.names import (
     DIRTY_TAG,
     FINGERPRINT_TAG,
     MEASURED,
+    MIXED_TAG,
     PIXELS_TAG,
     POOL_TAG,
     PROTOCOL_TAG,
@@ -144,6 +145,8 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
     notes = []
     if settings.get("trainer.limit_batches"):
         notes.append("Some runs are smoke runs: they trained on part of each epoch (trainer.limit_batches).")
+    if MIXED_TAG in run.tags:
+        notes.append(f"Some runs were continued after a change: {run.tags[MIXED_TAG]}.")
     if run.tags.get(DIRTY_TAG) == "true":
         notes.append("Some runs were made with uncommitted changes in the code.")
     facts = run.facts
@@ -184,7 +187,7 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
 def _config(text: str) -> dict[str, Any]:
     try:
         config = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeError) as error:
         raise UserError(f"{CONFIG} is damaged: {first_line(error)}") from None
     if not isinstance(config, dict):
         raise UserError(f"{CONFIG} does not contain a configuration")
@@ -290,7 +293,8 @@ def image_root(kept: Sequence[Candidate], given: str | None) -> Path | None:
             if (folder / first).is_file():
                 return folder
     if given:
-        print(f"note: data.root={given} does not contain the test images ({first}, ...)")
+        shown = first.encode(errors="backslashreplace").decode()  # file names may not be UTF-8
+        print(f"note: data.root={given} does not contain the test images ({shown}, ...)")
     return None
 
 

@@ -16,6 +16,7 @@ from pneumo.comparison.content import (
     ConfigurationRow,
     Confusion,
     Curve,
+    Decision,
     PairRow,
     SplitSize,
     all_rows,
@@ -40,6 +41,7 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
         "roc": lambda: _roc(shown),
         "precision_recall": lambda: _precision_recall(shown),
         "calibration": lambda: _calibration(shown),
+        "decision_curve": lambda: _decision_curve(shown, comparison["decision"]),
         **{f"curves_{name}": partial(_curves, shown, name) for name in UNITS},
         "confusion_test": lambda: (
             None
@@ -216,6 +218,10 @@ def _calibration(rows: Sequence[ConfigurationRow]) -> Figure | None:
     axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="perfect")
     for number, row in enumerate(rows):
         bins = row["curves"]["calibration"]
+        axes.vlines(
+            [entry["mean"] for entry in bins], [entry["low"] for entry in bins],
+            [entry["high"] for entry in bins], color=SERIES[number % 6], linewidth=0.7, alpha=0.5,
+        )  # fmt: skip
         axes.plot(
             [entry["mean"] for entry in bins], [entry["share"] for entry in bins],
             color=SERIES[number % 6], linestyle=DASHES[number % 6], marker=MARKERS[number % 6], markersize=4,
@@ -223,6 +229,29 @@ def _calibration(rows: Sequence[ConfigurationRow]) -> Figure | None:
         )  # fmt: skip
     _label(axes, "predicted probability of PNEUMONIA (bin means)", "observed share of PNEUMONIA")
     plot.unit_square(axes, margin=0.02)
+    _legend(figure, axes)
+    return figure
+
+
+def _decision_curve(rows: Sequence[ConfigurationRow], decision: Decision) -> Figure | None:
+    """Net benefit by threshold probability, with the first configuration's band, treat all and treat none."""
+    if not rows:
+        return None
+    figure, (axes,) = _canvas(3.4 + 0.17 * len(rows))
+    at = decision["thresholds"]
+    axes.plot(at, decision["treat_all"], color=INK, linewidth=0.8, linestyle="--", label="treat all")
+    axes.axhline(0, color=INK, linewidth=0.8, linestyle=":", label="treat none")
+    for number, row in enumerate(rows):
+        curve, colour = row["curves"]["net_benefit"], SERIES[number % len(SERIES)]
+        if not number:
+            axes.fill_between(at, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
+        axes.plot(
+            at, curve["value"], color=colour, linestyle=DASHES[number % 6], linewidth=1.5, label=_name(row)
+        )  # fmt: skip
+    top = max(max(row["curves"]["net_benefit"]["high"]) for row in rows)
+    axes.set_ylim(-0.15 * top, 1.05 * top)  # treat all falls without end
+    axes.set_xlim(0, 1)
+    _label(axes, "threshold probability", "net benefit")
     _legend(figure, axes)
     return figure
 

@@ -45,7 +45,7 @@ def write(folder: Path, comparison: Comparison, pictures: Mapping[str, str]) -> 
     # The PNG first: it lays the figure out, which the SVG then reuses.
     pngs = {f"{FIGURES}/{name}.png": figures.png(figure) for name, figure in drawn.items()}
     files = {
-        "index.html": html(comparison, drawn, pictures).encode(),
+        "index.html": html(comparison, drawn, pictures).encode(errors="backslashreplace"),
         "comparison.json": (json.dumps(finite(dict(comparison)), allow_nan=False) + "\n").encode(),
         "scores.csv": _scores_csv(comparison),
         "pairs.csv": _pairs_csv(comparison),

@@ -18,7 +18,7 @@ from pneumo.comparison import choice, pairs
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.configuration import Configuration
 from pneumo.comparison.content import About, Differences, ImageSet, Mistake, Result
-from pneumo.evaluation import contrasts, metrics, statistics
+from pneumo.evaluation import calibration, contrasts, decisions, metrics, statistics
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.fingerprint import value_of
 from pneumo.names import RANKED_BY
@@ -57,7 +57,8 @@ def build(
         mine = [group for group in groups if group[0].optimistic == optimistic]
         names = _names([group[0].config for group in mine])
         configurations += [
-            Configuration(name, group, test, weights) for name, group in zip(names, mine, strict=True)
+            Configuration(name, group, test, weights, seed=seed)
+            for name, group in zip(names, mine, strict=True)
         ]
     configurations.sort(key=lambda configuration: -configuration.value(rank_by))
     ranked = [configuration for configuration in configurations if not configuration.optimistic]
@@ -70,7 +71,7 @@ def build(
             worse.row["rank"] = better.row["rank"]
     for configuration in (ranked + apart)[:CURVES]:
         configuration.add_curves(test, weights)
-    ensembles = _ensembles(ranked, test, weights)
+    ensembles = _ensembles(ranked, test, weights, seed)
     for place, ensemble in enumerate(ensembles, start=1):
         ensemble.row["id"] = f"e{place}"
     images = _image_set(test)
@@ -82,7 +83,9 @@ def build(
         "bootstrap": {
             "draws": draws,
             "seed": seed,
-            "scheme": f"{statistics.__doc__ or ''}\n{contrasts.__doc__ or ''}",
+            "scheme": "\n".join(
+                module.__doc__ or "" for module in (statistics, contrasts, calibration, decisions)
+            ),
             "level": statistics.LEVEL,
         },
         "test": images,
@@ -93,6 +96,11 @@ def build(
         "ensemble_pairs": pairs.compare(ensembles, test.labels, least, rank_by, margin),
         "choice": None if on_val or len(ranked) < 2 else choice.by_validation(ranked, rank_by, draws, seed),
         "optimism": choice.optimism(ranked, test, weights, rank_by),
+        "decision": {
+            "thresholds": decisions.THRESHOLDS.tolist(),
+            "treat_all": decisions.treat_all(test.labels).tolist(),
+            "prevalence": float(np.mean(test.labels)),
+        },
         "differences": _differences(ranked + apart),
         "mistakes": _mistakes(ranked, test) if ranked else [],
     }
@@ -171,19 +179,25 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _ensembles(
-    ranked: Sequence[Configuration], test: SplitResult, weights: statistics.Weights
+    ranked: Sequence[Configuration], test: SplitResult, weights: statistics.Weights, seed: int
 ) -> list[Configuration]:
     """Each configuration's seeds averaged, and all ranked runs averaged."""
     ensembles = [
         Configuration(
-            f"{each.name}: its {len(each.runs)} seeds averaged", each.runs, test, weights, average=True
+            f"{each.name}: its {len(each.runs)} seeds averaged",
+            each.runs,
+            test,
+            weights,
+            average=True,
+            seed=seed,
         )
         for each in ranked
         if len(each.runs) > 1
     ]
     if len(ranked) > 1:
         runs = [run for each in ranked for run in each.runs]
-        ensembles.append(Configuration(f"all {len(runs)} runs averaged", runs, test, weights, average=True))
+        name = f"all {len(runs)} runs averaged"
+        ensembles.append(Configuration(name, runs, test, weights, average=True, seed=seed))
     return ensembles
 
 

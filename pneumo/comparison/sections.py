@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from pneumo.comparison import appendix
+from pneumo.comparison import appendix, clinical
 from pneumo.comparison.appendix import MOST_REPORTS
 from pneumo.comparison.blocks import (
     Cell,
@@ -46,11 +46,6 @@ from pneumo.names import CLASS_NAMES, RANKED_BY
 MAIN_SCORES = ("auroc", "accuracy", "f1", "recall", "specificity")
 FURTHER_SCORES = ("balanced_accuracy", "precision", "mcc", "auprc", "brier", "log_loss", "ece")
 MOST_PAIRS = 45  # ten configurations; of more, only the pairs with the first are shown
-RULE_WORDS = {
-    "half": "0.5",
-    "sensitivity_95": "validation sensitivity of at least .95",
-    "youden": "Youden's index on validation",
-}
 
 
 def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
@@ -71,8 +66,7 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
             ],
             figures=["roc", "precision_recall"],
         ),
-        _calibration(comparison),
-        _thresholds(comparison),
+        *clinical.sections(comparison),
         _subtypes(comparison),
         appendix.data(comparison),
         appendix.cost(comparison),
@@ -391,64 +385,6 @@ def _lines(matrix: Confusion) -> list[MatrixLine]:
         ]
         lines.append(MatrixLine(name=name.lower(), cells=cells))
     return lines
-
-
-def _calibration(comparison: Comparison) -> Section:
-    scores = ("ece", "log_loss", "brier")
-    rows = []
-    for row in all_rows(comparison):
-        fitted = row["temperature"]
-        if fitted is None:
-            continue
-        values = ", ".join(f"{value:.3f}" for value in fitted["values"])
-        changes = [
-            f"{number(row['scores'][score]['value'])} → {number(fitted['after'][score])}" for score in scores
-        ]
-        rows.append([ranked(row), values, *changes])
-    table = Table(
-        caption="Temperature fitted on validation, and the calibration of the test images before → after",
-        columns=["configuration", "temperature by seed", *_score_columns(scores)],
-        rows=rows,
-    )
-    text = "15 bins; the runs of a configuration are pooled. The ECE in brackets is the mean over its runs."
-    if not rows:
-        return Section(title="Calibration", text=[text], figures=["calibration"])
-    return Section(title="Calibration", text=[text], tables=[table], figures=["calibration"])
-
-
-def _thresholds(comparison: Comparison) -> Section:
-    text = (
-        "Thresholds are chosen on the validation images and applied unchanged to the test images. Predictive "
-        "values follow from Bayes' rule for three prevalences: the worth of a positive or negative call "
-        "depends on how many patients are ill."
-    )
-    rows, chosen = all_rows(comparison), RULE_WORDS
-    if comparison["scored_on"] == "val":
-        text = "At probability 0.5. A threshold chosen on these images would look better here than it is."
-        chosen = {"half": RULE_WORDS["half"]}
-    tables = [_threshold_table(rule, words, rows) for rule, words in chosen.items()]
-    return Section(title="Thresholds", text=[text], tables=tables)
-
-
-def _threshold_table(rule: str, words: str, configurations: Sequence[ConfigurationRow]) -> Table:
-    rows, prevalences = [], []
-    for row in configurations:
-        point = row["points"].get(rule)
-        if point is None:
-            continue
-        values = point["predictive_values"]
-        prevalences = [f"PPV / NPV at {float(prevalence):.1%}" for prevalence in values]
-        rows.append(
-            [
-                ranked(row),
-                ", ".join(f"{threshold:.4f}" for threshold in point["thresholds"]),
-                number(point["validation_recall"]),
-                *_score_cells(point["scores"], ("recall", "specificity", "accuracy")),
-                *(f"{number(value['ppv'], 3)} / {number(value['npv'], 3)}" for value in values.values()),
-            ]
-        )
-    columns = ["configuration", "threshold by seed", "sensitivity, validation", "sensitivity", "specificity"]
-    return Table(caption=f"Threshold: {words}", columns=[*columns, "accuracy", *prevalences], rows=rows)
 
 
 def _subtypes(comparison: Comparison) -> Section | None:

@@ -453,6 +453,7 @@ def caption(figure: str, comparison: Comparison) -> str:
         "roc": f"ROC on the {where} images, with 95 % bands.",
         "precision_recall": f"Precision against recall on the {where} images, with 95 % bands.",
         "calibration": "Observed share of pneumonia against predicted probability.",
+        "decision_curve": f"Net benefit on the {where} images over threshold probabilities.",
         "curves_accuracy": "Accuracy by epoch.",
         "curves_f1": "F1 of pneumonia by epoch.",
         "curves_loss": "Loss (cross-entropy, nats) by epoch.",

@@ -192,12 +192,15 @@ class Reader:
                 return runs
 
     def _fetch(self, run: TrackedRun, names: tuple[str, ...] = FILES) -> None:
-        """What is missing or cannot be read stays out of `files`: the comparison says so."""
+        """What is missing or cannot be read stays out of `files`: the comparison says so.
+
+        File names in predictions need not be UTF-8.
+        """
         folder = local_folder(run.artifact_uri)
         if folder is not None:  # 60 times as fast as asking the client for each file
             for name in names:
-                with suppress(OSError, UnicodeDecodeError):
-                    run.files[name] = (folder / name).read_text()
+                with suppress(OSError):
+                    run.files[name] = (folder / name).read_text("utf-8", "surrogateescape")
             with suppress(OSError):
                 run.weights_bytes = (folder / BEST_WEIGHTS).stat().st_size
             return
@@ -208,7 +211,7 @@ class Reader:
                 with suppress(Exception):
                     if name in held:
                         path = self._client.download_artifacts(run.run_id, name, target)
-                        run.files[name] = Path(path).read_text()
+                        run.files[name] = Path(path).read_text("utf-8", "surrogateescape")
             run.weights_bytes = held.get(BEST_WEIGHTS)
 
     def _listed(self, run: TrackedRun, names: tuple[str, ...]) -> dict[str, int]:

@@ -37,6 +37,7 @@ def test_every_figure_is_drawn_where_there_is_data(drawn: dict[str, Figure]) -> 
         "roc",
         "precision_recall",
         "calibration",
+        "decision_curve",
         "curves_loss",
         "curves_accuracy",
         "curves_f1",
@@ -95,3 +96,13 @@ def test_long_names_are_cut() -> None:
 
 def test_a_png_is_written_on_white(drawn: dict[str, Figure]) -> None:
     assert figures.png(drawn["forest"]).startswith(b"\x89PNG")
+
+
+def test_the_decision_curve_is_drawn_beside_treat_all_and_none(
+    drawn: dict[str, Figure], comparison: Comparison
+) -> None:
+    treat_all, none, first, *_ = drawn["decision_curve"].axes[0].lines
+    assert list(treat_all.get_ydata()) == comparison["decision"]["treat_all"]
+    assert set(none.get_ydata()) == {0}
+    assert list(first.get_ydata()) == comparison["configurations"][0]["net_benefit"]
+    assert labels(drawn["decision_curve"])[:3] == ["treat all", "treat none", first.get_label()]

@@ -97,14 +97,6 @@ def test_matrices_have_counts_and_shares(page: PageContent, comparison: Comparis
     assert [cell.count for cell in cells] == [tn, fp] and cells[0].share == f"{tn / (tn + fp):.1%}"
 
 
-def test_each_threshold_rule_has_a_table(page: PageContent, comparison: Comparison) -> None:
-    tables = section(page, "Thresholds").tables
-    assert [len(table.rows) for table in tables] == [3, 3, 3] and len(tables) == len(sections.RULE_WORDS)
-    point = comparison["configurations"][0]["points"]["youden"]
-    assert tables[2].rows[0][1] == ", ".join(f"{value:.4f}" for value in point["thresholds"])
-    assert tables[0].columns[-3:] == ["PPV / NPV at 10.0%", "PPV / NPV at 30.0%", "PPV / NPV at 62.5%"]
-
-
 def test_sections_without_data_are_left_out() -> None:
     run = candidate()
     run.test.patients[:] = [None] * len(run.test.patients)
