@@ -152,7 +152,8 @@ def settings(comparison: Comparison) -> Section:
                 caption="What differs between the configurations",
                 columns=["configuration", *differences["keys"]],
                 rows=[
-                    [ranked(row), *map(setting, differences["values"][row["id"]])] for row in all_rows(comparison)
+                    [ranked(row), *map(setting, differences["values"][row["id"]])]
+                    for row in all_rows(comparison)
                 ],
             )
         )

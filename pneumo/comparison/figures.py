@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pneumo.comparison.content import (
     Comparison,
@@ -103,6 +104,7 @@ def _forest(comparison: Comparison) -> Figure:
     own = {_run_ids(row) for row in rows}
     rows += [row for ids, row in ensembles.items() if ids not in own and len(ids) == _run_count(first)]
     figure, (axes,) = _canvas(0.55 + 0.21 * len(rows))
+    _widen(figure)
     for place, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
         entry, colour = row["scores"][score], SERIES[1] if row in apart else SERIES[0]
         axes.hlines(place, entry["low"], entry["high"], colors=colour, linewidth=1.8)
@@ -122,6 +124,13 @@ def _forest(comparison: Comparison) -> Figure:
     axes.set_yticks(range(len(rows) - 1, -1, -1), [_name(row, 30) for row in rows], fontsize=TEXT - 1)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     return figure
+
+
+def _widen(figure: Figure) -> None:
+    """Room beside long labels: a page's typeface is wider than the one that the layout measures."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(w_pad=0.12)
 
 
 def _run_ids(row: ConfigurationRow) -> frozenset[str]:
@@ -147,6 +156,7 @@ def _differences(comparison: Comparison) -> Figure | None:
         return None
     names = {row["id"]: row["name"] for row in comparison["configurations"]}
     figure, (axes,) = _canvas(0.8 + 0.36 * len(pairs))
+    _widen(figure)
     for place, pair in enumerate(reversed(pairs)):
         entry = pair["scores"][score]
         better = claimed(entry)

@@ -34,7 +34,11 @@ def items(comparison: Comparison, sections: Collection[str]) -> list[Item]:
     seeds = max((len(row["seeds"]) for row in rows), default=0)
     libraries = ", ".join(f"{name} {version}" for name, version in about["software"].items())
     return [
-        Item("Study as one of artificial intelligence, its kind of model", f"{C}, {T}, {S}", "The table at the top"),
+        Item(
+            "Study as one of artificial intelligence, its kind of model",
+            f"{C}, {T}, {S}",
+            "The table at the top",
+        ),
         Item("Clinical background, intended use and users", f"{C}, {T}, {S}", None),
         Item("Objectives and hypotheses stated beforehand", f"{C}, {T}, {S}", None),
         Item("Prospective or retrospective; setting, dates, centres", f"{C}, {T}, {S}", None),
@@ -42,7 +46,11 @@ def items(comparison: Comparison, sections: Collection[str]) -> list[Item]:
         Item("Source of the data, its version", f"{C}, {T}", f"Data: digest {about['digest'][:16]}"),
         Item("Preprocessing of the images", f"{C}, {T}", "Settings in common; what differs"),
         Item("De-identification; ethics approval; consent", f"{C}, {T}, {S}", None),
-        Item("Missing data and unreadable images", f"{C}, {T}, {S}", "Warnings: runs left out; each run's bad_images.txt"),
+        Item(
+            "Missing data and unreadable images",
+            f"{C}, {T}, {S}",
+            "Warnings: runs left out; each run's bad_images.txt",
+        ),
         Item("Image acquisition protocol", C, None),
         Item("Reference standard: definition, annotators, their agreement", f"{C}, {T}, {S}", None),
         Item(
@@ -61,9 +69,17 @@ def items(comparison: Comparison, sections: Collection[str]) -> list[Item]:
         Item("Initialisation of the parameters", C, "Settings: model.pretrained, model.weights"),
         Item("Software and its versions", f"{C}, {T}, {S}", libraries),
         Item("Training: optimiser, schedule, augmentation, epochs", f"{C}, {T}", "Settings; curves"),
-        Item("How the final model was selected", f"{C}, {T}", "All scores: what chose the epochs" if comparison["configurations"] else None),
+        Item(
+            "How the final model was selected",
+            f"{C}, {T}",
+            "All scores: what chose the epochs" if comparison["configurations"] else None,
+        ),
         Item("Ensembles", C, there("Ensembles") or "No ensemble was made"),
-        Item("Measures of performance, with their uncertainty", f"{C}, {T}, {S}", there("All scores", "; how it was made")),
+        Item(
+            "Measures of performance, with their uncertainty",
+            f"{C}, {T}, {S}",
+            there("All scores", "; how it was made"),
+        ),
         Item("Tests for differences, corrected for their number", f"{C}, {S}", there("Pairs")),
         Item("Thresholds and how they were chosen", f"{T}, {S}", there("Thresholds")),
         Item("Calibration", T, there("Calibration")),

@@ -122,8 +122,8 @@ def _ranking(comparison: Comparison) -> Ranking | None:
         return None
     companion = forest_scores(comparison)[1]
     several = any(len(row["seeds"]) > 1 for row in rows)
-    further = ["SD over seeds"] if several else []
-    further += [f"validation {SCORE_WORDS[first]}", f"{images_word(comparison)} {SCORE_WORDS[companion]}"]
+    further = ["SD of seeds"] if several else []
+    further += [f"val. {SCORE_WORDS[first]}", SCORE_WORDS[companion]]
     places = []
     for row in rows:
         score = row["scores"][first]
@@ -144,9 +144,9 @@ def _ranking(comparison: Comparison) -> Ranking | None:
     people = "" if test["images_without_patient"] else f" of {plural(test['clusters'], 'patient')}"
     shows = comparison["about"].get("show_runs", "")
     return Ranking(
-        caption=f"Ranked by {SCORE_WORDS[first]} on {test['images']:,} {where} images{people}; "
-        "95 % intervals over patients",
-        note=f"The numbers under “runs” are seeds; they open the run in MLflow while this runs: {shows}"
+        caption=f"{test['images']:,} {where} images{people}"
+        + ("; ✓ best by validation" if choice is not None else ""),
+        note=f"Seeds open their run in MLflow while this command runs: {shows}"
         if shows and not shows.startswith("http")
         else "",
         score=SCORE_WORDS[first],
@@ -411,7 +411,9 @@ def _chosen_on_test(optimistic: Sequence[ConfigurationRow]) -> list[list[str]]:
             by_test = max(history, key=lambda epoch: epoch["test/accuracy"])
             by_f1 = max(history, key=lambda epoch: epoch.get("test/f1", -1.0))
             monitor, worst = run["monitor"], -math.inf
-            sign = -1 if monitor == "val/loss" else 1  # of equal epochs the one with less loss, as in training
+            sign = (
+                -1 if monitor == "val/loss" else 1
+            )  # of equal epochs the one with less loss, as in training
             seen = [epoch for epoch in history if epoch.get(monitor) is not None]
             by_val = max(
                 seen,

@@ -273,10 +273,8 @@ def answer(comparison: Comparison) -> str:
         return f"First on the {images_word(comparison)} images: {row['name']}, {where}. " + _shown(
             comparison, row
         )
-    tied = len(choice["tied"])
-    others = " (validation cannot tell it from the other)" if len(ranked) == 2 else ""
-    others = others or f" (validation cannot tell it from {plural(tied, 'other')})"
-    return f"Best by validation: {row['name']}, {where}{others if tied else ''}. " + _shown(comparison, row)
+    tied = f" (tied with {plural(len(choice['tied']), 'other')})" if choice["tied"] else ""
+    return f"Best by validation{tied}: {row['name']}, {where}. " + _shown(comparison, row)
 
 
 def _shown(comparison: Comparison, row: ConfigurationRow) -> str:
@@ -295,16 +293,15 @@ def _shown(comparison: Comparison, row: ConfigurationRow) -> str:
             seeds = "; one seed each"
         return f"No difference between {which} can be shown{seeds}."
     beaten = _beaten(pairs, score, claimed)
-    of = f" in {len(known)} of {len(pairs)} pairs"
     above = [names[best] for best, worse in beaten.items() if row["id"] in worse]
     if above:
         return f"{_listed(above)} {'has' if len(above) == 1 else 'have'} {higher(score)} {word} than it."
     if mine := [names[id] for id in beaten.get(row["id"], [])]:
-        rest = len(pairs) - len(known)
-        more = f" Nothing can be shown in {plural(rest, 'other pair')}." if rest else ""
-        than = "all others" if len(mine) == len(ranked) - 1 > 1 else _listed(mine, most=3)
-        return f"It has {higher(score)} {word} than {than}.{more}"
-    return f"Differences in {word} are shown{of}, none of them with it."
+        rest = [each["name"] for each in ranked if each is not row and each["name"] not in mine]
+        more = f"; against {_listed(rest, most=2)}, no difference can be shown" if rest else ""
+        than = "all others" if not rest and len(mine) > 1 else _listed(mine, most=2)
+        return f"It has {higher(score)} {word} than {than}{more}."
+    return f"Differences in {word} are shown in {len(known)} of {len(pairs)} pairs, none of them with it."
 
 
 def verdicts(comparison: Comparison) -> list[str]:
@@ -512,8 +509,7 @@ def caption(figure: str, comparison: Comparison) -> str:
     marks += ["hollow circles: optimistic runs"] if comparison["optimistic"] else []
     legend = "; ".join(marks)
     return {
-        "forest": f"{score[0].upper()}{score[1:]} on the {where} images, 95 % intervals over patients. "
-        + (f"{legend[0].upper()}{legend[1:]}." if legend else ""),
+        "forest": f"95 % intervals over patients. {legend[:1].upper()}{legend[1:]}".strip(". ") + ".",
         "differences": f"{which} differences in {score}, 95 % intervals over seeds and patients (grey: over "
         "patients alone). Filled: a difference is claimed.",
         "roc": f"ROC on the {where} images, with 95 % bands.",
