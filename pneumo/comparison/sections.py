@@ -411,9 +411,8 @@ def _chosen_on_test(optimistic: Sequence[ConfigurationRow]) -> list[list[str]]:
             by_test = max(history, key=lambda epoch: epoch["test/accuracy"])
             by_f1 = max(history, key=lambda epoch: epoch.get("test/f1", -1.0))
             monitor, worst = run["monitor"], -math.inf
-            sign = (
-                -1 if monitor == "val/loss" else 1
-            )  # of equal epochs the one with less loss, as in training
+            # As in training: of epochs with equal scores, the one with less loss.
+            sign = -1 if monitor == "val/loss" else 1
             seen = [epoch for epoch in history if epoch.get(monitor) is not None]
             by_val = max(
                 seen,

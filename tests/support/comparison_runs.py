@@ -170,7 +170,8 @@ def finished(runs: list[Candidate], draws: int = 100, **keys: object) -> Compari
     about: dict = {
         "experiment": "pneumo", "sweep": None, "made": "today", "version": "0", "command": "a command",
         "software": {"numpy": "2"}, "commits": ["abc"], "digest": DIGEST, "data": "chest_xray",
-        "synthetic": False,
+        "synthetic": False, "runs_at": "http://127.0.0.1:5000/#/experiments/1/runs/",
+        "show_runs": "pneumo ui tracking.experiment=pneumo",
     }  # fmt: skip
     options: dict = {key: keys.pop(key) for key in ("rank_by", "margin") if key in keys}
     rest: dict = {"about": about | keys, "left_out": [], "unscored": unscored(runs), "splits": SIZES}
