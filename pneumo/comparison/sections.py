@@ -280,16 +280,16 @@ def _pairs(comparison: Comparison) -> Section | None:
     )
 
 
-def _pair_table(score: str, pairs: Sequence[PairRow], names: Mapping[str, str], both: bool) -> Table:
-    """Differences in `score`; the rows name both configurations, or only the second."""
-    columns = ["difference between" if both else f"{names['c1']} minus"]
-    columns += [
-        "difference",
-        "over seeds and patients",
-        "p, Holm",
-        "over patients alone",
-        "p, Holm (patients alone)",
-    ]
+def _pair_table(
+    score: str, pairs: Sequence[PairRow], names: Mapping[str, str], both: bool, seeds: bool = True
+) -> Table:
+    """Differences in `score`; the rows name both configurations, or only the second.
+
+    Without `seeds` (ensembles) patients are the only chance.
+    """
+    columns = ["difference between" if both else f"{names['c1']} minus", "difference"]
+    columns += ["over seeds and patients", "p, Holm"] if seeds else []
+    columns += ["over patients alone", "p, Holm (patients alone)"] if seeds else ["over patients", "p, Holm"]
     if score == "accuracy":
         columns += ["McNemar p", "McNemar p, Holm", "only first / only second right"]
     elif score == "auroc":
@@ -297,15 +297,15 @@ def _pair_table(score: str, pairs: Sequence[PairRow], names: Mapping[str, str], 
     rows = []
     for pair in pairs:
         entry, second = pair["scores"][score], names[pair["second"]]
-        seeds = entry["with_seeds"]
         row = [
             f"{names[pair['first']]} minus {second}" if both else second,
             f"{entry['difference']:+.4f}",
-            difference_interval(seeds) if seeds else "one seed",
-            p_text(seeds["p_holm"]) if seeds else "-",
-            difference_interval(entry),
-            p_text(entry["p_holm"]),
         ]
+        if seeds:
+            recipes = entry["with_seeds"]
+            row.append(difference_interval(recipes) if recipes else "one seed")
+            row.append(p_text(recipes["p_holm"]) if recipes else "-")
+        row += [difference_interval(entry), p_text(entry["p_holm"])]
         if score == "accuracy":
             mcnemar = pair["mcnemar"]
             row += [p_text(mcnemar["p"]), p_text(mcnemar["p_holm"])]
@@ -314,7 +314,8 @@ def _pair_table(score: str, pairs: Sequence[PairRow], names: Mapping[str, str], 
             delong = pair.get("delong")
             row += [p_text(delong["p"]), p_text(delong["p_holm"])] if delong else ["-", "-"]
         rows.append(row)
-    return Table(caption=f"Differences in {SCORE_WORDS[score]}", columns=columns, rows=rows)
+    of = "" if seeds else " between ensembles"
+    return Table(caption=f"Differences in {SCORE_WORDS[score]}{of}", columns=columns, rows=rows)
 
 
 def _ensembles(comparison: Comparison) -> Section | None:
@@ -340,8 +341,9 @@ def _ensembles(comparison: Comparison) -> Section | None:
             f"correction over {plural(len(pairs), 'pair')} of ensembles."
         )
         section.details = [
-            Details(summary=f"{table.caption} between ensembles", tables=[table])
-            for table in (_pair_table(score, pairs, names, both=True) for score in scores[: len(RANKED_BY)])
+            Details(summary=table.caption, tables=[table])
+            for score in scores[: len(RANKED_BY)]
+            for table in [_pair_table(score, pairs, names, both=True, seeds=False)]
         ]
     return section
 
