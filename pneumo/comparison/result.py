@@ -159,7 +159,7 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         values = [repr(value_of(config, key)) for config in configs]
         finer = len({(name, value) for name, value in zip(names, values, strict=True)}) > len(set(names))
         if finer:
-            texts = [setting(value_of(config, key)) for config in configs]
+            texts = _short_texts([value_of(config, key) for config in configs])
             short = key.rpartition(".")[2]
             form = {"name": "{}", "image_size": "{} px", "epochs": "{} epochs"}.get(short, f"{short}={{}}")
             names = [(*name, form.format(text)) for name, text in zip(names, texts, strict=True)]
@@ -170,6 +170,16 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         seen[name] += 1
         full[index] = name if seen[name] == 1 else f"{name} ({seen[name]})"
     return full
+
+
+def _short_texts(values: Sequence[Any]) -> list[str]:
+    """The values as typed; long numbers with four digits, if these still tell them apart."""
+    texts = [setting(value) for value in values]
+    rounded = [
+        f"{value:.4g}" if isinstance(value, float) and len(text) > 8 else text
+        for value, text in zip(values, texts, strict=True)
+    ]
+    return rounded if len(set(rounded)) == len(set(texts)) else texts
 
 
 def _ensembles(
