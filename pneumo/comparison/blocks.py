@@ -125,7 +125,7 @@ class PageContent:
 
     title: str
     answer: str
-    warnings: list[str]  # their titles
+    warnings: list[str]  # their headlines
     ranking: Ranking | None
     sections: list[Section]
     footer: str

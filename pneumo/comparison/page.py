@@ -18,7 +18,7 @@ from PIL import Image
 from pneumo import UserError
 from pneumo.comparison import figures, sections
 from pneumo.comparison.content import Comparison, Mistake
-from pneumo.comparison.words import SCORE_WORDS, answer, caption, number, warnings, with_interval
+from pneumo.comparison.words import SCORE_WORDS, answer, caption, headlines, number, with_interval
 from pneumo.data import images, phantom
 from pneumo.data.settings import PhantomSettings
 from pneumo.evaluation import plot
@@ -113,7 +113,7 @@ def terminal(comparison: Comparison) -> str:
         for row in [*comparison["configurations"], *comparison["ensembles"], *comparison["optimistic"]]
     ]
     lines = [table(rows), "", answer(comparison)]
-    if titles := " ".join(title for title, _ in warnings(comparison)):
+    if titles := " ".join(headlines(comparison)):
         lines.append(f"Warnings (the page says more): {titles}")
     return "\n".join(lines)
 

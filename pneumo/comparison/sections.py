@@ -35,6 +35,7 @@ from pneumo.comparison.words import (
     compact,
     difference_interval,
     forest_scores,
+    headlines,
     images_word,
     lead,
     limits,
@@ -100,7 +101,7 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
     return PageContent(
         title=title(comparison),
         answer=answer(comparison),
-        warnings=[title for title, _ in warnings(comparison)],
+        warnings=headlines(comparison),
         ranking=_ranking(comparison),
         sections=sections,
         footer=f"Made by pneumo {about['version']} on {about['made']}. Research software, not a medical "

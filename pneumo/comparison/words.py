@@ -136,6 +136,11 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
     return listed + [("Note.", note) for note in notes]
 
 
+def headlines(comparison: Comparison) -> list[str]:
+    """The warnings as short as they can be: their titles; a note has none but its text."""
+    return [text if title == "Note." else title for title, text in warnings(comparison)]
+
+
 def _equal_samplers(comparison: Comparison) -> bool:
     """True if both names of one sampler are compared."""
     found = comparison["differences"]

@@ -250,6 +250,7 @@ def test_warnings_name_what_changes_the_reading() -> None:
         "1 run left out.",
         "Note.",
     ]
+    assert words.headlines(comparison) == [*titles[:-1], "A note."]
 
 
 def test_the_limits_follow_the_data() -> None:
