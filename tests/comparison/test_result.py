@@ -43,8 +43,8 @@ def test_configurations_are_named_by_what_distinguishes_them() -> None:
     assert result._names([base, base]) == ["resnet18", "resnet18 (2)"]
     long = [base | {"optim.lr": lr} for lr in (0.0009250000000000001, 0.001)]
     assert result._names(long) == ["lr=0.000925", "lr=0.001"]
-    near = [base | {"optim.lr": lr} for lr in (0.0009250000000000001, 0.0009250000000000002)]
-    assert result._names(near) == ["lr=0.0009250000000000001", "lr=0.0009250000000000002"]
+    near = [base | {"optim.lr": lr} for lr in (0.00092501, 0.00092502)]
+    assert result._names(near) == ["lr=0.00092501", "lr=0.00092502"]
     grid = [base | {"optim.lr": lr, "model.dropout": d} for lr in (0.001, 0.01) for d in (0.0, None)]
     assert result._names(grid)[:2] == ["dropout=0.0, lr=0.001", "dropout=null, lr=0.001"]
 
