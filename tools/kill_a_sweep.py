@@ -150,7 +150,7 @@ def main() -> int:
     work = options.work_dir or Path(tempfile.mkdtemp(prefix="kill_a_sweep-"))
     command = ["sweep=dropout_lr", *run_overrides(options), *options.overrides]
     rng, faults = random.Random(options.seed), []
-    whole = Terminal(work / "undisturbed", command)
+    whole = Terminal(work / "undisturbed", command, warm=True)
     began = time.monotonic()
     if whole.start().wait():
         raise SystemExit(f"the undisturbed sweep failed:\n{whole.output}")
@@ -159,7 +159,7 @@ def main() -> int:
 
     # Until all kills are done, the last job waits before its last epoch, even on a fast machine.
     hold = Hold(work / "hold", options.epochs - 1, order[-1])
-    killed = Terminal(work / "killed", command, hold=hold)
+    killed = Terminal(work / "killed", command, hold=hold, warm=True)
     obstacles = sabotage(killed.folder, order) if options.failures else []
     print("kill  after start  finished runs  newest saved state of each started run: epoch")
     kills = 0

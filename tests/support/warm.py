@@ -3,13 +3,19 @@
 Each command is a process of its own all the same, forked by Python's fork server: it can be killed like any.
 """
 
+import importlib
 import multiprocessing
 import os
 import runpy
 import sys
 import threading
-from functools import cache
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, reduce
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -24,13 +30,23 @@ _LOADED = [
 class Train:
     """A running `python -m pneumo.train ARGUMENTS` in `folder`, whose output is appended to `log`.
 
+    With `errors`, its error output goes there instead. `first` is called in the process before the command.
     It has the methods of subprocess.Popen that its users need.
     """
 
-    def __init__(self, arguments: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        folder: Path,
+        log: Path,
+        environment: dict[str, str],
+        errors: Path | None = None,
+        first: Callable[[], None] | None = None,
+    ) -> None:
         load()
         context = multiprocessing.get_context("forkserver")
-        self._process = context.Process(target=_train, args=(arguments, folder, log, environment))
+        given = (arguments, folder, log, errors or log, environment, first)
+        self._process = context.Process(target=_train, args=given)
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -38,9 +54,9 @@ class Train:
     def poll(self) -> int | None:
         return self._process.exitcode
 
-    def wait(self) -> int:
-        self._process.join()
-        assert self._process.exitcode is not None
+    def wait(self, timeout_s: float | None = None) -> int:
+        self._process.join(timeout_s)
+        assert self._process.exitcode is not None, f"it still runs after {timeout_s} s"
         return self._process.exitcode
 
     def kill(self) -> None:
@@ -60,11 +76,17 @@ def load() -> None:
     first.join()
 
 
-def _train(arguments: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
+def _train(
+    arguments: list[str],
+    folder: Path,
+    log: Path,
+    errors: Path,
+    environment: dict[str, str],
+    first: Callable[[], None] | None,
+) -> None:
     os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(output, stream.fileno())
+    for stream, file in ((sys.stdout, log), (sys.stderr, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), stream.fileno())
     os.environ |= environment
     os.chdir(folder)
     runpy.run_path(str(HOOKS / "sitecustomize.py"))  # Python has started already
@@ -72,4 +94,31 @@ def _train(arguments: list[str], folder: Path, log: Path, environment: dict[str,
     sys.argv = [str(PROJECT / "pneumo" / "train.py"), *arguments]
     from pneumo import train
 
+    if first is not None:
+        first()
     train.main()
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """Lets a function send signals to its own process when it is called for the `call`-th time."""
+
+    place: str  # module:name, or module:Class.name
+    call: int
+    numbers: tuple[int, ...]
+    pause_s: float  # how long the function then waits before it does its work
+
+    def __call__(self) -> None:
+        module, _, name = self.place.partition(":")
+        *path, last = name.split(".")
+        owner = reduce(getattr, path, importlib.import_module(module))
+        original, calls = getattr(owner, last), count(1)
+
+        def sends(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == self.call:
+                for number in self.numbers:
+                    os.kill(os.getpid(), number)
+                time.sleep(self.pause_s)
+            return original(*args, **kwargs)
+
+        setattr(owner, last, sends)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import import_path
+from support.warm import Signalled, Train
 
 from pneumo.tracking.journal import Journal
 from pneumo.training.signals import EXIT_CODES, Interrupted, StopRequest
@@ -109,30 +110,6 @@ def test_another_thread_takes_no_signals() -> None:
 
 # ---- through the train command
 
-# Runs the train command. A patched function sends a signal to the process when it is called.
-PATCHED = """
-import importlib, os, signal, sys, time
-place, call, numbers, pause_s = sys.argv[1], int(sys.argv[2]), sys.argv[3].split(","), float(sys.argv[4])
-sys.argv = ["train", *sys.argv[5:]]
-module, _, name = place.partition(":")
-from pneumo import train
-owner = importlib.import_module(module)
-*path, last = name.split(".")
-for part in path:
-    owner = getattr(owner, part)
-original, calls = getattr(owner, last), 0
-def sends(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == call:
-        for number in numbers:
-            os.kill(os.getpid(), getattr(signal, number))
-        time.sleep(pause_s)
-    return original(*args, **kwargs)
-setattr(owner, last, sends)
-train.main()
-"""
-
 
 class TrainCommand:
     """The train command on a tiny phantom, in separate folders."""
@@ -148,12 +125,13 @@ class TrainCommand:
             **os.environ,
             "PYTHONPATH": import_path(PROJECT),
             "OMP_NUM_THREADS": "1",
+            "PNEUMO_TEST_TINY": "on",
             "PNEUMO_CACHE": str(cache),
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         }
 
     def __call__(self, *extra: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        return self._run([sys.executable, "-m", "pneumo.train", *self.arguments, *extra], code)
+        return self._run(extra, code)
 
     def signalled(
         self,
@@ -164,11 +142,24 @@ class TrainCommand:
         pause_s: float = 0,
         code: int = 143,
     ) -> subprocess.CompletedProcess[str]:
-        patch = [sys.executable, "-c", PATCHED, place, str(call), numbers, str(pause_s)]
-        return self._run([*patch, *self.arguments, *extra], code)
+        """Run it; the function at `place` sends the signals to the process when it is called."""
+        sent = tuple(getattr(signal, number) for number in numbers.split(","))
+        return self._run(extra, code, Signalled(place, call, sent, pause_s))
 
-    def _run(self, line: list[str], code: int) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(line, env=self.environment, capture_output=True, text=True, timeout=240)
+    def _run(
+        self, extra: tuple[str, ...], code: int, first: Signalled | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        out, errors = (self.folder / f"{name}.txt" for name in ("out", "err"))
+        for file in (out, errors):
+            file.write_text("")
+        line = [*self.arguments, *extra]
+        process = Train(line, self.folder, out, self.environment, errors, first)
+        try:
+            returned = process.wait(240)
+        finally:
+            process.kill()
+        done = subprocess.CompletedProcess(line, returned, out.read_text(), errors.read_text())
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -213,8 +204,8 @@ def test_a_signal_in_a_step(tmp_path: Path, cache: Path) -> None:
         ("pneumo.training.trainer:Trainer._step", 6, "SIGUSR1", CONTINUES),
         ("pneumo.training.trainer:Trainer.score", 1, "SIGTERM", CONTINUES),  # validation
         ("pneumo.data.loader:Split.take", 5, "SIGINT", CONTINUES),  # validation, inside it
-        ("pneumo.training.trainer:save_resume", 1, "SIGTERM", CONTINUES),
-        ("pneumo.training.trainer:save_weights", 1, "SIGTERM", CONTINUES),
+        ("pneumo.training.state_writer:save_resume", 1, "SIGTERM", CONTINUES),
+        ("pneumo.training.state_writer:save_weights", 1, "SIGTERM", CONTINUES),
         ("pneumo.training.trainer:Trainer.score", 4, "SIGTERM", CONTINUES),  # the final report's test scores
     ],
 )
