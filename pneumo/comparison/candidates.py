@@ -12,7 +12,7 @@ import yaml
 from pneumo import UserError, fingerprint
 from pneumo.comparison.content import EpochScores, LeftOut, SplitSize, Unscored
 from pneumo.data import manifest
-from pneumo.data.settings import DataSettings
+from pneumo.data.settings import DataSettings, PhantomSettings
 from pneumo.evaluation.metrics import checked
 from pneumo.evaluation.predictions import SplitResult, read_predictions
 from pneumo.names import (
@@ -23,7 +23,6 @@ from pneumo.names import (
     DATA_DIGEST_TAG,
     DIRTY_TAG,
     FINGERPRINT_TAG,
-    MEASURED,
     MIXED_TAG,
     PIXELS_TAG,
     POOL_TAG,
@@ -67,7 +66,7 @@ class Candidate:
     device: str | None = None
     precision: str | None = None
     weights_bytes: int | None = None
-    measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/... of the last epoch
+    measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/...: the median of the epochs
     synthetic: bool = False
     data_name: str | None = None
     data_root: str | None = None  # where the run found its images
@@ -103,7 +102,7 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
         needed = NEEDED if _unscored(run) else (TEST_PREDICTIONS, *NEEDED)
         missing = ", ".join(name for name in needed if name not in run.files)
         if missing:
-            reason = f"its artifacts are incomplete: {missing} missing (python -m pneumo.runs sync)"
+            reason = f"its artifacts are incomplete: {missing} missing (pneumo runs sync)"
             left_out.append({"run": run.name, "reason": reason})
             continue
         if PROTOCOL_TAG not in run.tags:
@@ -144,7 +143,7 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
         checked(split.labels, split.probabilities)
     notes = []
     if settings.get("trainer.limit_batches"):
-        notes.append("Some runs are smoke runs: they trained on part of each epoch (trainer.limit_batches).")
+        notes.append("Some runs are smoke runs: they used part of every split (trainer.limit_batches).")
     if MIXED_TAG in run.tags:
         notes.append(f"Some runs were continued after a change: {run.tags[MIXED_TAG]}.")
     if run.tags.get(DIRTY_TAG) == "true":
@@ -175,7 +174,7 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
         device=run.params.get("device"),
         precision=run.params.get("precision"),
         weights_bytes=run.weights_bytes,
-        measured={key: value for key, value in run.metrics.items() if key.startswith(MEASURED)},
+        measured=run.measured,
         synthetic=run.tags.get(SYNTHETIC_TAG) == "true",
         data_name=data.get("name"),
         data_root=data.get("root"),
@@ -296,6 +295,16 @@ def image_root(kept: Sequence[Candidate], given: str | None) -> Path | None:
         shown = first.encode(errors="backslashreplace").decode()  # file names may not be UTF-8
         print(f"note: data.root={given} does not contain the test images ({shown}, ...)")
     return None
+
+
+def phantom(kept: Sequence[Candidate]) -> PhantomSettings | None:
+    """The synthetic set that the runs were scored on, if it is one."""
+    data = kept[0].saved.get("data")
+    if not kept[0].synthetic or not isinstance(data, dict):
+        return None
+    keys = data.get("phantom")
+    names = PhantomSettings.__dataclass_fields__.keys()
+    return PhantomSettings(**{k: int(v) for k, v in (keys or {}).items() if k in names})
 
 
 def split_sizes(kept: Sequence[Candidate], root: Path | None) -> dict[str, SplitSize] | None:

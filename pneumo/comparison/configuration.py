@@ -366,4 +366,5 @@ def _run_row(run: Candidate) -> RunRow:
         "commit": run.commit,
         "device": run.device,
         "precision": run.precision,
+        "monitor": str(run.config.get("trainer.monitor", "val/auroc")),
     }

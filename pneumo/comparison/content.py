@@ -36,6 +36,7 @@ class RunRow(TypedDict):
     commit: str | None
     device: str | None
     precision: str | None
+    monitor: str  # the validation score that chose the epoch, or would have
 
 
 class Validation(TypedDict):
@@ -340,6 +341,8 @@ class About(TypedDict):
     digest: str
     data: str | None
     synthetic: bool
+    runs_at: NotRequired[str]  # the address of a run in MLflow, up to its id
+    show_runs: NotRequired[str]  # the command that shows the runs
 
 
 class LeftOut(TypedDict):

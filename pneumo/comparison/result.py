@@ -18,6 +18,7 @@ from pneumo.comparison import choice, pairs
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.configuration import Configuration
 from pneumo.comparison.content import About, Differences, ImageSet, Mistake, Result
+from pneumo.comparison.words import setting
 from pneumo.evaluation import calibration, contrasts, decisions, metrics, statistics
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.fingerprint import value_of
@@ -154,28 +155,39 @@ def _groups(runs: Sequence[Candidate]) -> list[list[Candidate]]:
 
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each configuration by the fewest values that distinguish it from all the others."""
+    """Each configuration by the fewest values that distinguish it from all the others, else by its model."""
     left_out = ("trainer.select_on", *CHANCE)
     configs = [{k: v for k, v in config.items() if k not in left_out} for config in configs]
     first = ("model.name", "sampler.name", "augment.name", "data.image_size", "trainer.epochs")
     keys = [*first, *sorted({key for config in configs for key in config} - set(first))]
     names: list[tuple[str, ...]] = [()] * len(configs)
     for key in keys:
-        if key != "model.name" and len(set(names)) == len(names):
+        if len(set(names)) == len(names):
             break
         values = [repr(value_of(config, key)) for config in configs]
         finer = len({(name, value) for name, value in zip(names, values, strict=True)}) > len(set(names))
-        if finer or key == "model.name":
-            texts = [str(value_of(config, key)) for config in configs]
+        if finer:
+            texts = _short_texts([value_of(config, key) for config in configs])
             short = key.rpartition(".")[2]
             form = {"name": "{}", "image_size": "{} px", "epochs": "{} epochs"}.get(short, f"{short}={{}}")
             names = [(*name, form.format(text)) for name, text in zip(names, texts, strict=True)]
-    full = [", ".join(name) for name in names]
+    models = [str(config.get("model.name", "?")) for config in configs]
+    full = [", ".join(name) or model for name, model in zip(names, models, strict=True)]
     seen: Counter[str] = Counter()
     for index, name in enumerate(full):  # the same configuration under two protocols
         seen[name] += 1
         full[index] = name if seen[name] == 1 else f"{name} ({seen[name]})"
     return full
+
+
+def _short_texts(values: Sequence[Any]) -> list[str]:
+    """The values as typed; long numbers with four digits, if these still tell them apart."""
+    texts = [setting(value) for value in values]
+    rounded = [
+        f"{value:.4g}" if isinstance(value, float) and len(text) > 8 else text
+        for value, text in zip(values, texts, strict=True)
+    ]
+    return rounded if len(set(rounded)) == len(set(texts)) else texts
 
 
 def _ensembles(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,6 +20,7 @@ from pneumo.names import (
     CONFIG,
     FINGERPRINT_TAG,
     HEARTBEAT_TAG,
+    MEASURED,
     REASON_TAG,
     SWEEP_TABLE,
     SWEEP_TAG,
@@ -46,6 +48,7 @@ class TrackedRun:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
+    measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/...: the median of the epochs
     artifact_uri: str = ""
     files: dict[str, str] = field(default_factory=dict)
     weights_bytes: int | None = None
@@ -64,12 +67,15 @@ class TrackedRun:
 class Found:
     """The runs of an experiment or of one sweep, the unfinished among them, and the sweep's parent run.
 
+    `experiment_id` is MLflow's, which its pages need.
+
     `missing` are jobs in the sweep's table, as overrides, whose run is not in the experiment.
     """
 
     runs: list[TrackedRun]
     unfinished: list[TrackedRun]
     parent: TrackedRun | None
+    experiment_id: str = ""
     missing: list[str] = field(default_factory=list)
 
 
@@ -92,7 +98,7 @@ class Reader:
         ids = {known.name: known.experiment_id for known in self._experiments()}
         if experiment not in ids:
             raise UserError(
-                f"experiment={experiment} is not in {redact(self.uri)}; it holds "
+                f"tracking.experiment={experiment} is not in {redact(self.uri)}; it holds "
                 f"{', '.join(sorted(ids)) or 'none'}."
             )
         every = [tracked(run) for run in self._search(ids[experiment])]
@@ -104,7 +110,7 @@ class Reader:
         if sweep is not None:
             if sweep not in sweeps:
                 names = ", ".join(sorted(sweeps)) or "no sweep"
-                raise UserError(f"sweep={sweep} is not in experiment {experiment}, which holds {names}.")
+                raise UserError(f"sweep_id={sweep} is not in experiment {experiment}, which holds {names}.")
             table = self._sweep_table([run for run in parents if run.tags.get(SWEEP_TAG) == sweep])
             there = {run.tags.get(FINGERPRINT_TAG) for run in runs}
             missing = [words for mark, words in table.items() if mark not in there]
@@ -118,12 +124,14 @@ class Reader:
         local = all(local_folder(run.artifact_uri) for run in finished)
         with ThreadPoolExecutor(1 if local else FETCHERS) as pool:
             list(pool.map(self._fetch, finished))
+            list(pool.map(self._measure, finished))
         wanted = {sweep} if sweep else {run.tags.get(SWEEP_TAG) for run in finished}
         mine = [run for run in parents if {run.tags.get(SWEEP_TAG)} == wanted]
         return Found(
             runs=finished,
             unfinished=[run for run in runs if run.status != "FINISHED"],
             parent=mine[-1] if mine else None,
+            experiment_id=str(ids[experiment]),
             missing=missing,
         )
 
@@ -164,6 +172,13 @@ class Reader:
             return {job["fingerprint"]: " ".join(job["overrides"]) for job in jobs if job["fingerprint"]}
         except (ValueError, KeyError, TypeError):
             return {}
+
+    def _measure(self, run: TrackedRun) -> None:
+        """The medians over the epochs: the last epoch alone says little on a machine that others use."""
+        for key in run.metrics:
+            if key.startswith(MEASURED):
+                points = self._ask(partial(self._client.get_metric_history, run.run_id, key))
+                run.measured[key] = median(point.value for point in points)
 
     def history(self, run: TrackedRun) -> list[dict[str, Any]]:
         """A dict an epoch (`epoch`, `train/loss`, ...), from MLflow's metric points."""
