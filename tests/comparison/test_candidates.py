@@ -9,7 +9,7 @@ import pytest
 from support.comparison_runs import SIZES, candidate, candidates, finished, make, split
 from support.images import make_kaggle, picture, save
 
-from pneumo.comparison import page, result, words
+from pneumo.comparison import figures, page, result, words
 from pneumo.comparison.candidates import image_root, read, sort_out, split_sizes, unscored
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.tracking.reading import Found, Reader, TrackedRun
@@ -250,7 +250,7 @@ def test_one_unscored_run_takes_the_whole_comparison_to_validation() -> None:
     assert "validation images" in words.lead(found) and "test" not in words.lead(found)
     (warning,) = [text for title, text in words.warnings(found) if title == "Validation images."]
     assert "pneumo evaluate model=resnet501 split=test" in warning
-    html = page.html(found, {}, {})
+    html = page.html(found, figures.draw(found), {})
     assert "Validation images, main scores" in html and "Test images, main scores" not in html
 
 
