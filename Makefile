@@ -25,8 +25,6 @@ demo: install ## three architectures on the embedded synthetic set, tracked in M
 	  data.image_size=64 augment=light trainer.epochs=4 trainer.batch_size=32 trainer.ema_decay=0.98 \
 	  tracking.experiment=demo
 	$(BIN)/python -m pneumo.compare tracking.experiment=demo
-	@echo
-	@echo "The comparison's page is reports/demo/index.html; the runs are in MLflow's experiment 'demo':  make ui"
 
 ui: install ## MLflow's pages on 127.0.0.1 (pneumo ui)
 	$(BIN)/python -m pneumo.ui

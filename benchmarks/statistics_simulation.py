@@ -5,7 +5,7 @@ an effect. Networks of one recipe differ by training: their AUROC has a true val
 at AUROC .965), and on one test set of the public set's size their scores vary by .0116 in accuracy and .0059
 in AUROC, as docs/results has it. All recipes are equal unless an effect is asked for.
 Command: python benchmarks/statistics_simulation.py [worlds] [part]. A part is intervals, verdicts, near_one,
-unequal, power or choice. All parts with 500 worlds take about two hours of processor time.
+unequal, power, choice, points or calibrated. With 500 worlds, all take about two hours of processor time.
 Expected: a false "better" in at most 5 % of worlds, and coverage of 93 % or more from 40 patients a class on.
 """
 
@@ -18,7 +18,7 @@ import measure
 import numpy as np
 from scipy.stats import norm
 
-from pneumo.evaluation import contrasts, statistics
+from pneumo.evaluation import calibration, contrasts, metrics, statistics
 from pneumo.evaluation.contrasts import Spread
 
 # Variances of a logit: patient and image (all networks), patient (networks of a recipe), patient and image
@@ -220,6 +220,101 @@ def choice(
     return {name: _mean([row[name] for row in rows]) for name in rows[0]}
 
 
+def points(
+    worlds: int,
+    configurations: int,
+    seeds: int,
+    patients: tuple[int, int],
+    auroc: float,
+    every: int = 2,
+    draws: int = 150,
+) -> dict[str, dict[str, float]]:
+    """As `verdicts` for equal recipes, at each run's threshold from validation patients.
+
+    One of `every` patients is validation, which all runs share; the others are the test set.
+    """
+    rng = np.random.default_rng([configurations, seeds, patients[0], every])
+    found: dict[str, list[dict[str, float]]] = {}
+    for number in range(worlds):
+        world = World(rng, configurations, seeds, patients, auroc)
+        on_val = np.array([int(name[1:]) % every == 0 for name in world.patients])
+        labels, people = (
+            world.labels[~on_val],
+            [p for p, v in zip(world.patients, on_val, strict=True) if not v],
+        )
+        least = statistics.PatientCounts.of(labels, people).smaller_class
+        weights = statistics.resample(labels, people, draws, number)
+        weights = np.concatenate([weights, np.ones((len(labels), 1), dtype=np.uint16)], axis=1)
+        each = []
+        for chances in world.chances:
+            cut = metrics.operating_points(world.labels[on_val], chances[on_val])["sensitivity_95"]
+            each.append(
+                statistics.resampled_scores(labels, chances[~on_val], weights, cut, parts=("counts",))
+            )
+        for score in ("recall", "specificity", "balanced_accuracy"):
+            spread = [
+                Spread.of([float(s[score][-1]) for s in mine], [s[score][:-1] for s in mine], [""] * seeds)
+                for mine in (each[i * seeds : (i + 1) * seeds] for i in range(configurations))
+            ]
+            pairs = [(i, j) for i in range(configurations) for j in range(i + 1, configurations)]
+            recipes = [contrasts.over_runs(spread[i], spread[j], least) for i, j in pairs]
+            networks = [contrasts.over_patients(spread[i], spread[j], least) for i, j in pairs]
+            found.setdefault(score, []).append(
+                {
+                    "false_better": any(p is not None and p < LEVEL for p in _holm(recipes)),
+                    "networks_differ": any(p is not None and p < LEVEL for p in _holm(networks)),
+                }
+            )
+    return {
+        score: {name: _mean([row[name] for row in rows]) for name in rows[0]} for score, rows in found.items()
+    }
+
+
+def _holm(tests: Sequence[contrasts.Test | None]) -> list[float | None]:
+    return statistics.holm([test.p if test else None for test in tests])
+
+
+def calibrated(
+    worlds: int, people: int, spread: float, slope: float = 1.0, shift: float = 0.0
+) -> dict[str, float]:
+    """How often the intervals of a network's slope, intercept and ECE cover the truth.
+
+    Patients with one to several images have one label and one probability. Its logit is the true one, less
+    `shift`, divided by `slope`; 1 and 0 are calibrated. naive_ece is the coverage of the draws' percentiles.
+    """
+
+    def draw(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        of = np.repeat(np.arange(number), 1 + rng.poisson(0.4, number))
+        logits = rng.normal(0.3, spread, number)
+        labels = (rng.random(number) < 1 / (1 + np.exp(-logits))).astype(int)
+        return labels[of], 1 / (1 + np.exp(-(logits[of] - shift) / slope)), [f"p{k:06d}" for k in of]
+
+    labels, chances, _ = draw(np.random.default_rng(1), 400_000)
+    ece = metrics.calibration_error(labels, chances) if (slope, shift) != (1, 0) else 0.0
+    intercept = calibration.Recalibration.of(labels, chances).intercept if ece else 0.0
+    rng = np.random.default_rng([people, round(10 * spread), round(10 * slope)])
+    rows = []
+    for number in range(worlds):
+        labels, chances, patients = draw(rng, people)
+        least = statistics.PatientCounts.of(labels, patients).smaller_class
+        fit = calibration.Recalibration.of(labels, chances)
+        _, _, of = statistics.clusters(labels, patients)
+        weights = statistics.resample(labels, patients, 150, number)
+        draws = statistics.resampled_scores(labels, chances, weights, parts=("losses",))["ece"]
+        if_calibrated = calibration.error_if_calibrated(labels, patients, [chances], number)
+        ends = {
+            "slope": calibration.over_patients(fit.slope, [fit.slope_influence], of, least),
+            "intercept": calibration.over_patients(fit.intercept, [fit.intercept_influence], of, least),
+            "ece": calibration.error_interval(
+                metrics.calibration_error(labels, chances), if_calibrated, draws, least
+            ),
+            "naive_ece": tuple(np.quantile(draws, (0.025, 0.975))),
+        }
+        truth = {"slope": slope, "intercept": intercept, "ece": ece, "naive_ece": ece}
+        rows.append({name: float(low <= truth[name] <= high) for name, (low, high) in ends.items()})
+    return {name: _mean([row[name] for row in rows]) for name in rows[0]}
+
+
 def _mean(values: Sequence[float]) -> float:
     finite = [float(value) for value in values if np.isfinite(value)]
     return float(np.mean(finite)) if finite else float("nan")
@@ -265,6 +360,29 @@ def _choice(worlds: int) -> None:
         _row(f"first of {configurations} configurations with {seeds} seeds", facts)
 
 
+def _points(worlds: int) -> None:
+    both, small = (380, 476), (228, 286)
+    cases = [(2, 1, both, 2), (2, 2, both, 2), (2, 3, both, 2), (3, 3, both, 2), (5, 3, both, 2)]
+    cases += [(2, 2, small, 6), (2, 3, small, 6), (3, 3, small, 6)]
+    for configurations, seeds, patients, every in cases:
+        found = points(worlds, configurations, seeds, patients, 0.965, every)
+        for score, facts in found.items():
+            title = (
+                f"{configurations} configurations {seeds} seeds {patients} 1 of {every} validation {score}"
+            )
+            _row(title, facts)
+            limit = LEVEL + 2 * (LEVEL * (1 - LEVEL) / worlds) ** 0.5
+            good = 1.0 if facts["false_better"] <= limit else 0.0
+            measure.record(f"statistics/points/{title}", good, 1.0, worlds=worlds, **facts)
+
+
+def _calibrated(worlds: int) -> None:
+    for people in (40, 80, 428):
+        for spread, slope, shift in ((1.5, 1.0, 0.0), (3.0, 1.0, 0.0), (3.0, 0.5, 0.5), (3.0, 2.0, 0.0)):
+            title = f"calibration {people} patients spread {spread} slope {slope} shift {shift}"
+            _row(title, calibrated(worlds, people, spread, slope, shift))
+
+
 SMALL, LARGE = (40, 40), (190, 238)
 PARTS: dict[str, Callable[[int], None]] = {
     "intervals": _intervals,
@@ -299,6 +417,8 @@ PARTS: dict[str, Callable[[int], None]] = {
         effect=0.02,
     ),
     "choice": _choice,
+    "points": _points,
+    "calibrated": _calibrated,
 }
 
 

@@ -63,7 +63,7 @@ COMMANDS: dict[str, Command] = {
         ),
         module="pneumo.predict",
         config_name="predict",
-        paths=("model", "input", "output", "cache_dir"),
+        paths=("model", "input", "output", "output_dir", "cache_dir"),
         lists=("input",),
     ),
     "evaluate": Command(

@@ -35,6 +35,7 @@ SCORED_TAG = "pneumo.test_scored"  # when the model was given its test images (U
 MIXED_TAG = "pneumo.mixed"  # what changed when a run was continued with on_code_change=keep
 STATE_TAG = "pneumo.state"  # PRUNED, which MLflow does not know
 REASON_TAG = "pneumo.status_reason"
+HEARTBEAT_TAG = "pneumo.heartbeat"  # when the run's process was last alive (UTC); not in the journal
 JOURNAL_TAG = "pneumo.journal_id"
 COMMIT_TAG = "mlflow.source.git.commit"
 DIRTY_TAG = "pneumo.git_dirty"
@@ -71,4 +72,4 @@ THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
 CLASS_NAMES = ("NORMAL", "PNEUMONIA")
 
 # ---- metrics of the machine, not of the model: the same run measures others each time
-MEASURED = ("time/", "memory/")
+MEASURED = ("time/", "memory/", "system/")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumo import UserError, config
+from pneumo.run_lookup import model_of
 from pneumo.tracking.registry import FORMS
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import check_device
@@ -27,6 +28,7 @@ class PredictConfig:
     batch_size: int = 64
     device: str = "auto"
     num_workers: int | None = None
+    output_dir: str = "${pneumo.project:outputs}"
     cache_dir: str | None = None
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
@@ -73,9 +75,10 @@ def predict(settings: PredictConfig) -> int:
     found = inputs.find_all(given)
     if found.left_out:
         print(f"note: {len(found.left_out)} other files are left out: {', '.join(found.left_out[:3])}")
+    uri = settings.tracking.uri or ""
     model, notes = predictor.load(
-        str(settings.model),
-        settings.tracking.uri or "",
+        model_of(str(settings.model), settings.output_dir, uri),
+        uri,
         Path(settings.cache_dir or ".cache"),
         device=settings.device,
         threshold=settings.threshold,

@@ -6,20 +6,20 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pneumo import UserError, config, fingerprint, models, names, provenance, run_scores
+from pneumo import UserError, config, fingerprint, models, names, places, provenance, run_note, run_scores
 from pneumo.config import Config
 from pneumo.data import cache, manifest
 from pneumo.data.cache import ImageCache
 from pneumo.data.loader import Split, splits
 from pneumo.provenance import StartRecord
 from pneumo.run_plan import RunPlan, plan_run
-from pneumo.sweep import retention, trial
+from pneumo.sweep import context, retention, trial
 from pneumo.sweep.jobs import SweepJob, score_of
 from pneumo.sweep.parent import Sweep
 from pneumo.text import last_line
@@ -50,12 +50,20 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def run(settings: Config, sweep: Sweep | None = None, job: SweepJob | None = None) -> Outcome:
-    """Prepare the data, skip a run that is done, else train and report. The journal says how it ended."""
+def run(
+    settings: Config,
+    sweep: Sweep | None = None,
+    job: SweepJob | None = None,
+    overrides: Sequence[str] = (),
+) -> Outcome:
+    """Prepare the data, skip a run that is done, else train and report. The journal says how it ended.
+
+    `overrides` are what was typed; they name the run.
+    """
     started = time.monotonic()
     try:
         with StopRequest(settings.trainer.grace_s) as stop:
-            plan = plan_run(settings, _prepare_data(settings), sweep, job)
+            plan = plan_run(settings, _prepare_data(settings), sweep, job, overrides)
             plan.update_job(fingerprint=plan.fingerprint)
             log = RunLog(
                 plan.folder,
@@ -122,7 +130,10 @@ def _prepare_data(settings: Config) -> ImageCache:
             print(f"note: {message}")
         if data.bad:
             print(f"note: {len(data.bad)} unreadable images are left out (data.on_bad_image=skip)")
-        for split, counts in table.counts().items():
+        known = context.current().data_shown
+        shown = data.digest in known  # once a sweep
+        known.add(data.digest)
+        for split, counts in table.counts().items() if not shown else ():
             text = ", ".join(f"{count} {name}" for name, count in counts.items())
             print(
                 f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}"
@@ -277,9 +288,14 @@ def _start_record(plan: RunPlan, log: RunLog, start: StartRecord) -> None:
     """Open the journal, record what the run is, and begin to send."""
     settings, data = plan.settings, plan.data
     log.start(plan.name, settings.tracking.experiment, plan.tags())
+    if log.journal.status == "RUNNING":
+        log.journal.tags({names.NOTE_TAG: run_note.begun(plan)})
     log.journal.params(plan.params())
     source = "phantom" if plan.synthetic else str(settings.data.root)
     log.journal.dataset(settings.data.name, data.digest[:36], source, "training")
+    for part, use in (("split", "validation"), ("test_set", "testing")):
+        if digest := data.digests.get(part):
+            log.journal.dataset(f"{settings.data.name} {use}", digest[:36], source, use)
     if rank() == 0:
         log.keep_text(names.CONFIG, settings.as_yaml())
         log.append_json(names.STARTS, start.as_dict())
@@ -391,6 +407,8 @@ def _finish(plan: RunPlan, log: RunLog, stop: StopRequest, ending: Outcome) -> O
     """Record the end, send it, and keep only the weights that the sweep wants."""
     if log.journal.started:
         try:
+            if ending.state != "FINISHED":
+                log.journal.tags({names.NOTE_TAG: run_note.stopped(plan, ending.state, ending.reason)})
             log.journal.end(ending.state, ending.reason)
         except UserError as error:  # a full disk: the run stays open, and the same command continues it
             if not ending.code:
@@ -407,27 +425,45 @@ def _finish(plan: RunPlan, log: RunLog, stop: StopRequest, ending: Outcome) -> O
         keep, tracking = plan.sweep.keep_best, plan.settings.tracking
         for message in retention.keep_best(plan.sweep.folder, keep, tracking):
             print(f"note: {message}")
+    if plan.sweep is None and ending.state == "FINISHED":
+        _print_next(plan, log)
     # A run pruned just now has no score: the search must not take it for a finished one.
     if not ending.code and ending.state != "PRUNED":
         ending.score = score_of(log.journal)
     return ending
 
 
+def _print_next(plan: RunPlan, log: RunLog) -> None:
+    """Print where the run's results are, and what to do with them."""
+    figure = log.artifacts / names.FIGURES / "roc_test.png"
+    print(f"results: {log.folder}" + (f"; ROC curve: {figure}" if figure.is_file() else ""))
+    tracking = plan.settings.tracking
+    if tracking.enabled and log.sender.run_id:
+        print(f"MLflow:  {places.page(log.folder, tracking.uri or '')}")
+    print(f"next:    pneumo predict model={plan.fingerprint} input=DIR")
+
+
 def _wait_until_sent(plan: RunPlan, log: RunLog, stop: StopRequest) -> bool:
     """Wait for the tracking server, at most tracking.flush_s; a signal cuts the wait short.
 
-    Returns True if the server has everything.
+    A server that has taken nothing costs a sweep this wait once. Returns True if the server has everything.
     """
-    wait_s, grace_s = plan.settings.tracking.flush_s, stop.seconds_left
+    tracking, command, grace_s = plan.settings.tracking, context.current(), stop.seconds_left
+    wait_s = tracking.flush_s if log.sender.reached or not command.tracker_is_down else 0.0
     try:
         stop.deferred = stop.shielded = False
         left = log.sender.finish(wait_s if grace_s is None else min(wait_s, grace_s))
         stop.shielded = True
     except Interrupted:
         left = log.sender.finish(0)
+    command.tracker_is_down = bool(left) and not log.sender.reached
     if left:
-        print(
-            f"{left} records are still to be sent to the tracking server; nothing is lost: "
-            "`pneumo runs sync` sends them"
+        reason = f": {log.sender.error}" if log.sender.error else ""
+        print(f"{left} records are still to be sent to {redact(tracking.uri or '')}{reason}")
+        sync = places.command(
+            f"runs sync {plan.fingerprint}", uri=tracking.uri, output_dir=plan.folder.parent
         )
+        print(f"Nothing is lost. This sends them: {sync}")
+    elif log.sender.error:
+        print(f"note: {log.sender.error}")
     return not left

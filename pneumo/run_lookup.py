@@ -1,12 +1,18 @@
 """The folder of a run, from any name that people have for it."""
 
+import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
-from pneumo import UserError
+from pneumo import UserError, config, names, places
 from pneumo.commands import RUN_FORMS
+from pneumo.sweep import jobs
 from pneumo.sweep.jobs import read_json
 from pneumo.tracking.courier import note_path, read_note
 from pneumo.tracking.journal import read_records, redact
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")  # MLflow's
 
 
 def run_folders(output_dir: str, kind: str = "*") -> list[Path]:
@@ -24,25 +30,64 @@ def find_run(output_dir: str, name: str, uri: str | None = None) -> Path:
     A run has an MLflow id in each tracker. Where the beginning of an id is given, the ids in the tracker at
     `uri` come first.
     """
+    found = _matching(output_dir, name, uri)
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} runs ({', '.join(folder.name for folder in found)})" if found else "not a run there"
+    raise UserError(f"{name} in output_dir={output_dir}: {what}. Give {RUN_FORMS}.")
+
+
+def _matching(output_dir: str, name: str, uri: str | None) -> list[Path]:
     given = Path(name).expanduser()
     if (given / "journal.jsonl").is_file():
-        return given
+        return [given]
     begun, begun_elsewhere, named = [], [], []
     for folder in run_folders(output_dir):
         ids = _run_ids(folder)
         if name in (folder.name, *ids.values()):
-            return folder
+            return [folder]
         if folder.name.startswith(name) or (uri and ids.get(note_path(folder, uri), "").startswith(name)):
             begun.append(folder)
         elif any(known.startswith(name) for known in ids.values()):
             begun_elsewhere.append(folder)
         if _run_name(folder) == name:
             named.append(folder)
-    found = named or begun or begun_elsewhere
-    if len(found) == 1:
-        return found[0]
-    what = f"{len(found)} runs ({', '.join(folder.name for folder in found)})" if found else "not a run there"
-    raise UserError(f"{name} in output_dir={output_dir}: {what}. Give {RUN_FORMS}.")
+    return named or begun or begun_elsewhere
+
+
+def model_of(model: str, output_dir: str, uri: str) -> str:
+    """`model`, or the folder of the run's artifacts where it names a run in `output_dir`.
+
+    URIs, MLflow run ids, model folders and unknown names stay as they are. UserError if several runs match.
+    """
+    folder = Path(model).expanduser()
+    if model.startswith(("models:/", "runs:/")) or RUN_ID.fullmatch(model):
+        return model
+    if folder.is_dir() and not (folder / "journal.jsonl").is_file():
+        return model
+    if not Path(output_dir).expanduser().is_dir() or not _matching(output_dir, model, uri):
+        return model
+    return str(find_run(output_dir, model, uri) / "artifacts")
+
+
+def uri_of(folder: Path) -> str:
+    """The tracker that the run or sweep in `folder` was meant for, as its own configuration names it.
+
+    A saved URI lacks its password: the configured one is taken if it is the same without.
+    """
+    configured = os.environ.get("MLFLOW_TRACKING_URI") or places.default_uri()
+    if folder.parent.name == "sweeps":
+        root = folder.parents[1]
+        made = (record["fingerprint"] for record in jobs.records(folder))
+        candidates = [root / fingerprint for fingerprint in made if fingerprint]
+    else:
+        candidates = [folder]
+    for candidate in candidates:
+        with suppress(OSError, UserError, ValueError):
+            saved = config.from_saved(candidate / "artifacts" / names.CONFIG).tracking.uri
+            if saved:
+                return configured if redact(configured) == saved else saved
+    return configured
 
 
 def run_id_of(output_dir: str, name: str, uri: str) -> str:

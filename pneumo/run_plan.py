@@ -1,5 +1,6 @@
 """What a run is before it starts: its identity, its folder, and the tags and params that describe it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from pneumo import config, fingerprint, names
 from pneumo.config import Config
 from pneumo.data.cache import ImageCache
 from pneumo.provenance import first_checkout
+from pneumo.sweep import identity
 from pneumo.sweep.jobs import SweepJob
 from pneumo.sweep.parent import Sweep
 from pneumo.versions import CORE
 
 PART_TAGS = {"split": names.SPLIT_TAG, "test_set": names.TEST_SET_TAG, "pool": names.POOL_TAG}
 PARAM_GROUPS = ("model", "sampler", "optim", "schedule", "trainer")
+MOST_NAME_CHARS = 70  # MLflow's runs table cuts off more
 PARAM_DATA = ("name", "image_size", "val_protocol", "val_fraction", "split_seed", "equalize", "crop_black")
 
 
@@ -27,6 +30,7 @@ class RunPlan:
     fingerprint: str
     sweep: Sweep | None
     job: SweepJob | None
+    overrides: list[str]  # as typed
 
     @property
     def folder(self) -> Path:
@@ -35,8 +39,25 @@ class RunPlan:
 
     @property
     def name(self) -> str:
-        settings = self.settings
-        return f"{settings.model.name}-{settings.sampler.name}-{settings.augment.name}-{self.fingerprint[:6]}"
+        """What differs, then the fingerprint's first digits: `dropout=0.3 lr=1e-4 d49c98`.
+
+        In a sweep: what differs between its jobs. Else model, sampler, augment and what differs from the
+        defaults.
+        """
+        chosen = identity.choices(self.overrides)
+        if varied := [choice for choice in chosen if self.sweep and _key(choice) in self.sweep.axes]:
+            words = identity.short(varied)
+        else:
+            settings = self.settings
+            words = [settings.model.name, settings.sampler.name, settings.augment.name]
+            words += identity.short(choice for choice in chosen if _names_a_run(_key(choice)))
+        text = words[0]
+        for word in words[1:]:
+            if len(text) + len(word) > MOST_NAME_CHARS:
+                text += " ..."
+                break
+            text += f" {word}"
+        return f"{text} {self.fingerprint[:6]}"
 
     @property
     def protocol(self) -> str:
@@ -81,8 +102,14 @@ class RunPlan:
         return params | {"augment.name": self.settings.augment.name, "seed": self.settings.seed}
 
 
-def plan_run(settings: Config, data: ImageCache, sweep: Sweep | None, job: SweepJob | None) -> RunPlan:
-    """The run of `settings` on `data`, with its identity."""
+def plan_run(
+    settings: Config,
+    data: ImageCache,
+    sweep: Sweep | None = None,
+    job: SweepJob | None = None,
+    overrides: Sequence[str] = (),
+) -> RunPlan:
+    """The run of `settings` on `data`, with its identity. `overrides` are what was typed: they name it."""
     whole = settings.as_dict()
     return RunPlan(
         settings=settings,
@@ -91,7 +118,19 @@ def plan_run(settings: Config, data: ImageCache, sweep: Sweep | None, job: Sweep
         fingerprint=fingerprint.fingerprint(whole, data.digest),
         sweep=sweep,
         job=job,
+        overrides=list(overrides),
     )
+
+
+def _key(choice: str) -> str:
+    return choice.partition("=")[0].lstrip("+~")
+
+
+def _names_a_run(key: str) -> bool:
+    """True if a choice of `key` belongs in a name that already has model, sampler and augment."""
+    group, _, name = key.partition(".")
+    where = group == "data" and name.partition(".")[0] in fingerprint.IRRELEVANT["data"]
+    return key not in ("model", "sampler", "augment") and not where
 
 
 def git_tags(folder: Path) -> dict[str, str]:

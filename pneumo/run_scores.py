@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pneumo import UserError, config, models, names
+from pneumo import UserError, config, models, names, run_note
 from pneumo.data import cache, manifest
 from pneumo.data.loader import Split, splits
 from pneumo.evaluation import run_report
@@ -78,8 +78,10 @@ def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
             plan, log, scores["test"], len(progress.history) + 1 if selected else progress.best_epoch
         )
     else:
-        print(f"test: not scored (trainer.score_test=false); pneumo evaluate model={plan.name} split=test")
+        later = f"pneumo evaluate model={plan.fingerprint} split=test"
+        print(f"test: not scored (trainer.score_test=false); {later}")
     log.record_artifacts()
+    log.journal.tags({names.NOTE_TAG: run_note.ended(plan, log.journal, results.get("test"))})
 
 
 def is_scored(journal: Journal) -> bool:
@@ -102,7 +104,7 @@ def plan_again(log: RunLog, *, root: str | None, cache_dir: str | None, device: 
         cache_dir=cache_dir or saved.data.cache_dir,
     )
     settings = replace(saved, data=data, trainer=replace(saved.trainer, device=device))
-    plan = plan_run(settings, cache.prepare(manifest.build(data), data), None, None)
+    plan = plan_run(settings, cache.prepare(manifest.build(data), data))
     if plan.data.digest != tags[names.DATA_DIGEST_TAG]:
         raise UserError(
             f"data.root={data.root} does not hold the images and labels of {log.folder.name} (digest "
@@ -142,9 +144,11 @@ def score_test(plan: RunPlan, log: RunLog) -> None:
     if not evaluation.finite:
         raise UserError(f"{plan.name} gives test probabilities that are not finite in {machine.precision}.")
     epoch = int(facts["epoch"])
-    scores = _write(plan, log, {"test": _result(split, evaluation)}, facts["history"], epoch)
+    result = _result(split, evaluation)
+    scores = _write(plan, log, {"test": result}, facts["history"], epoch)
     _record_test(plan, log, scores["test"], epoch)
     log.record_artifacts()
+    log.journal.tags({names.NOTE_TAG: run_note.ended(plan, log.journal, result)})
 
 
 def recorded(journal: Journal) -> str:

@@ -1,6 +1,5 @@
 """`pneumo runs status|sync|reproduce|register|export`: look at the runs that were made, and use them."""
 
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -11,14 +10,15 @@ from typing import Any
 from pneumo import UserError, config
 from pneumo.commands import RUN_FORMS
 from pneumo.reproduce import reproduce as reproduce_run
-from pneumo.run_lookup import find_run, run_folders, run_id_of
+from pneumo.run_lookup import RUN_ID, find_run, model_of, run_folders, run_id_of, uri_of
 from pneumo.sweep import jobs
-from pneumo.text import table
+from pneumo.text import clock, table
+from pneumo.tracking.courier import read_note
 from pneumo.tracking.journal import DONE, Journal, redact
 from pneumo.tracking.settings import TrackingSettings
 
 NOT_KNOWN = {"state": "", "epoch": "-", "score": "-", "time left": "-", "reason": ""}
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
+MOST_COLUMNS = 120  # of the terminal
 _OUTPUTS = "${pneumo.project:outputs}"
 
 
@@ -125,17 +125,21 @@ def _run_status(settings: StatusConfig) -> int:
         folders = [find_run(settings.output_dir, settings.which, settings.tracking.uri)]
     else:
         folders = run_folders(settings.output_dir)
-    rows = []
+    rows, uri = [], settings.tracking.uri or ""
     for folder in folders:
         try:
             journal = Journal(folder)
         except UserError as error:
-            rows.append({"run": folder.name, "model": "-", **NOT_KNOWN, "state": "damaged"})
+            rows.append(
+                {"run": "-", "fingerprint": folder.name, "MLflow": "-", **NOT_KNOWN, "state": "damaged"}
+            )
             config.complain(error)
             continue
-        model = journal.params_logged.get("model.name", "-")
-        rows.append({"run": folder.name, "model": model, **_progress(journal)})
-    print(table(rows))
+        shown_id = (read_note(folder, uri).run_id or "-")[:8]
+        rows.append(
+            {"run": journal.name or "-", "fingerprint": folder.name, "MLflow": shown_id, **_progress(journal)}
+        )
+    print(table(rows, MOST_COLUMNS))
     for folder in [] if settings.which else run_folders(settings.output_dir, "sweeps/*"):
         print(f"sweep {folder.name}: {Journal(folder).status} (status sweep_id={folder.name} shows its jobs)")
     return sum(row["state"] == "RUNNING" for row in rows)
@@ -149,16 +153,25 @@ def _sweep_status(settings: StatusConfig, sweep_id: str) -> int:
     rows = jobs.table(known[sweep_id])
     shown = []
     for row, job in zip(rows, jobs.names(rows), strict=True):
-        line: dict[str, Any] = {"run": job, "fingerprint": row["fingerprint"] or "-"}
+        run_id = None
+        if row["fingerprint"]:
+            run_id = read_note(
+                known[sweep_id].parents[1] / row["fingerprint"], settings.tracking.uri or ""
+            ).run_id
+        line: dict[str, Any] = {
+            "run": job,
+            "fingerprint": row["fingerprint"] or "-",
+            "MLflow": (run_id or "-")[:8],
+        }
         if row["fingerprint"] and row["state"] != "FAILED":  # its journal could be what is damaged
             line |= _progress(Journal(known[sweep_id].parents[1] / row["fingerprint"]))
         else:
             line |= {**NOT_KNOWN, "state": row["state"], "reason": (row["reason"] or "")[:80]}
         shown.append(line)
-    print(table(shown))
+    print(table(shown, MOST_COLUMNS))
     done_s = [row["duration_s"] for row in rows if row["state"] in DONE]
     undone = sum(row["state"] not in DONE for row in rows)
-    guess = f", about {_clock(undone * sum(done_s) / len(done_s))} one by one" if done_s and undone else ""
+    guess = f", about {clock(undone * sum(done_s) / len(done_s))} one by one" if done_s and undone else ""
     print(f"sweep {sweep_id}: {len(done_s)} of {len(rows)} jobs done{guess}")
     return sum(row["state"] == "RUNNING" for row in rows)
 
@@ -170,7 +183,7 @@ def _progress(journal: Journal) -> dict[str, Any]:
     planned = journal.params_logged.get("trainer.epochs", "?")
     left = "-"
     if state == "RUNNING" and epochs and planned.isdigit():
-        left = _clock(max(0, int(planned) - len(epochs)) * sum(s for _, s in epochs[-3:]) / len(epochs[-3:]))
+        left = clock(max(0, int(planned) - len(epochs)) * sum(s for _, s in epochs[-3:]) / len(epochs[-3:]))
     return {
         "state": state,
         "epoch": f"{epochs[-1][0] if epochs else 0}/{planned}",
@@ -180,25 +193,33 @@ def _progress(journal: Journal) -> dict[str, Any]:
     }
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
 # ---- sync
 
 
 def sync(settings: SyncConfig) -> int:
-    """Send what is left of one run, or of every sweep and run; 1 if something could not be sent."""
-    from pneumo.tracking import sender
+    """Send what is left of one run, or of every sweep and run; 1 if something could not be sent.
 
-    uri = settings.tracking.uri or ""
+    A run whose process died without a report is closed as KILLED, also one of another machine.
+    """
+    from pneumo.tracking import reading, sender
+
     if settings.which:
         folders = [find_run(settings.output_dir, settings.which, settings.tracking.uri)]
+    elif settings.tracking.uri and not Path(settings.output_dir).expanduser().is_dir():
+        folders = []  # another machine's runs can still be closed
     else:
         folders = run_folders(settings.output_dir, "sweeps/*") + run_folders(settings.output_dir)
-    failed = 0
+    failed: dict[str, int] = {}
     for folder in folders:
+        uri = settings.tracking.uri or uri_of(folder)
+        failed.setdefault(uri, 0)
+        try:
+            closed = None if folder.parent.name == "sweeps" else jobs.close_dead(folder)
+        except UserError as error:  # damaged: sending names it
+            closed = None
+            config.complain(error, 1)
+        if closed:
+            print(f"{folder.name}: closed as KILLED ({closed}); its command continues it")
         result = sender.sync(folder, settings.tracking, uri)
         refused = f", {result.refused} refused (see {folder}/refused.jsonl)" if result.refused else ""
         print(f"{folder.name}: {result.sent} records sent, {result.left} left{refused}")
@@ -209,9 +230,17 @@ def sync(settings: SyncConfig) -> int:
                 f"{folder.name}: {len(again)} files differed in the tracker and were sent again: "
                 f"{', '.join(again)}"
             )
-        failed += bool(result.left or result.error)
-    print(f"{redact(uri)}: " + (f"{failed} runs are not complete there yet" if failed else "has everything"))
-    return 1 if failed else 0
+        failed[uri] += bool(result.left or result.error)
+    if settings.tracking.uri and not settings.which:
+        failed.setdefault(settings.tracking.uri, 0)
+    for uri, count in failed.items():
+        if not count and not settings.which:
+            for name in reading.Reader(uri).close_stale():
+                print(f"{name}: closed as KILLED in {redact(uri)}; no sign of life for five minutes")
+        print(
+            f"{redact(uri)}: " + (f"{count} runs are not complete there yet" if count else "has everything")
+        )
+    return 1 if any(failed.values()) else 0
 
 
 # ---- reproduce
@@ -235,7 +264,7 @@ def register(settings: RegisterConfig) -> int:
     assert settings.which is not None and settings.alias is not None
     uri = settings.tracking.uri or ""
     run_id = settings.which.removeprefix("runs:/")
-    if not _RUN_ID.fullmatch(run_id):
+    if not RUN_ID.fullmatch(run_id):
         run_id = run_id_of(settings.output_dir, run_id, uri)
     registry = Registry(uri, Path(settings.cache_dir or ".cache"))
     print(
@@ -253,11 +282,7 @@ def export(settings: ExportConfig) -> int:
     from pneumo.tracking.registry import resolve
 
     assert settings.which is not None and settings.output is not None
-    model = settings.which
-    folder = Path(model).expanduser()
-    by_name = not model.startswith(("models:/", "runs:/")) and not _RUN_ID.fullmatch(model)
-    if by_name and (not folder.is_dir() or (folder / "journal.jsonl").is_file()):
-        model = str(find_run(settings.output_dir, model, settings.tracking.uri) / "artifacts")
+    model = model_of(settings.which, settings.output_dir, settings.tracking.uri or "")
     found = resolve(model, settings.tracking.uri or "", Path(settings.cache_dir or ".cache"))
     print(export.onnx(model_folder.read(found.folder, found.version), Path(settings.output).expanduser()))
     return 0

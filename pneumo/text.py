@@ -6,13 +6,23 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+LEAST_CHARS = 20  # of a table's first column
 
-def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as aligned plain text. The columns are the first row's keys; floats have 4 decimals."""
+
+def table(rows: Sequence[Mapping[str, object]], width: int | None = None) -> str:
+    """Rows as aligned plain text. The columns are the first row's keys; floats have 4 decimals.
+
+    With `width`, the first column loses the middle of its texts where the lines would be longer.
+    """
     if not rows:
         return "(no rows)"
     columns = list(rows[0])
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    if width is not None:
+        others = [max(len(text) for text in texts) for texts in zip(columns, *cells, strict=True)][1:]
+        room = max(width - sum(others) - 2 * len(others), LEAST_CHARS)
+        for cell in cells:
+            cell[0] = _shortened(cell[0], room)
     widths = [max(len(text) for text in texts) for texts in zip(columns, *cells, strict=True)]
     numeric = [any(isinstance(row.get(c), numbers.Real) for row in rows) for c in columns]
 
@@ -21,6 +31,19 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
         return "  ".join(t.rjust(w) if right else t.ljust(w) for t, w, right in parts).rstrip()
 
     return "\n".join([line(columns), line(["-" * w for w in widths]), *map(line, cells)])
+
+
+def _shortened(text: str, room: int) -> str:
+    if len(text) <= room:
+        return text
+    head = (room - 3) // 2
+    return f"{text[:head]}...{text[len(text) - (room - 3 - head) :]}"
+
+
+def clock(seconds: float) -> str:
+    """A duration as hours, minutes and seconds: 0:03:20."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _cell(value: object) -> str:

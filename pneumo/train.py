@@ -4,19 +4,24 @@ import os
 import sys
 import traceback
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pneumo import UserError, config
+from pneumo import UserError, config, places
 from pneumo.sweep import context, jobs, retention
 from pneumo.sweep.context import SweepContext
-from pneumo.text import last_line, table
+from pneumo.sweep.parent import Sweep
+from pneumo.text import clock, last_line, table
 from pneumo.tracking import sender
 from pneumo.tracking.journal import DONE, redact
 from pneumo.training.signals import Interrupted, StopRequest
+
+SHOWN = ("epoch", "val AUROC", "test AUROC", "test accuracy")  # columns of a sweep's last table
+MOST_COLUMNS = 100  # of the terminal
 
 
 def main() -> None:
@@ -57,12 +62,14 @@ def job(composed: DictConfig) -> float:
             outcome = Outcome(state="waiting", reason=reason, code=1)
         else:
             record = sweep.job(typed, hydra.job.num) if sweep else None
+            if sweep is not None:
+                print(_progress(sweep, hydra.job.num), flush=True)
             # The jobs of a sweep share a process: each leaves it as if it had never run there.
             with isolated() if sweep else nullcontext():
                 settings = config.to_config(composed)
                 for line in without_effect(settings, typed):
                     print(f"note: {line}")
-                outcome = run(settings, sweep, record)
+                outcome = run(settings, sweep, record, typed)
     except UserError as error:
         outcome = failed(str(error), config.USAGE)
     except (Exception, SystemExit) as error:
@@ -78,6 +85,17 @@ def job(composed: DictConfig) -> float:
     return outcome.score
 
 
+def _progress(sweep: Sweep, number: int) -> str:
+    """`job 3 of 12; about 0:40:00 left, one by one`."""
+    done = [job for job in jobs.records(sweep.folder) if job["issue"] == sweep.issue and job["state"] in DONE]
+    trained_s = [job["duration_s"] for job in done if job["happened"] != "skipped"]
+    if not sweep.planned:
+        return f"job {number + 1}"
+    left = len(sweep.planned) - len(done)
+    guess = f"; about {clock(left * sum(trained_s) / len(trained_s))} left, one by one" if trained_s else ""
+    return f"job {number + 1} of {len(sweep.planned)}{guess}"
+
+
 def _end_sweep(command: SweepContext, code: int) -> int:
     """Bring the sweep's parent run up to date and print its jobs; the number of them that are not done."""
     sweep, tracking = command.sweep, command.tracking
@@ -87,18 +105,26 @@ def _end_sweep(command: SweepContext, code: int) -> int:
         return 0
     for message in retention.keep_best(sweep.folder, sweep.keep_best, tracking):
         print(f"note: {message}")
-    if tracking.enabled and (left := sender.sync(sweep.folder, tracking, tracking.uri or "").left):
-        print(f"{left} records of the sweep are still to be sent: `pneumo runs sync` sends them")
+    if tracking.enabled:
+        waits = replace(tracking, flush_s=0.0) if command.tracker_is_down else tracking
+        result = sender.sync(sweep.folder, waits, tracking.uri or "")
+        if result.left:
+            print(f"{result.left} records of the sweep are still to be sent: {result.error}")
+            print(f"This sends all: {places.command('runs sync', uri=tracking.uri, output_dir=sweep.root)}")
     lines = []
     for row, name in zip(rows, jobs.names(rows), strict=True):
         state = f"{row['state']} ({row['happened']})" if row["happened"] == "skipped" else row["state"]
-        figures = {column: "-" if value is None else value for column, value in row["figures"].items()}
+        figures = {column: row["figures"][column] for column in SHOWN}
         lines.append({"run": name, "state": state, **figures})
-    print("\n" + table(lines))
+    print("\n" + table(lines, MOST_COLUMNS))
     undone = [(row, line) for row, line in zip(rows, lines, strict=True) if row["state"] not in DONE]
     for row, line in undone:
         print(f"{line['run']}: {row['state']}: {row['reason'] or 'it was not begun'}")
     print(f"sweep {sweep.id}: {sweep.folder}")
+    if tracking.enabled:
+        print(f"MLflow:  {places.page(sweep.folder, tracking.uri or '')}")
+    experiment = {} if sweep.experiment == "pneumo" else {"tracking.experiment": sweep.experiment}
+    print(f"next:    {places.command('compare', uri=tracking.uri, **experiment, sweep_id=sweep.id)}")
     return len(undone)
 
 

@@ -12,6 +12,7 @@ import webbrowser
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -19,6 +20,9 @@ import psutil
 
 from pneumo import UserError, config
 from pneumo.config_files import project_dir
+from pneumo.run_lookup import find_run
+from pneumo.tracking import pages, view
+from pneumo.tracking.courier import Note, read_note
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 from pneumo.tracking.settings import TrackingSettings
@@ -32,13 +36,18 @@ STOP_S = 10.0
 class UiConfig:
     """What to serve, and where."""
 
+    run: str | None = None
+    sweep_id: str | None = None
     port: int = 5000
     open: bool = True
+    output_dir: str = "${pneumo.project:outputs}"
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise UserError(f"port={self.port} must be between 1 and 65535.")
+        if self.run and self.sweep_id:
+            raise UserError("run= and sweep_id= exclude each other: give one of them.")
 
 
 def main() -> None:
@@ -47,12 +56,13 @@ def main() -> None:
 
 
 def show(settings: UiConfig) -> int:
-    """Serve the store and open the experiment; only open it where the store is a server already."""
+    """Serve the store and open a page of it; only open it where a server shows the store already."""
     uri = settings.tracking.uri or ""
-    page = _page(uri, settings.tracking.experiment)
-    if uri.startswith(("http://", "https://")):
-        print(f"{redact(uri).rstrip('/')}{page}")
-        _open(f"{uri.rstrip('/')}{page}", settings.open)
+    page = _page(uri, settings)
+    if address := pages.base(uri):
+        print(f"{address}{page}")
+        server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else address
+        _open(f"{server}{page}", settings.open)
         return 0
     port = free_port(settings.port)
     while not _serve(uri, port, page, settings.open):
@@ -68,9 +78,13 @@ def _serve(uri: str, port: int, page: str, wanted: bool) -> bool:
             return False
         print(f"{address}{page}\nCtrl-C ends it.", flush=True)
         _open(f"{address}{page}", wanted)
-        with suppress(KeyboardInterrupt):
-            server.wait()
-            raise UserError(f"the server ended: {_last_line(log)}")
+        pages.note_server(uri, port)
+        try:
+            with suppress(KeyboardInterrupt):
+                server.wait()
+                raise UserError(f"the server ended: {_last_line(log)}")
+        finally:
+            pages.forget_server(uri)
     return True
 
 
@@ -105,8 +119,18 @@ def server_environment(uri: str) -> dict[str, str]:
     }
 
 
-def _page(uri: str, experiment: str) -> str:
-    """The path of the experiment's runs; of all experiments where there is none of this name."""
+def _page(uri: str, settings: UiConfig) -> str:
+    """The path of the page to open: of a run, of a sweep's runs, or of the experiment's.
+
+    Of all experiments where there is none of this name.
+    """
+    if settings.run or settings.sweep_id:
+        note = _note(uri, settings)
+        assert note.experiment_id is not None and note.run_id is not None
+        if settings.run:
+            return pages.run(note.experiment_id, note.run_id)
+        return pages.sweep(note.experiment_id, note.run_id)
+    experiment = settings.tracking.experiment
     try:
         found = open_client(uri).get_experiment_by_name(experiment)
     except Exception as error:  # whatever a database driver or a server raises
@@ -116,8 +140,25 @@ def _page(uri: str, experiment: str) -> str:
             f"note: the experiment {experiment} does not exist yet; `pneumo train` creates it.",
             file=sys.stderr,
         )
-        return "/#/experiments?workflowType=machine_learning"
-    return f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+        return pages.experiments()
+    return pages.experiment(found.experiment_id, saved=view.is_there(found))
+
+
+def _note(uri: str, settings: UiConfig) -> Note:
+    """What this machine knows of a run or a sweep in the store at `uri`; UserError where it is not there."""
+    if settings.run:
+        folder = find_run(settings.output_dir, settings.run, uri)
+    else:
+        folder = Path(settings.output_dir).expanduser() / "sweeps" / str(settings.sweep_id)
+        if not folder.is_dir():
+            known = [path.name for path in sorted(folder.parent.glob("*"))]
+            raise UserError(
+                f"sweep_id={settings.sweep_id} is not known; there are {', '.join(known) or 'none'}."
+            )
+    note = read_note(folder, uri)
+    if note.run_id is None or note.experiment_id is None:
+        raise UserError(f"{folder.name} is not in {redact(uri)} yet: `pneumo runs sync` sends it.")
+    return note
 
 
 @contextmanager

@@ -142,4 +142,4 @@ def test_several_inputs_and_a_name_with_a_comma(
 def test_a_model_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
     folder = image_folder(tmp_path, 1)
     ending = command("predict", f"model={tmp_path}/none", f"input={folder}")
-    assert ending.code == 1 and "is neither a folder nor a run id" in ending.err and not ending.out
+    assert ending.code == 1 and "is neither a folder nor a known run" in ending.err and not ending.out

@@ -12,6 +12,7 @@ from pneumo import UserError, models, names, run
 from pneumo.data import cache, manifest
 from pneumo.provenance import first_checkout
 from pneumo.run_plan import git_tags, plan_run
+from pneumo.sweep.parent import Sweep
 from pneumo.tracking.journal import Journal
 from pneumo.tracking.settings import TrackingSettings
 
@@ -107,20 +108,45 @@ def test_the_protocol_says_how_the_epoch_is_chosen(
     wanted = settings(tmp_path)
     data = cache.prepare(manifest.build(wanted.data), wanted.data)
     wanted.trainer.select_on, wanted.data.val_protocol = select_on, val_protocol
-    plan = plan_run(wanted, data, None, None)
+    plan = plan_run(wanted, data)
     assert plan.protocol == protocol == plan.tags()[names.PROTOCOL_TAG]
 
 
 def test_a_plan_names_and_describes_the_run(tmp_path: Path) -> None:
     wanted = settings(tmp_path)
-    plan = plan_run(wanted, cache.prepare(manifest.build(wanted.data), wanted.data), None, None)
+    plan = plan_run(wanted, cache.prepare(manifest.build(wanted.data), wanted.data))
     assert plan.folder == tmp_path / "outputs" / plan.fingerprint
-    assert plan.name == f"resnet18-imbalanced-none-{plan.fingerprint[:6]}"
+    assert plan.name == f"resnet18 imbalanced none {plan.fingerprint[:6]}"
     tags, params = plan.tags(), plan.params()
     assert (tags[names.SYNTHETIC_TAG], tags[names.FINGERPRINT_TAG]) == ("true", plan.fingerprint)
     assert names.SWEEP_TAG not in tags
     assert params["augment.name"] == "none" and params["optim.lr"] == 1e-4
     assert not {"trainer.device", "trainer.checkpoint_every_s", "data.root"} & set(params)
+
+
+@pytest.mark.parametrize(
+    ("axes", "overrides", "name"),
+    [
+        (["optim.lr", "model.dropout"], ["optim.lr=1e-4", "model.dropout=0.3"], "dropout=0.3 lr=0.0001"),
+        (["model"], ["model=resnet50", "trainer.epochs=3"], "resnet50"),
+        ([], ["optim.lr=1e-4", "data.root=/x", "force=true"], "resnet18 imbalanced none lr=0.0001"),
+        (None, ["optim.lr=1e-4", "model=resnet18", "seed=3"], "resnet18 imbalanced none lr=0.0001 seed=3"),
+        (None, [f"augment.k{n}=0.123" for n in range(9)], "resnet18 imbalanced none k0=0.123 k1=0.123 k2="),
+    ],
+)
+def test_a_run_is_named_by_what_differs(
+    tmp_path: Path, axes: list[str] | None, overrides: list[str], name: str
+) -> None:
+    wanted = settings(tmp_path)
+    sweep = None
+    if axes is not None:
+        sweep = Sweep(id="s", root=str(tmp_path), experiment="e", overrides=[], planned={}, axes=axes)
+    data = cache.prepare(manifest.build(wanted.data), wanted.data)
+    plan = plan_run(wanted, data, sweep, None, overrides)
+    assert plan.name.startswith(name) and plan.name.endswith(f" {plan.fingerprint[:6]}")
+    assert len(plan.name) < 90
+    if len(overrides) < 9:
+        assert plan.name == f"{name} {plan.fingerprint[:6]}"
 
 
 def test_the_commit_is_that_of_the_checkout_alone(tmp_path: Path) -> None:

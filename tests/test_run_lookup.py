@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pneumo import UserError
-from pneumo.run_lookup import find_run, run_folders, run_id_of
+from pneumo.run_lookup import find_run, model_of, run_folders, run_id_of
 from pneumo.tracking.courier import note_path
 from pneumo.tracking.journal import Journal
 
@@ -64,3 +64,17 @@ def test_a_missing_folder_is_named(outputs: Path) -> None:
     assert len(run_folders(str(outputs))) == 3
     with pytest.raises(UserError, match=f"output_dir={outputs}/none is not a folder"):
         run_folders(f"{outputs}/none")
+
+
+@pytest.mark.parametrize("name", ["aa11", "aa1", "ccc", "resnet18 strong", "{outputs}/aa11"])
+def test_a_model_is_named_as_its_run(outputs: Path, name: str) -> None:
+    assert model_of(name.format(outputs=outputs), str(outputs), URI) == str(outputs / "aa11" / "artifacts")
+
+
+def test_what_is_not_a_run_here_stays_as_it_is(outputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for model in ("models:/pneumo@champion", "runs:/" + "f" * 32, "f" * 32, str(tmp_path / "model"), "zz"):
+        assert model_of(model, str(outputs), URI) == model
+        assert model_of(model, str(tmp_path / "none"), URI) == model
+    with pytest.raises(UserError, match=r"2 runs \(aa11, aa22"):
+        model_of("aa", str(outputs), URI)

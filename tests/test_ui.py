@@ -1,6 +1,7 @@
 """`pneumo ui`: which store is served, on which port, and what is opened."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from mlflow import MlflowClient
 from support.commands import Command, environment
 
 from pneumo import UserError, ui
+from pneumo.tracking.courier import note_path
+from pneumo.tracking.journal import Journal
 from pneumo.tracking.settings import TrackingSettings
 
 
@@ -32,7 +35,7 @@ def test_a_server_that_runs_already_is_only_opened(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(ui, "_page", lambda uri, experiment: f"/#/experiments/{experiment}")
+    monkeypatch.setattr(ui, "_page", lambda uri, settings: f"/#/experiments/{settings.tracking.experiment}")
     monkeypatch.setattr(ui.webbrowser, "open", opened.append)
     monkeypatch.setenv("BROWSER", "a")
     tracking = TrackingSettings(uri="http://me:s3cret@127.0.0.1:5000/", experiment="x")
@@ -85,7 +88,7 @@ def test_the_store_reaches_the_server_by_environment(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ui, "_page", lambda uri, experiment: "/")
+    monkeypatch.setattr(ui, "_page", lambda uri, settings: "/")
     monkeypatch.setattr(ui.sys, "executable", "/bin/false")
     tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(UserError, match="the server did not start: it printed nothing"):
@@ -101,7 +104,9 @@ def test_wrong_usage(command: Command, argument: str, words: str) -> None:
 def start_ui(folder: Path, experiment: str) -> tuple[subprocess.Popen[str], str]:
     """`pneumo ui` of a new store in `folder` that holds `experiment`, and the experiment's id."""
     uri = f"sqlite:///{folder}/mlflow.db"
-    number = MlflowClient(uri).create_experiment(experiment)
+    client = MlflowClient(uri)
+    known = client.get_experiment_by_name(experiment)
+    number = known.experiment_id if known else client.create_experiment(experiment)
     line = [sys.executable, "-m", "pneumo", "ui", f"tracking.experiment={experiment}", "open=false"]
     variables = environment(folder, MLFLOW_TRACKING_URI=uri)
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=variables, cwd=folder)
@@ -142,9 +147,10 @@ def test_the_experiments_page_is_served_until_terminated(tmp_path: Path) -> None
     assert process.stdout
     try:
         address = process.stdout.readline().strip()
-        assert re.fullmatch(
-            rf"http://127.0.0.1:\d+/#/experiments/{number}/runs\?workflowType=machine_learning", address
-        )
+        page = rf"http://127.0.0.1:\d+/#/experiments/{number}/runs\?workflowType=machine_learning"
+        assert re.fullmatch(page, address)
+        again, _ = start_ui(tmp_path, "mine")  # a second one opens the page of the first one's server
+        assert again.communicate(timeout=60)[0].strip() == address and again.returncode == 0
         base = address.partition("/#")[0]
         assert b'"mine"' in served(base, number)
         os.kill(process.pid, signal.SIGTERM)
@@ -153,3 +159,41 @@ def test_the_experiments_page_is_served_until_terminated(tmp_path: Path) -> None
             served(base, number)
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({"run": "aa11"}, "/#/experiments/7/runs/" + "c" * 32),
+        ({"run": "the name"}, "/#/experiments/7/runs/" + "c" * 32),
+        ({"sweep_id": "one"}, "/#/experiments/7/runs?"),
+    ],
+)
+def test_a_run_and_a_sweep_are_opened(
+    tmp_path: Path, settings: dict[str, str], path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = "http://127.0.0.1:9"  # it is not asked
+    for folder, name in (("aa11", "the name"), ("sweeps/one", "one")):
+        journal = Journal(tmp_path / folder)
+        journal.start(name, "pneumo", {})
+        journal.close()
+        note = {"uri": uri, "run_id": "c" * 32, "experiment_id": "7", "sequence": 1}
+        note_path(journal.folder, uri).write_text(json.dumps(note))
+    tracking = TrackingSettings(uri=uri)
+    assert ui.show(ui.UiConfig(**settings, open=False, output_dir=str(tmp_path), tracking=tracking)) == 0
+    assert capsys.readouterr().out.startswith(f"{uri}{path}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sweep_id": "two"}, "sweep_id=two is not known; there are one"),
+        ({"sweep_id": "one"}, "one is not in http://127.0.0.1:9 yet: `pneumo runs sync` sends it"),
+        ({"run": "a", "sweep_id": "one"}, "exclude each other"),
+    ],
+)
+def test_a_page_that_is_not_there_is_named(tmp_path: Path, settings: dict[str, str], words: str) -> None:
+    (tmp_path / "sweeps/one").mkdir(parents=True)
+    tracking = TrackingSettings(uri="http://127.0.0.1:9")
+    with pytest.raises(UserError, match=words):
+        ui.show(ui.UiConfig(**settings, open=False, output_dir=str(tmp_path), tracking=tracking))

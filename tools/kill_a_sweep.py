@@ -29,7 +29,7 @@ from support.commands import Hold
 
 from pneumo.names import MEASURED
 
-BEGAN = re.compile(r"^\S+: (?:begins|continues .*|is tried again .*) in .*/([0-9a-f]{16})$")
+BEGAN = re.compile(r"^.+: (?:begins|continues .*|is tried again .*) in .*/([0-9a-f]{16})$")
 EPOCH = re.compile(r"^epoch +(\d+)  train/loss")
 Rows = dict[str, Counter[tuple[str, int, float | None]]]
 

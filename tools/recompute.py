@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import statsmodels.api as sm
 from scipy import optimize, stats
+from sklearn import config_context
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -165,8 +167,9 @@ def wilson(p: float, variance: float, most: float) -> tuple[float, float]:
     size = min(most, p * (1 - p) / variance) if variance > 1e-15 and 0 < p < 1 else most
     if not size > 0:
         return math.nan, math.nan
-    low, high = proportion_confint(p * size, size, method="wilson")
-    return float(low), float(high)
+    low, high = map(float, proportion_confint(p * size, size, method="wilson"))
+    exact = 0.05 ** (1 / size)  # all found, or none
+    return min(low, exact) if p >= 1 else low, max(high, 1 - exact) if p <= 0 else high
 
 
 def thresholds(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
@@ -192,6 +195,63 @@ def temperature(y: np.ndarray, p: np.ndarray) -> float:
     if slope(0.05) >= 0 or slope(20) <= 0:
         return 20.0 if slope(0.05) >= 0 else 0.05
     return 1 / optimize.bisect(slope, 0.05, 20, xtol=1e-14)
+
+
+def ece_if_calibrated(y: np.ndarray, patients: pd.Series, models: list[np.ndarray], seed: int) -> np.ndarray:
+    """The models' mean ECE in 500 draws of labels from their own probabilities; patients share a number."""
+    names = [patient or f"\x00row {row:09d}" for row, patient in enumerate(patients)]
+    held = pd.Series(y).groupby(names).agg(lambda labels: frozenset(labels))
+    strata = [frozenset({0}), frozenset({1}), frozenset({0, 1})]
+    order = sorted(held.index, key=lambda name: (strata.index(held[name]), name))
+    numbers = pd.DataFrame(np.random.default_rng(seed).random((len(order), 500)), index=order).loc[names]
+    total = np.zeros(500)
+    for p in models:
+        gap = p[:, None] - (numbers.to_numpy() < p[:, None])
+        total += pd.DataFrame(gap).groupby(np.digitize(p, [k / 15 for k in range(1, 15)])).sum().abs().sum()
+    return np.asarray(total) / len(y) / len(models)
+
+
+def recalibrated(y: np.ndarray, p: np.ndarray) -> dict[str, tuple[float, np.ndarray]]:
+    """Slope and intercept by statsmodels, each with the images' influence."""
+    x, keys = logit(p), {"tol": 1e-14, "tol_criterion": "params", "maxiter": 200}
+    found = {}
+    nothing = (math.nan, np.full(len(y), math.nan))
+    if x[y == 1].min() >= x[y == 0].max() or x[y == 1].max() <= x[y == 0].min():
+        found["slope"] = nothing
+    else:
+        model = sm.GLM(y, sm.add_constant(x), family=sm.families.Binomial())
+        fit = model.fit(**keys)
+        influence = model.score_obs(fit.params, scale=1) @ np.linalg.inv(-model.hessian(fit.params, scale=1))
+        found["slope"] = float(fit.params[1]), influence[:, 1]
+    model = sm.GLM(y, np.ones(len(y)), family=sm.families.Binomial(), offset=x)
+    fit = model.fit(**keys)
+    influence = model.score_obs(fit.params, scale=1) / -model.hessian(fit.params, scale=1)
+    found["intercept"] = float(fit.params[0]), influence[:, 0]
+    return found
+
+
+def net_benefit(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """At the threshold probabilities .01 to .99 and on each draw."""
+    rows = []
+    for t in np.arange(1, 100) / 100:
+        called = p >= t
+        rows.append(((y * called) @ w - ((1 - y) * called) @ w * t / (1 - t)) / w.sum(axis=0))
+    return np.array(rows)
+
+
+def ratio_ends(a: float, a_ends: tuple[float, float], b: float, b_ends: tuple[float, float]) -> list[float]:
+    """Donner and Zou's (2012) interval of a / b, as they write it."""
+    if a == b == 0 or not np.isfinite([a, b, *a_ends, *b_ends]).all():
+        return [math.nan, math.nan]
+    ends = []
+    for sign, one, other in ((-1, a_ends[0], b_ends[1]), (1, a_ends[1], b_ends[0])):
+        top, bottom = one * (2 * a - one), other * (2 * b - other)
+        root = math.sqrt(max(0.0, (a * b) ** 2 - top * bottom))
+        if bottom == 0:
+            ends.append(math.inf if sign > 0 else top / (2 * a * b))
+        else:
+            ends.append((a * b + sign * root) / bottom)
+    return ends
 
 
 def delong_p(y: np.ndarray, first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float | None]:
@@ -268,6 +328,11 @@ class Row:
         self.test, self.val, self.w = test, val, w
         self.single = [scores(self.y, p) for p in test]
         self.resampled = [draw_scores(self.y, p, w) for p in test]
+        self.cuts = [thresholds(y, p) for y, p in self.val] if not on_val else []
+        self.cooled: list[np.ndarray] = []
+        if self.val and not on_val and all(len(set(y)) == 2 for y, _ in self.val):
+            heats = [temperature(y, p) for y, p in self.val]
+            self.cooled = [stats.logistic.cdf(logit(p) / t) for p, t in zip(test, heats, strict=True)]
         self.draws = {
             name: np.mean([scored[name] for scored in self.resampled], axis=0) for name in self.resampled[0]
         }
@@ -276,23 +341,45 @@ class Row:
         }
 
     def spread(self, name: str) -> Spread:
-        splits = [" ".join(sorted(table["val"].path)) for table in self.tables]
         values, draws = ([scored[name] for scored in each] for each in (self.single, self.resampled))
+        return self.spread_of(values, draws)
+
+    def spread_of(self, values: list[float], draws: list[np.ndarray]) -> Spread:
+        splits = [" ".join(sorted(table["val"].path)) for table in self.tables]
         return Spread(values, draws, [""] if self.facts["ensemble"] else splits)
+
+    def point_spread(self, rule: str, name: str) -> Spread:
+        at = [(p, cut[rule]) for p, cut in zip(self.test, self.cuts, strict=True)]
+        return self.spread_of(
+            [scores(self.y, p, None, cut)[name] for p, cut in at],
+            [count_scores(self.y, p, self.w, cut)[name] for p, cut in at],
+        )
+
+    def tempered_spread(self, name: str) -> Spread:
+        loss = {
+            "brier": lambda p: (p - self.y) ** 2,
+            "log_loss": lambda p: -np.log(np.clip(np.where(self.y == 1, p, 1 - p), np.finfo(float).eps, 1)),
+        }[name]
+        each = [loss(p) for p in self.cooled]
+        return self.spread_of(
+            [row.mean() for row in each], [row @ self.w / self.w.sum(axis=0) for row in each]
+        )
 
     def called(self, cuts: list[float]) -> float:
         """Patients with an image that is called ill, the mean over the runs."""
         names = np.array([patient or f"row {row}" for row, patient in enumerate(self.patients)])
         return float(np.mean([len(set(names[p >= cut])) for p, cut in zip(self.test, cuts, strict=True)]))
 
-    def check(self, same: Check) -> None:
+    def check(self, same: Check, seed: int) -> None:
         where, facts = self.facts["name"], self.facts
+        self.check_calibration(same, seed)
         for name, entry in facts["scores"].items():
             values = [scored[name] for scored in self.single]
             same(f"{where} {name}", entry["value"], self.mean[name])
             same(f"{where} {name} each", entry["per_run"], values)
             same(f"{where} {name} sd", entry["sd"], np.std(values, ddof=1) if len(values) > 1 else None)
-            same(f"{where} {name} interval", (entry["low"], entry["high"]), self.ends(name))
+            if name != "ece":
+                same(f"{where} {name} interval", (entry["low"], entry["high"]), self.ends(name))
         same(
             f"{where} confusion",
             facts["confusion"],
@@ -319,6 +406,57 @@ class Row:
         for name, value in facts["temperature"]["after"].items():
             same(f"{where} tempered {name}", value, np.mean([scored[name] for scored in cooled]))
 
+    def check_calibration(self, same: Check, seed: int) -> None:
+        where, facts = self.facts["name"], self.facts
+        drawn = ece_if_calibrated(self.y, self.patients, self.test, seed)
+        same(f"{where} ECE if calibrated", facts["calibration"]["ece_if_calibrated"], drawn.mean())
+        error = math.sqrt(np.var(self.draws["ece"], ddof=1) * correction(self.people))
+        low = max(0.0, self.mean["ece"] - np.quantile(drawn, 0.975))
+        entry = facts["scores"]["ece"]
+        same(f"{where} ECE interval", (entry["low"], entry["high"]), (low, self.mean["ece"] + Z * error))
+        fits = [recalibrated(self.y, p) for p in self.test]
+        names = np.array([patient or f"row {row}" for row, patient in enumerate(self.patients)])
+        for name in ("slope", "intercept"):
+            entry, values = facts["calibration"][name], [fit[name][0] for fit in fits]
+            same(f"{where} {name} each", entry["per_run"], values)
+            same(f"{where} {name}", entry["value"], np.mean(values))
+            influence = pd.Series(np.mean([fit[name][1] for fit in fits], axis=0)).groupby(names)
+            half = Z * math.sqrt(
+                (influence.sum(min_count=1) ** 2).sum(skipna=False) * correction(self.people)
+            )
+            ends = (np.mean(values) - half, np.mean(values) + half)
+            same(f"{where} {name} interval", (entry["low"], entry["high"]), ends)
+        benefit = np.mean([net_benefit(self.y, p, np.ones((len(self.y), 1))) for p in self.test], axis=0)[
+            :, 0
+        ]
+        same(f"{where} net benefit", facts["net_benefit"], benefit)
+        if "curves" not in facts:
+            return
+        some = np.mean([net_benefit(self.y, p, self.w[:, :500]) for p in self.test], axis=0)
+        curve = facts["curves"]["net_benefit"]
+        same(f"{where} net benefit curve", curve["value"], benefit)
+        band = np.quantile(some, (0.025, 0.975), axis=1)
+        same(f"{where} net benefit band", (curve["low"], curve["high"]), band)
+        table = pd.DataFrame(
+            {
+                "p": np.concatenate(self.test),
+                "y": np.tile(self.y, len(self.test)),
+                "patient": np.tile(names, len(self.test)),
+            }
+        )
+        bins = [rows for _, rows in table.groupby(np.digitize(table.p, [k / 15 for k in range(1, 15)]))]
+        for entry, rows in zip(facts["curves"]["calibration"], bins, strict=True):
+            share = rows.y.mean()
+            same(
+                f"{where} bin",
+                [entry[k] for k in ("images", "mean", "share")],
+                [len(rows), rows.p.mean(), share],
+            )
+            sums = (rows.y - share).groupby(rows.patient).sum()
+            counted = len(sums)
+            variance = (sums**2).sum() / len(rows) ** 2 * (counted / (counted - 1) if counted > 1 else 1)
+            same(f"{where} bin interval", (entry["low"], entry["high"]), wilson(share, variance, counted))
+
     def ends(self, name: str) -> tuple[float, float]:
         return interval(
             name, self.mean[name], self.draws[name], self.people, self.called([0.5] * len(self.test))
@@ -343,6 +481,16 @@ class Row:
             negative = (1 - sensitivity) * ill + specificity * (1 - ill)
             same(f"{where} PPV", values["ppv"], sensitivity * ill / positive if positive else None)
             same(f"{where} NPV", values["npv"], specificity * (1 - ill) / negative if negative else None)
+            recall, other = (
+                (point["scores"][name]["low"], point["scores"][name]["high"])
+                for name in ("recall", "specificity")
+            )
+            false = ratio_ends(1 - specificity, (1 - other[1], 1 - other[0]), sensitivity, recall)
+            ends = [1 / (1 + value * (1 - ill) / ill) for value in reversed(false)]
+            same(f"{where} PPV interval", (values["ppv_low"], values["ppv_high"]), ends)
+            missed = ratio_ends(1 - sensitivity, (1 - recall[1], 1 - recall[0]), specificity, other)
+            ends = [1 / (1 + value * ill / (1 - ill)) for value in reversed(missed)]
+            same(f"{where} NPV interval", (values["npv_low"], values["npv_high"]), ends)
 
     def check_subtypes(self, same: Check, patients: pd.Series) -> None:
         for kind, entry in self.facts["subtypes"].items():
@@ -392,20 +540,35 @@ def check_pairs(same: Check, page: dict[str, Any], pairs: list[dict[str, Any]], 
         same(f"{name} interval", (entry["low"], entry["high"]), (difference - half, difference + half))
         return test(name, entry, 2 * student(abs(difference) / error, freedom))
 
+    def check_entry(name: str, entry: dict[str, Any], a: Spread, b: Spread) -> tuple[float, float, float]:
+        """The difference, its standard error over seeds and patients (nan for one seed), and its freedom."""
+        difference = a.values.mean() - b.values.mean()
+        same(f"{name} difference", entry["difference"], difference)
+        draws = np.var(a.draws - b.draws, ddof=1) * (least / (least - 1) if least > 1 else 1)
+        check_difference(f"{name} over patients", entry, difference, math.sqrt(draws), math.inf)
+        if min(len(a.values), len(b.values)) < 2:
+            assert entry["with_seeds"] is None
+            return difference, math.nan, math.nan
+        error, freedom = standard_error(a, b, least)
+        check_difference(f"{name} over seeds", entry["with_seeds"], difference, error, freedom)
+        same(f"{name} error", entry["with_seeds"]["error"], error if error > 1e-12 else 0)
+        return difference, error, freedom
+
     for pair in pairs:
         first, second = rows[pair["first"]], rows[pair["second"]]
+        rules = ("sensitivity_95", "youden") if first.cuts and second.cuts else ()
+        assert tuple(pair["points"]) == rules
+        for rule, entries in pair["points"].items():
+            for name, entry in entries.items():
+                a, b = (row.point_spread(rule, name) for row in (first, second))
+                check_entry(f"{rule} {name}", entry, a, b)
+        cooled = first.cooled and second.cooled
+        assert list(pair["tempered"]) == (["brier", "log_loss"] if cooled else [])
+        for name, entry in pair["tempered"].items():
+            check_entry(f"tempered {name}", entry, first.tempered_spread(name), second.tempered_spread(name))
         for name, entry in pair["scores"].items():
             a, b = first.spread(name), second.spread(name)
-            difference = a.values.mean() - b.values.mean()
-            same(f"{name} difference", entry["difference"], difference)
-            draws = np.var(a.draws - b.draws, ddof=1) * (least / (least - 1) if least > 1 else 1)
-            check_difference(f"{name} over patients", entry, difference, math.sqrt(draws), math.inf)
-            if min(len(a.values), len(b.values)) < 2:
-                assert entry["with_seeds"] is None
-                continue
-            error, freedom = standard_error(a, b, least)
-            check_difference(f"{name} over seeds", entry["with_seeds"], difference, error, freedom)
-            same(f"{name} error", entry["with_seeds"]["error"], error if error > 1e-12 else 0)
+            difference, error, freedom = check_entry(name, entry, a, b)
             if name == page["rank_by"] and error > 1e-12:
                 found, margin = pair["equivalence"], page["margin"]
                 inside = [(margin + sign * difference) / error for sign in (1, -1)]
@@ -452,6 +615,11 @@ def check_choice(same: Check, page: dict[str, Any], rows: dict[str, Row], w: np.
 
 
 def recompute(file: Path, artifacts: Path) -> Check:
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # half of scikit-learn's time
+        return _recompute(file, artifacts)
+
+
+def _recompute(file: Path, artifacts: Path) -> Check:
     gc.freeze()  # statsmodels collects garbage in each call, half a second in a large process
     page = json.loads(file.read_text())
     groups = [page[key] for key in ("configurations", "optimistic", "ensembles")]
@@ -465,6 +633,7 @@ def recompute(file: Path, artifacts: Path) -> Check:
                 dtype={"patient": str},
                 converters={"probability": float},
                 keep_default_na=False,
+                encoding_errors="backslashreplace",  # file names may not be UTF-8
             )
             for name in ("test", "val")
             if (folder / f"{name}.csv").is_file()
@@ -479,7 +648,7 @@ def recompute(file: Path, artifacts: Path) -> Check:
     for group in groups:
         for facts in group:
             row = Row(facts, files, w, on_val)
-            row.check(same)
+            row.check(same, page["bootstrap"]["seed"])
             row.check_subtypes(same, table.patient)
             rows[facts.get("id", facts["name"])] = row
     check_pairs(same, page, page["pairs"], rows)
@@ -488,6 +657,11 @@ def recompute(file: Path, artifacts: Path) -> Check:
     people = patient_counts(table.label.to_numpy(), table.patient)
     by_class = page["test"]["by_class"]
     same("patients by class", (by_class["normal"], by_class["pneumonia"]), (people["normal"], people["ill"]))
+    y = table.label.to_numpy()
+    same("threshold probabilities", page["decision"]["thresholds"], np.arange(1, 100) / 100)
+    everyone = net_benefit(y, np.ones(len(y)), np.ones((len(y), 1)))[:, 0]
+    same("treat all", page["decision"]["treat_all"], everyone)
+    same("prevalence", page["decision"]["prevalence"], y.mean())
     same("test images", page["test"]["images"], len(table))
     order = [row["scores"][page["rank_by"]]["value"] for row in page["configurations"]]
     assert order == sorted(order, reverse=True)

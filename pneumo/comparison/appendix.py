@@ -1,11 +1,11 @@
 """What backs the results up on the comparison page: data, cost, mistakes, reports, settings, method."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from pneumo.comparison.blocks import Details, Picture, Section, Table
+from pneumo.comparison.blocks import Details, Link, Picture, Section, Table
 from pneumo.comparison.content import Comparison, Confusion, all_rows
 from pneumo.comparison.reporting_items import items
-from pneumo.comparison.words import images_word, number, ranked, scaled
+from pneumo.comparison.words import SCORE_WORDS, images_word, number, ranked, scaled, setting
 from pneumo.names import CLASS_NAMES
 
 MOST_REPORTS = 12  # configurations whose matrices and reports are shown
@@ -74,7 +74,7 @@ def cost(comparison: Comparison) -> Section | None:
     columns += ["training images/s", "time per epoch", "peak memory", "trained on"]
     text = (
         "FLOPs are for one image; a multiply-add counts as two. Latency is the median time for one image, in "
-        "float32, on the CPU that made this page. Training figures come from the last epoch of each run, "
+        "float32, on the CPU that made this page. Training figures are the median of each run's epochs, "
         "averaged over the seeds; a dash means that nothing was logged. Peak memory counts tensors on a GPU, "
         "and the whole process on a CPU."
     )
@@ -98,12 +98,11 @@ def mistakes(comparison: Comparison, pictures: Mapping[str, str]) -> Section | N
     name = comparison["configurations"][0]["name"]
     text = [
         f"The {images_word(comparison)} images that {name} gets wrong with the most confidence, at "
-        "probability 0.5, its seeds "
-        "averaged."
+        "probability 0.5, its seeds averaged."
     ]
     if not pictures:
         text.append("This machine lacks the images. Set data.root=DIR to the folder that contains them.")
-    return Section(title="The most confident mistakes", text=text, pictures=shown)
+    return Section(title="Mistakes", text=text, pictures=shown)
 
 
 def reports(comparison: Comparison) -> Section:
@@ -118,7 +117,7 @@ def reports(comparison: Comparison) -> Section:
             for run, matrix in zip(row["runs"], matrices, strict=False)
         ]
         details.append(Details(summary=ranked(row), tables=tables))
-    return Section(title="Classification reports", details=details)
+    return Section(title="Classification reports", text=["One report for each run."], details=details)
 
 
 def _classification(caption: str, matrix: Confusion) -> Table:
@@ -153,43 +152,58 @@ def settings(comparison: Comparison) -> Section:
                 caption="What differs between the configurations",
                 columns=["configuration", *differences["keys"]],
                 rows=[
-                    [ranked(row), *map(str, differences["values"][row["id"]])] for row in all_rows(comparison)
+                    [ranked(row), *map(setting, differences["values"][row["id"]])]
+                    for row in all_rows(comparison)
                 ],
-            )
-        )
-    if comparison["left_out"]:
-        rows = [[left["run"], left["reason"]] for left in comparison["left_out"]]
-        tables.append(Table(caption="Left out", columns=["run", "reason"], rows=rows, words=True))
-    if comparison["unscored"]:
-        rows = [[run["run"], run["command"]] for run in comparison["unscored"]]
-        tables.append(
-            Table(
-                caption="Never scored on the test images", columns=["run", "score it"], rows=rows, words=True
             )
         )
     shared = Table(
         caption="In common",
         columns=["setting", "value"],
-        rows=[[key, str(value)] for key, value in differences["shared"].items()],
+        rows=[[key, setting(value)] for key, value in differences["shared"].items()],
     )
-    runs = Table(
-        caption="Runs",
-        columns=["run", "MLflow id", "seed", "configuration", "commit"],
-        rows=[
-            [run["name"], run["run_id"], str(run["seed"]), ranked(row), str(run["commit"] or "-")[:12]]
-            for row in all_rows(comparison)
-            for run in row["runs"]
-        ],
-    )
-    details = [
-        Details(summary="Settings that all configurations share", tables=[shared]),
-        Details(summary="The runs", tables=[runs]),
-    ]
+    details = [Details(summary="Settings that all configurations share", tables=[shared])]
     return Section(title="Settings", tables=tables, details=details)
 
 
-def reporting(comparison: Comparison) -> Section:
-    listed = items(comparison)
+def runs(comparison: Comparison) -> Section:
+    """Every run: its scores, where it was made, and its page in MLflow."""
+    score = comparison["rank_by"]
+    listed = [
+        (row, run, value)
+        for row in all_rows(comparison)
+        for run, value in zip(row["runs"], row["scores"][score]["per_run"], strict=True)
+    ]
+    table = Table(
+        caption=f"{SCORE_WORDS[score]} on the {images_word(comparison)} images, by run",
+        columns=["run", "configuration", "seed", SCORE_WORDS[score], "epoch", "commit", "device"],
+        rows=[
+            [
+                run["name"],
+                ranked(row),
+                str(run["seed"]),
+                number(value),
+                str(run["epoch"] or "-"),
+                str(run["commit"] or "-")[:12],
+                str(run["device"] or "-"),
+            ]
+            for row, run, value in listed
+        ],
+        links=[[run_link(comparison, run["run_id"], run["run_id"][:8])] for _, run, _ in listed],
+    )
+    shows = comparison["about"].get("show_runs")
+    return Section(title="Runs", text=[f"MLflow's pages: {shows}"] if shows else [], tables=[table])
+
+
+def run_link(comparison: Comparison, run_id: str, text: str) -> Link:
+    """`text` as a link to the run's page in MLflow, if the address is known."""
+    address = comparison["about"].get("runs_at")
+    return Link(text, f"{address}{run_id}" if address else "")
+
+
+def reporting(comparison: Comparison, titles: Collection[str]) -> Section:
+    """What the guidelines ask for, answered where the page has the section (`titles`)."""
+    listed = items(comparison, titles)
     rows = [[item.subject, item.guidelines, item.filled or "OPEN: for people to answer"] for item in listed]
     done = sum(item.filled is not None for item in listed)
     text = (

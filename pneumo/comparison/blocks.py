@@ -1,17 +1,27 @@
 """What the comparison page is made of: sections with text, tables, matrices, pictures and figures."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Link(NamedTuple):
+    """Text that leads somewhere; without `href` it is only text."""
+
+    text: str
+    href: str
 
 
 @dataclass(kw_only=True)
 class Table:
-    """A table; its cells are texts."""
+    """A table; its cells are texts. `links` are one more cell for each row, under `links_title`."""
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
     words: bool = False  # sentences instead of numbers: left-aligned and wrapped
     marked: set[int] = field(default_factory=set)  # rows shown on another ground
+    links: list[list[Link]] = field(default_factory=list)
+    links_title: str = "in MLflow"
 
 
 @dataclass(kw_only=True)
@@ -67,9 +77,10 @@ class Details:
 
 @dataclass(kw_only=True)
 class Section:
-    """A part of the page with a heading; `figures` names the figures to show, if they were drawn."""
+    """A fold of the page; `figures` names the figures to show, if they were drawn."""
 
     title: str
+    open: bool = False
     text: list[str] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
     bullets: list[str] = field(default_factory=list)
@@ -85,12 +96,36 @@ class Section:
         return self.title.lower().replace(" ", "-")
 
 
+class Place(NamedTuple):
+    """A line of the ranking on the first screen; a phone shows `score` and `runs`, but not `further`."""
+
+    rank: str
+    name: str
+    chosen: bool  # by validation
+    score: str
+    further: list[str]
+    runs: list[Link]
+
+
+@dataclass(kw_only=True)
+class Ranking:
+    """The table on the first screen, and the rest of a long one, folded."""
+
+    caption: str
+    note: str
+    score: str  # the primary score's name
+    further: list[str]
+    places: list[Place]
+    rest: list[Place]
+
+
 @dataclass(kw_only=True)
 class PageContent:
     """All that the page's template needs, apart from the drawn figures."""
 
     title: str
-    lead: str
-    warnings: list[tuple[str, str]]
+    answer: str
+    warnings: list[str]  # their headlines
+    ranking: Ranking | None
     sections: list[Section]
     footer: str

@@ -12,7 +12,7 @@ import yaml
 from pneumo import UserError, fingerprint
 from pneumo.comparison.content import EpochScores, LeftOut, SplitSize, Unscored
 from pneumo.data import manifest
-from pneumo.data.settings import DataSettings
+from pneumo.data.settings import DataSettings, PhantomSettings
 from pneumo.evaluation.metrics import checked
 from pneumo.evaluation.predictions import SplitResult, read_predictions
 from pneumo.names import (
@@ -23,7 +23,7 @@ from pneumo.names import (
     DATA_DIGEST_TAG,
     DIRTY_TAG,
     FINGERPRINT_TAG,
-    MEASURED,
+    MIXED_TAG,
     PIXELS_TAG,
     POOL_TAG,
     PROTOCOL_TAG,
@@ -66,7 +66,7 @@ class Candidate:
     device: str | None = None
     precision: str | None = None
     weights_bytes: int | None = None
-    measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/... of the last epoch
+    measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/...: the median of the epochs
     synthetic: bool = False
     data_name: str | None = None
     data_root: str | None = None  # where the run found its images
@@ -102,7 +102,7 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
         needed = NEEDED if _unscored(run) else (TEST_PREDICTIONS, *NEEDED)
         missing = ", ".join(name for name in needed if name not in run.files)
         if missing:
-            reason = f"its artifacts are incomplete: {missing} missing (python -m pneumo.runs sync)"
+            reason = f"its artifacts are incomplete: {missing} missing (pneumo runs sync)"
             left_out.append({"run": run.name, "reason": reason})
             continue
         if PROTOCOL_TAG not in run.tags:
@@ -143,7 +143,9 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
         checked(split.labels, split.probabilities)
     notes = []
     if settings.get("trainer.limit_batches"):
-        notes.append("Some runs are smoke runs: they trained on part of each epoch (trainer.limit_batches).")
+        notes.append("Some runs are smoke runs: they used part of every split (trainer.limit_batches).")
+    if MIXED_TAG in run.tags:
+        notes.append(f"Some runs were continued after a change: {run.tags[MIXED_TAG]}.")
     if run.tags.get(DIRTY_TAG) == "true":
         notes.append("Some runs were made with uncommitted changes in the code.")
     facts = run.facts
@@ -172,7 +174,7 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
         device=run.params.get("device"),
         precision=run.params.get("precision"),
         weights_bytes=run.weights_bytes,
-        measured={key: value for key, value in run.metrics.items() if key.startswith(MEASURED)},
+        measured=run.measured,
         synthetic=run.tags.get(SYNTHETIC_TAG) == "true",
         data_name=data.get("name"),
         data_root=data.get("root"),
@@ -184,7 +186,7 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
 def _config(text: str) -> dict[str, Any]:
     try:
         config = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeError) as error:
         raise UserError(f"{CONFIG} is damaged: {first_line(error)}") from None
     if not isinstance(config, dict):
         raise UserError(f"{CONFIG} does not contain a configuration")
@@ -290,8 +292,19 @@ def image_root(kept: Sequence[Candidate], given: str | None) -> Path | None:
             if (folder / first).is_file():
                 return folder
     if given:
-        print(f"note: data.root={given} does not contain the test images ({first}, ...)")
+        shown = first.encode(errors="backslashreplace").decode()  # file names may not be UTF-8
+        print(f"note: data.root={given} does not contain the test images ({shown}, ...)")
     return None
+
+
+def phantom(kept: Sequence[Candidate]) -> PhantomSettings | None:
+    """The synthetic set that the runs were scored on, if it is one."""
+    data = kept[0].saved.get("data")
+    if not kept[0].synthetic or not isinstance(data, dict):
+        return None
+    keys = data.get("phantom")
+    names = PhantomSettings.__dataclass_fields__.keys()
+    return PhantomSettings(**{k: int(v) for k, v in (keys or {}).items() if k in names})
 
 
 def split_sizes(kept: Sequence[Candidate], root: Path | None) -> dict[str, SplitSize] | None:

@@ -9,11 +9,14 @@ import numpy as np
 
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.content import (
+    CalibrationRow,
     ConfigurationRow,
     Confusion,
     Curve,
     Curves,
     OperatingPoint,
+    PredictiveValues,
+    RecalibrationRow,
     RunRow,
     ScoreInterval,
     ScoreRow,
@@ -21,12 +24,15 @@ from pneumo.comparison.content import (
     Temperature,
     Validation,
 )
-from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation import calibration, decisions, metrics, statistics
+from pneumo.evaluation.calibration import Recalibration
 from pneumo.evaluation.contrasts import Spread
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.names import RANKED_BY, THRESHOLD_RULES
 
 RULE_SCORES = ("accuracy", "balanced_accuracy", "recall", "specificity", "precision", "f1", "mcc")
+POINT_SCORES = ("recall", "specificity", "balanced_accuracy")  # compared in pairs at each threshold rule
+TEMPERED_SCORES = ("brier", "log_loss")  # compared in pairs after temperature
 GRID = np.linspace(0, 1, 101)
 FEW_DRAWS = 500  # for subtypes and bands, the first of the draws: two decimals in a quarter of the time
 
@@ -44,6 +50,7 @@ class Configuration:
         test: SplitResult,
         weights: statistics.Weights,
         average: bool = False,
+        seed: int = 0,
     ) -> None:
         self.name, self.runs = name, sorted(runs, key=lambda run: (run.seed, run.run_id))
         self.optimistic, self.average = runs[0].optimistic, average
@@ -59,6 +66,10 @@ class Configuration:
         self._splits = [""] if average else [run.split for run in self.runs]
         self.tests, self.val, self._truth = tests, val, test.labels
         self._test, self._counts = test, statistics.PatientCounts.of(test.labels, test.patients)
+        # Per run at each threshold rule, and after temperature: scores of the images, and of every draw.
+        self._at: dict[str, list[tuple[dict[str, float], dict[str, metrics.Floats]]]] = {}
+        self._tempered: list[tuple[dict[str, float], dict[str, metrics.Floats]]] = []
+        if_calibrated = calibration.error_if_calibrated(test.labels, test.patients, tests, seed)
         self._resampled = [statistics.resampled_scores(test.labels, chances, weights) for chances in tests]
         self.draws = _mean_draws(self._resampled)
         self.per_run = [_score(test.labels, chances) for chances in tests]
@@ -73,10 +84,16 @@ class Configuration:
             "scores": {score: self._score_row(score) for score in self.per_run[0]},
             "validation": self._validation(),
             "points": self._points(weights),
-            "temperature": self._temperature(),
+            "temperature": self._temperature(weights),
+            "calibration": self._calibration(if_calibrated),
+            "net_benefit": self._net_benefit(np.ones((len(test.labels), 1)))[:, 0].tolist(),
             "subtypes": self._subtypes(test, weights),
             "confusion": [_confusion(test.labels, chances) for chances in tests],
         }
+        ece = self.row["scores"]["ece"]
+        ece["low"], ece["high"] = calibration.error_interval(
+            ece["value"], if_calibrated, self.draws["ece"], self._counts.smaller_class
+        )
 
     def value(self, score: str) -> float:
         return float(self.row["scores"][score]["value"])
@@ -88,6 +105,14 @@ class Configuration:
             [draws[score] for draws in self._resampled],
             self._splits,
         )
+
+    def point_spread(self, rule: str, score: str) -> Spread | None:
+        """As `spread`, at the thresholds that validation chose by `rule`; None where it chose none."""
+        return _spread(self._at.get(rule, []), score, self._splits)
+
+    def tempered_spread(self, score: str) -> Spread | None:
+        """As `spread`, after each run's temperature; None where there is none."""
+        return _spread(self._tempered, score, self._splits)
 
     def _score_row(self, score: str) -> ScoreRow:
         values = [scored[score] for scored in self.per_run]
@@ -132,6 +157,10 @@ class Configuration:
                     for chances, threshold in cuts
                 ]
                 points[rule] = self._point(thresholds, scored, _mean_draws(draws))
+                self._at[rule] = [
+                    (one, {score: drawn[score] for score in POINT_SCORES})
+                    for one, drawn in zip(scored, draws, strict=True)
+                ]
         return points
 
     def _point(
@@ -152,29 +181,49 @@ class Configuration:
             for (labels, chances), threshold in zip(self.val, thresholds, strict=False)
             if labels.any()
         ]
-        recall, specificity = scores["recall"]["value"], scores["specificity"]["value"]
-        values = {
-            f"{prevalence:g}": metrics.predictive_values(recall, specificity, prevalence)
-            for prevalence in metrics.PREVALENCES
-        }
         return {
             "thresholds": thresholds,
             "validation_recall": float(np.mean(on_val)) if on_val else None,
             "scores": scores,
-            "predictive_values": {key: {"ppv": ppv, "npv": npv} for key, (ppv, npv) in values.items()},
+            "predictive_values": {
+                f"{prevalence:g}": _predictive_values(scores["recall"], scores["specificity"], prevalence)
+                for prevalence in metrics.PREVALENCES
+            },
         }
 
-    def _temperature(self) -> Temperature | None:
+    def _temperature(self, weights: statistics.Weights) -> Temperature | None:
         one_class = any(len(np.unique(labels)) < 2 for labels, _ in self.val)
         if not self.val or one_class or self.runs[0].on_validation:
             return None
         fitted = [metrics.temperature(*pair) for pair in self.val]
-        after = [
-            _score(self._truth, metrics.tempered(chances, value), parts=("losses",))
-            for chances, value in zip(self.tests, fitted, strict=True)
+        cooled = [metrics.tempered(chances, value) for chances, value in zip(self.tests, fitted, strict=True)]
+        after = [_score(self._truth, chances, parts=("losses",)) for chances in cooled]
+        self._tempered = [
+            (one, statistics.resampled_scores(self._truth, chances, weights, parts=("losses",)))
+            for one, chances in zip(after, cooled, strict=True)
         ]
         keys = ("ece", "log_loss", "brier")
         return {"values": fitted, "after": {key: float(np.mean([run[key] for run in after])) for key in keys}}
+
+    def _calibration(self, if_calibrated: metrics.Floats) -> CalibrationRow:
+        fits = [Recalibration.of(self._truth, chances) for chances in self.tests]
+        _, _, patient_of = statistics.clusters(self._truth, self._test.patients)
+
+        def row(values: list[float], influences: list[metrics.Floats]) -> RecalibrationRow:
+            mean, least = float(np.mean(values)), self._counts.smaller_class
+            low, high = calibration.over_patients(mean, influences, patient_of, least)
+            return {"value": mean, "low": low, "high": high, "per_run": values}
+
+        return {
+            "slope": row([fit.slope for fit in fits], [fit.slope_influence for fit in fits]),
+            "intercept": row([fit.intercept for fit in fits], [fit.intercept_influence for fit in fits]),
+            "ece_if_calibrated": float(if_calibrated.mean()),
+        }
+
+    def _net_benefit(self, weights: metrics.Floats | statistics.Weights) -> metrics.Floats:
+        """The runs' mean net benefit [thresholds, draws]."""
+        each = [decisions.net_benefit(self._truth, chances, weights) for chances in self.tests]
+        return np.asarray(np.mean(each, axis=0))
 
     def _subtypes(self, test: SplitResult, weights: statistics.Weights) -> dict[str, SubtypeRow]:
         rows: dict[str, SubtypeRow] = {}
@@ -227,11 +276,12 @@ class Configuration:
         return float(np.mean(found))
 
     def add_curves(self, test: SplitResult, weights: statistics.Weights) -> None:
-        """Mean ROC and precision-recall over the runs, with 95 % percentile bands; pooled calibration."""
+        """Mean ROC, precision-recall and net benefit, with 95 % percentile bands; pooled calibration."""
         once = np.ones((len(test.labels), 1), dtype=np.uint16)
         both = np.concatenate([once, weights[:, :FEW_DRAWS]], axis=1)
         stacks = [statistics.resampled_curves(test.labels, chances, both, GRID) for chances in self.tests]
         roc, pr = (_curve(stack) for stack in zip(*stacks, strict=True))
+        ends = calibration.bin_intervals(test.labels, test.patients, self.tests)
         images, chance, share = metrics.calibration_bins(
             np.tile(test.labels, len(self.tests)), np.concatenate(self.tests)
         )
@@ -240,10 +290,11 @@ class Configuration:
             "roc": roc,
             "pr": pr,
             "calibration": [
-                {"images": int(n), "mean": float(p), "share": float(s)}
-                for n, p, s in zip(images, chance, share, strict=True)
+                {"images": int(n), "mean": float(p), "share": float(s), "low": low, "high": high}
+                for n, p, s, (low, high) in zip(images, chance, share, ends, strict=True)
                 if n
             ],
+            "net_benefit": _curve([self._net_benefit(both)]),
         }
         self.row["curves"] = curves
 
@@ -253,6 +304,34 @@ def _curve(stack: Sequence[metrics.Floats]) -> Curve:
     mean = np.mean(stack, axis=0)
     low, high = np.quantile(mean[:, 1:], (0.025, 0.975), axis=1)
     return {"value": mean[:, 0].tolist(), "low": low.tolist(), "high": high.tolist()}
+
+
+def _predictive_values(recall: ScoreInterval, specificity: ScoreInterval, share: float) -> PredictiveValues:
+    ppv, npv = metrics.predictive_values(recall["value"], specificity["value"], share)
+    ends = decisions.predictive_intervals(
+        (recall["value"], recall["low"], recall["high"]),
+        (specificity["value"], specificity["low"], specificity["high"]),
+        share,
+    )
+    (ppv_low, ppv_high), (npv_low, npv_high) = ends
+    return {
+        "ppv": ppv,
+        "ppv_low": ppv_low,
+        "ppv_high": ppv_high,
+        "npv": npv,
+        "npv_low": npv_low,
+        "npv_high": npv_high,
+    }
+
+
+def _spread(
+    runs: Sequence[tuple[Mapping[str, float], Mapping[str, metrics.Floats]]],
+    score: str,
+    splits: Sequence[str],
+) -> Spread | None:
+    if not runs:
+        return None
+    return Spread.of([one[score] for one, _ in runs], [drawn[score] for _, drawn in runs], splits)
 
 
 def _score(
@@ -287,4 +366,5 @@ def _run_row(run: Candidate) -> RunRow:
         "commit": run.commit,
         "device": run.device,
         "precision": run.precision,
+        "monitor": str(run.config.get("trainer.monitor", "val/auroc")),
     }

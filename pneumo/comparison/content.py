@@ -36,6 +36,7 @@ class RunRow(TypedDict):
     commit: str | None
     device: str | None
     precision: str | None
+    monitor: str  # the validation score that chose the epoch, or would have
 
 
 class Validation(TypedDict):
@@ -49,10 +50,14 @@ class Validation(TypedDict):
 
 
 class PredictiveValues(TypedDict):
-    """Positive and negative predictive value at one prevalence."""
+    """Positive and negative predictive value at one prevalence, with 95 % intervals over patients."""
 
     ppv: float
+    ppv_low: float
+    ppv_high: float
     npv: float
+    npv_low: float
+    npv_high: float
 
 
 class OperatingPoint(TypedDict):
@@ -69,6 +74,20 @@ class Temperature(TypedDict):
 
     values: list[float]
     after: dict[str, float]
+
+
+class RecalibrationRow(ScoreInterval):
+    """The runs' mean with its interval over patients, and each run's own. NaN where the classes separate."""
+
+    per_run: list[float]
+
+
+class CalibrationRow(TypedDict):
+    """Calibration of the test images by logistic recalibration, and the ECE of a calibrated network."""
+
+    slope: RecalibrationRow  # below 1: the probabilities are too extreme
+    intercept: RecalibrationRow  # with the slope fixed at 1; above 0: the probabilities are too low
+    ece_if_calibrated: float  # the mean ECE of calibrated networks with these probabilities
 
 
 class SubtypeRow(TypedDict):
@@ -96,6 +115,8 @@ class CalibrationBin(TypedDict):
     images: int
     mean: float
     share: float
+    low: float  # the share's 95 % interval over patients
+    high: float
 
 
 class Curves(TypedDict):
@@ -105,6 +126,7 @@ class Curves(TypedDict):
     roc: Curve
     pr: Curve
     calibration: list[CalibrationBin]
+    net_benefit: Curve  # at the thresholds of the result's `decision`
 
 
 class Cost(TypedDict, total=False):
@@ -135,6 +157,8 @@ class ConfigurationRow(TypedDict):
     validation: Validation
     points: dict[str, OperatingPoint]  # by threshold rule
     temperature: Temperature | None
+    calibration: CalibrationRow
+    net_benefit: list[float]  # at the thresholds of the result's `decision`
     subtypes: dict[str, SubtypeRow]
     confusion: list[Confusion]  # of the test images, at probability 0.5, one a run
     id: NotRequired[str]  # c1, c2, ...; e1, e2, ... of ensembles
@@ -201,6 +225,10 @@ class PairTests(TypedDict):
     first: str
     second: str
     scores: dict[str, PairScore]
+    points: dict[
+        str, dict[str, PairScore]
+    ]  # by threshold rule (not 0.5), where both sides have it; exploratory
+    tempered: dict[str, PairScore]  # Brier and log-loss after each run's temperature; empty without one
     equivalence: Equivalence | None  # None: a side has one seed
     mcnemar: McNemar
     delong: NotRequired[DeLong]
@@ -263,6 +291,14 @@ class ImageSet(TypedDict):
     subtypes: dict[str, int]
 
 
+class Decision(TypedDict):
+    """What every decision curve is compared with: treat all. To treat none has the net benefit 0."""
+
+    thresholds: list[float]  # threshold probabilities
+    treat_all: list[float]
+    prevalence: float  # share of ill images
+
+
 class Bootstrap(TypedDict):
     """How the draws were made."""
 
@@ -287,6 +323,7 @@ class Result(TypedDict):
     ensemble_pairs: list[PairRow]  # each ensemble is one predictor, so only patients are chance
     choice: Choice | None
     optimism: Optimism | None
+    decision: Decision
     differences: Differences
     mistakes: list[Mistake]
 
@@ -304,6 +341,8 @@ class About(TypedDict):
     digest: str
     data: str | None
     synthetic: bool
+    runs_at: NotRequired[str]  # the address of a run in MLflow, up to its id
+    show_runs: NotRequired[str]  # the command that shows the runs
 
 
 class LeftOut(TypedDict):

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pneumo.comparison.content import (
     Comparison,
     ConfigurationRow,
     Confusion,
     Curve,
+    Decision,
     PairRow,
     SplitSize,
     all_rows,
 )
-from pneumo.comparison.words import SCORE_WORDS, claimed, forest_scores
+from pneumo.comparison.words import SCORE_WORDS, claimed, ranked, shown_pairs
 from pneumo.evaluation import plot
 from pneumo.evaluation.plot import DASHES, INK, MARKERS, RULE, SERIES, UNITS
 from pneumo.names import CLASS_NAMES
@@ -28,6 +30,7 @@ from pneumo.names import CLASS_NAMES
 WIDTH = 4.6  # inches; 331 points, which a phone shows almost at their size
 TEXT = 9
 PNG_DPI = 120
+MOST_LINES = 20  # of the forest plot
 
 
 def draw(comparison: Comparison) -> dict[str, Figure]:
@@ -40,6 +43,7 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
         "roc": lambda: _roc(shown),
         "precision_recall": lambda: _precision_recall(shown),
         "calibration": lambda: _calibration(shown),
+        "decision_curve": lambda: _decision_curve(shown, comparison["decision"]),
         **{f"curves_{name}": partial(_curves, shown, name) for name in UNITS},
         "confusion_test": lambda: (
             None
@@ -91,65 +95,70 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _forest(comparison: Comparison) -> Figure:
-    """Every configuration's primary score and a companion, 95 % intervals, and a small mark for each seed."""
-    rows = [*comparison["configurations"], *comparison["ensembles"], *comparison["optimistic"]]
-    figure, axes = _canvas(1.1 + 0.28 * len(rows), columns=2, sharey=True)
-    places = np.arange(len(rows))[::-1]
-    colours = [SERIES[1] if row in comparison["optimistic"] else SERIES[0] for row in rows]
-    for panel, score in zip(axes, forest_scores(comparison), strict=True):
-        entries = [row["scores"][score] for row in rows]
-        low, high = [entry["low"] for entry in entries], [entry["high"] for entry in entries]
-        panel.hlines(places, low, high, colors=colours, linewidth=1.8)
-        several = [(e["per_run"], y) for y, e in zip(places, entries, strict=True) if e["sd"] is not None]
-        seeds = [(value, y) for values, y in several for value in values]
-        if seeds:
-            panel.plot(*zip(*seeds, strict=True), "|", color=INK, markersize=7, markeredgewidth=1)
-        for mark, colour, face, of in (
-            ("o", SERIES[0], SERIES[0], comparison["configurations"]),
-            ("D", SERIES[0], SERIES[0], comparison["ensembles"]),
-            ("o", SERIES[1], "white", comparison["optimistic"]),
-        ):
-            at = [(e["value"], y) for y, e, row in zip(places, entries, rows, strict=True) if row in of]
-            if at:
-                style: dict[str, Any] = {
-                    "color": colour,
-                    "markerfacecolor": face,
-                    "markersize": 5.5,
-                    "linestyle": "none",
-                }
-                panel.plot(*zip(*at, strict=True), mark, **style)
-        _label(panel, SCORE_WORDS[score])
-        panel.grid(axis="y", visible=False)
-        panel.locator_params(axis="x", nbins=4)
-    axes[0].set_yticks(places, [_forest_name(row) for row in rows], fontsize=TEXT - 2)
-    axes[0].set_ylim(-0.6, len(rows) - 0.4)
+    """The primary score of every configuration with its 95 % interval, and a small mark for each seed.
+
+    The ensemble of a configuration's seeds is a diamond on its line.
+    """
+    score = comparison["rank_by"]
+    first, apart = comparison["configurations"], comparison["optimistic"]
+    ensembles = {_run_ids(row): row for row in comparison["ensembles"]}
+    rows = [*first[:MOST_LINES], *apart[:MOST_LINES]]
+    own = {_run_ids(row) for row in rows}
+    rows += [row for ids, row in ensembles.items() if ids not in own and len(ids) == _run_count(first)]
+    figure, (axes,) = _canvas(0.55 + 0.21 * len(rows))
+    _widen(figure)
+    for place, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
+        entry, colour = row["scores"][score], SERIES[1] if row in apart else SERIES[0]
+        axes.hlines(place, entry["low"], entry["high"], colors=colour, linewidth=1.8)
+        if entry["sd"] is not None:
+            seeds = entry["per_run"]
+            axes.plot(seeds, [place] * len(seeds), "|", color=INK, markersize=7, markeredgewidth=1)
+        mark = "D" if row["ensemble"] else "o"
+        face = "white" if row in apart else colour
+        axes.plot(entry["value"], place, mark, color=colour, markerfacecolor=face, markersize=5.5)
+        average = ensembles.get(_run_ids(row))
+        if average is not None and average is not row:
+            value = average["scores"][score]["value"]
+            axes.plot(value, place, "D", color=colour, markerfacecolor="none", markersize=5)
+    _label(axes, SCORE_WORDS[score])
+    axes.grid(axis="y", visible=False)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_yticks(range(len(rows) - 1, -1, -1), [_name(row, 30) for row in rows], fontsize=TEXT - 1)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     return figure
 
 
-def _forest_name(row: ConfigurationRow) -> str:
-    if row["rank"] is not None:
-        return short(f"{row['rank']}. {row['name']}", 30)
-    if row["ensemble"]:
-        return short(row["name"].replace(": its ", ", ").replace(" averaged", " avg."), 30)
-    return _name(row, 30)
+def _widen(figure: Figure) -> None:
+    """Room beside long labels: a page's typeface is wider than the one that the layout measures."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(w_pad=0.12)
+
+
+def _run_ids(row: ConfigurationRow) -> frozenset[str]:
+    return frozenset(run["run_id"] for run in row["runs"])
+
+
+def _run_count(rows: Sequence[ConfigurationRow]) -> int:
+    return sum(len(row["runs"]) for row in rows)
 
 
 def _name(row: ConfigurationRow, limit: int = 34) -> str:
-    """A configuration's name in a legend or title, marked if it chose its epoch on the test images."""
-    optimistic = row["rank"] is None and not row["ensemble"]
-    return short(f"(optimistic) {row['name']}" if optimistic else row["name"], limit)
+    """A row's name in a legend or title: its rank first, so that no two are alike when they are cut."""
+    if row["ensemble"]:
+        return short(row["name"], limit)
+    return short(ranked(row) if row["rank"] else f"(optimistic) {row['name']}", limit)
 
 
-def _differences(comparison: Comparison, most: int = 15) -> Figure | None:
+def _differences(comparison: Comparison) -> Figure | None:
     """The paired differences in the score that ranks, the largest first."""
     score = comparison["rank_by"]
-    pairs: Sequence[PairRow] = comparison["pairs"]
+    pairs: Sequence[PairRow] = shown_pairs(comparison)
     if not pairs:
         return None
-    count = len(pairs)
-    places = {row["id"]: row["rank"] for row in comparison["configurations"]}
-    pairs = sorted(pairs, key=lambda pair: -abs(pair["scores"][score]["difference"]))[:most]
-    figure, (axes,) = _canvas(1.1 + 0.3 * len(pairs))
+    names = {row["id"]: row["name"] for row in comparison["configurations"]}
+    figure, (axes,) = _canvas(0.8 + 0.36 * len(pairs))
+    _widen(figure)
     for place, pair in enumerate(reversed(pairs)):
         entry = pair["scores"][score]
         better = claimed(entry)
@@ -162,12 +171,15 @@ def _differences(comparison: Comparison, most: int = 15) -> Figure | None:
             markerfacecolor=colour if better else "white",
         )  # fmt: skip
     axes.axvline(0, color=INK, linewidth=1)
-    names = [f"{places[pair['first']]} minus {places[pair['second']]}" for pair in reversed(pairs)]
-    axes.set_yticks(range(len(pairs)), names)
+    named = [
+        f"{short(names[pair['first']], 30)}\nminus {short(names[pair['second']], 30)}"
+        for pair in reversed(pairs)
+    ]
+    axes.set_yticks(range(len(pairs)), named, fontsize=TEXT - 2)
     axes.set_ylim(-0.6, len(pairs) - 0.4)
     axes.grid(axis="y", visible=False)
-    of = f"; {len(pairs)} of {count} pairs" if len(pairs) < count else ""
-    _label(axes, f"difference in {SCORE_WORDS[score]} (numbers are ranks; filled: claimed{of})")
+    axes.locator_params(axis="x", nbins=4)
+    _label(axes, f"difference in {SCORE_WORDS[score]}")
     return figure
 
 
@@ -216,6 +228,10 @@ def _calibration(rows: Sequence[ConfigurationRow]) -> Figure | None:
     axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="perfect")
     for number, row in enumerate(rows):
         bins = row["curves"]["calibration"]
+        axes.vlines(
+            [entry["mean"] for entry in bins], [entry["low"] for entry in bins],
+            [entry["high"] for entry in bins], color=SERIES[number % 6], linewidth=0.7, alpha=0.5,
+        )  # fmt: skip
         axes.plot(
             [entry["mean"] for entry in bins], [entry["share"] for entry in bins],
             color=SERIES[number % 6], linestyle=DASHES[number % 6], marker=MARKERS[number % 6], markersize=4,
@@ -223,6 +239,29 @@ def _calibration(rows: Sequence[ConfigurationRow]) -> Figure | None:
         )  # fmt: skip
     _label(axes, "predicted probability of PNEUMONIA (bin means)", "observed share of PNEUMONIA")
     plot.unit_square(axes, margin=0.02)
+    _legend(figure, axes)
+    return figure
+
+
+def _decision_curve(rows: Sequence[ConfigurationRow], decision: Decision) -> Figure | None:
+    """Net benefit by threshold probability, with the first configuration's band, treat all and treat none."""
+    if not rows:
+        return None
+    figure, (axes,) = _canvas(3.4 + 0.17 * len(rows))
+    at = decision["thresholds"]
+    axes.plot(at, decision["treat_all"], color=INK, linewidth=0.8, linestyle="--", label="treat all")
+    axes.axhline(0, color=INK, linewidth=0.8, linestyle=":", label="treat none")
+    for number, row in enumerate(rows):
+        curve, colour = row["curves"]["net_benefit"], SERIES[number % len(SERIES)]
+        if not number:
+            axes.fill_between(at, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
+        axes.plot(
+            at, curve["value"], color=colour, linestyle=DASHES[number % 6], linewidth=1.5, label=_name(row)
+        )  # fmt: skip
+    top = max(max(row["curves"]["net_benefit"]["high"]) for row in rows)
+    axes.set_ylim(-0.15 * top, 1.05 * top)  # treat all falls without end
+    axes.set_xlim(0, 1)
+    _label(axes, "threshold probability", "net benefit")
     _legend(figure, axes)
     return figure
 

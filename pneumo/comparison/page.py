@@ -15,10 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pneumo import UserError
 from pneumo.comparison import figures, sections
 from pneumo.comparison.content import Comparison, Mistake
-from pneumo.comparison.words import SCORE_WORDS, caption, lead, number, verdicts, warnings, with_interval
-from pneumo.data import images
+from pneumo.comparison.words import SCORE_WORDS, answer, caption, headlines, number, with_interval
+from pneumo.data import images, phantom
+from pneumo.data.settings import PhantomSettings
 from pneumo.evaluation import plot
 from pneumo.files import write_atomically
 from pneumo.names import FIGURES, RANKED_BY
@@ -45,7 +47,7 @@ def write(folder: Path, comparison: Comparison, pictures: Mapping[str, str]) -> 
     # The PNG first: it lays the figure out, which the SVG then reuses.
     pngs = {f"{FIGURES}/{name}.png": figures.png(figure) for name, figure in drawn.items()}
     files = {
-        "index.html": html(comparison, drawn, pictures).encode(),
+        "index.html": html(comparison, drawn, pictures).encode(errors="backslashreplace"),
         "comparison.json": (json.dumps(finite(dict(comparison)), allow_nan=False) + "\n").encode(),
         "scores.csv": _scores_csv(comparison),
         "pairs.csv": _pairs_csv(comparison),
@@ -62,24 +64,29 @@ def html(comparison: Comparison, drawn: Mapping[str, Figure], pictures: Mapping[
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = sections.page(comparison, pictures)
     shown = {}
-    for name in [name for section in page.sections for name in section.figures if name in drawn]:
+    for name in ["forest", *(name for section in page.sections for name in section.figures if name in drawn)]:
         words = caption(name, comparison)
         shown[name] = {"caption": words, "svg": plot.svg(drawn[name], name, words)}
     return environment.get_template("page.html.j2").render(page=page, figures=shown)
 
 
-def pictures(mistakes: Sequence[Mistake], root: Path | None) -> dict[str, str]:
-    """The mistakes' images below `root` as small JPEG data URIs, by path, if they are on this machine."""
-    if root is None:
-        return {}
+def pictures(
+    mistakes: Sequence[Mistake], root: Path | None, synthetic: PhantomSettings | None = None
+) -> dict[str, str]:
+    """The mistakes' images as small JPEG data URIs, by path.
+
+    Those of a `synthetic` set are drawn again; others are read below `root`, if they are on this machine.
+    """
     shown = {}
     for mistake in mistakes:
-        path = root / mistake["path"]
-        if not path.resolve().is_relative_to(root.resolve()):  # a path in a CSV may lead elsewhere
-            continue
         try:
-            picture = Image.fromarray(images.read(path))
-        except images.BadImage:
+            if synthetic is not None:
+                picture = Image.fromarray(phantom.render(mistake["path"], synthetic))
+            elif root is not None and (root / mistake["path"]).resolve().is_relative_to(root.resolve()):
+                picture = Image.fromarray(images.read(root / mistake["path"]))
+            else:  # a path in a CSV may lead elsewhere
+                continue
+        except (images.BadImage, UserError):
             continue
         picture.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
         jpeg = io.BytesIO()
@@ -89,7 +96,7 @@ def pictures(mistakes: Sequence[Mistake], root: Path | None) -> dict[str, str]:
 
 
 def terminal(comparison: Comparison) -> str:
-    """The ranking and the verdicts as plain text: the primary score first, then the exploratory ones."""
+    """The ranking as plain text, the primary score first; then the answer, and a line of warnings."""
     first = comparison["rank_by"]
     others = [score for score in RANKED_BY if score != first]
     rows = [
@@ -105,11 +112,10 @@ def terminal(comparison: Comparison) -> str:
         }
         for row in [*comparison["configurations"], *comparison["ensembles"], *comparison["optimistic"]]
     ]
-    lines = [table(rows), "", lead(comparison)]
-    lines += [f"note: {title} {text}" for title, text in warnings(comparison)]
-    lines += [f"left out: {left['run']}: {left['reason']}" for left in comparison["left_out"]]
-    lines += [f"not scored on test: {run['run']}: {run['command']}" for run in comparison["unscored"]]
-    return "\n".join([*lines, "", *verdicts(comparison)])
+    lines = [table(rows), "", answer(comparison)]
+    if titles := " ".join(headlines(comparison)):
+        lines.append(f"Warnings (the page says more): {titles}")
+    return "\n".join(lines)
 
 
 def _scores_csv(comparison: Comparison) -> bytes:

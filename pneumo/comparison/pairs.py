@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from pneumo.comparison.configuration import Configuration
+from pneumo.comparison.configuration import POINT_SCORES, TEMPERED_SCORES, Configuration
 from pneumo.comparison.content import DeLong, Equivalence, McNemar, PairRow, PairScore, PairTests, RecipeTest
 from pneumo.comparison.words import verdict
 from pneumo.evaluation import contrasts, metrics, statistics
 from pneumo.evaluation.contrasts import Spread
-from pneumo.names import RANKED_BY
+from pneumo.names import RANKED_BY, THRESHOLD_RULES
 
 PAIRED = (
     *("accuracy", "balanced_accuracy", "f1", "recall", "specificity", "precision", "mcc"),
@@ -37,6 +37,8 @@ def compare(
     # McNemar's test takes one call per image, so here the seeds' probabilities are averaged.
     called = [configuration.probabilities >= 0.5 for configuration in configurations]
     spreads = [{score: each.spread(score) for score in PAIRED} for each in configurations]
+    points = [_point_spreads(each) for each in configurations]
+    tempered = [_tempered_spreads(each) for each in configurations]
     pairs: list[PairTests] = []
     for i, first in enumerate(configurations):
         for j, second in enumerate(configurations[i + 1 :], start=i + 1):
@@ -44,9 +46,13 @@ def compare(
             pair: PairTests = {
                 "first": first.row["id"],
                 "second": second.row["id"],
-                "scores": {
-                    score: _difference(spreads[i][score], spreads[j][score], patients) for score in PAIRED
+                "scores": _differences(spreads[i], spreads[j], patients),
+                "points": {
+                    rule: _differences(points[i][rule], points[j][rule], patients)
+                    for rule in points[i]
+                    if rule in points[j]
                 },
+                "tempered": _differences(tempered[i], tempered[j], patients),
                 "equivalence": None,
                 "mcnemar": {
                     "only_first": only_first,
@@ -60,8 +66,12 @@ def compare(
                 pair["delong"] = {"difference": difference, "p": p_areas, "p_holm": UNCORRECTED}
             pairs.append(pair)
     for score in PAIRED:
-        _correct([pair["scores"][score] for pair in pairs])
-        _correct([seeds for pair in pairs if (seeds := pair["scores"][score]["with_seeds"]) is not None])
+        _correct_both([pair["scores"][score] for pair in pairs])
+    for score in TEMPERED_SCORES:
+        _correct_both([pair["tempered"][score] for pair in pairs if score in pair["tempered"]])
+    for rule in THRESHOLD_RULES:
+        for score in POINT_SCORES:
+            _correct_both([pair["points"][rule][score] for pair in pairs if rule in pair["points"]])
     _correct([pair["mcnemar"] for pair in pairs])
     _correct([pair["delong"] for pair in pairs if "delong" in pair])
     by_id = {each.row["id"]: spread[rank_by] for each, spread in zip(configurations, spreads, strict=True)}
@@ -94,6 +104,32 @@ def _settings(first: dict[str, Any], second: dict[str, Any], chance: Collection[
     keys = [key for key in sorted({*first, *second} - set(chance)) if first.get(key) != second.get(key)]
     options = {key.rpartition(".")[0] for key in keys if key.endswith(".name")}
     return [key for key in keys if key.endswith(".name") or key.partition(".")[0] not in options]
+
+
+def _point_spreads(configuration: Configuration) -> dict[str, dict[str, Spread]]:
+    """Scores at the thresholds that validation chose, by rule. 0.5 is in the scores already.
+
+    A threshold is part of what a run learned, so several seeds count the chance in it, as far as it comes
+    from the training. Runs that share their validation images share its chance.
+    """
+    found: dict[str, dict[str, Spread]] = {}
+    for rule in THRESHOLD_RULES:
+        for score in POINT_SCORES:
+            spread = configuration.point_spread(rule, score)
+            if spread is not None:
+                found.setdefault(rule, {})[score] = spread
+    return found
+
+
+def _tempered_spreads(configuration: Configuration) -> dict[str, Spread]:
+    """Losses after each run's temperature; empty without one."""
+    each = {score: configuration.tempered_spread(score) for score in TEMPERED_SCORES}
+    return {score: spread for score, spread in each.items() if spread is not None}
+
+
+def _differences(first: dict[str, Spread], second: dict[str, Spread], patients: int) -> dict[str, PairScore]:
+    """By score, where both sides have it."""
+    return {score: _difference(first[score], second[score], patients) for score in first if score in second}
 
 
 def _difference(first: Spread, second: Spread, patients: int) -> PairScore:
@@ -160,6 +196,12 @@ def _areas(
     areas, covariance = statistics.delong(labels, every)
     means = [(owners == i) / (owners == i).sum() for i in range(len(configurations))]
     return areas, covariance, means
+
+
+def _correct_both(entries: Sequence[PairScore]) -> None:
+    """Holm's correction of the tests over patients, and of those over seeds and patients."""
+    _correct(entries)
+    _correct([seeds for entry in entries if (seeds := entry["with_seeds"]) is not None])
 
 
 def _correct(

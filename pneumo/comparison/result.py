@@ -18,7 +18,8 @@ from pneumo.comparison import choice, pairs
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.configuration import Configuration
 from pneumo.comparison.content import About, Differences, ImageSet, Mistake, Result
-from pneumo.evaluation import contrasts, metrics, statistics
+from pneumo.comparison.words import setting
+from pneumo.evaluation import calibration, contrasts, decisions, metrics, statistics
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.fingerprint import value_of
 from pneumo.names import RANKED_BY
@@ -57,7 +58,8 @@ def build(
         mine = [group for group in groups if group[0].optimistic == optimistic]
         names = _names([group[0].config for group in mine])
         configurations += [
-            Configuration(name, group, test, weights) for name, group in zip(names, mine, strict=True)
+            Configuration(name, group, test, weights, seed=seed)
+            for name, group in zip(names, mine, strict=True)
         ]
     configurations.sort(key=lambda configuration: -configuration.value(rank_by))
     ranked = [configuration for configuration in configurations if not configuration.optimistic]
@@ -70,7 +72,7 @@ def build(
             worse.row["rank"] = better.row["rank"]
     for configuration in (ranked + apart)[:CURVES]:
         configuration.add_curves(test, weights)
-    ensembles = _ensembles(ranked, test, weights)
+    ensembles = _ensembles(ranked, test, weights, seed)
     for place, ensemble in enumerate(ensembles, start=1):
         ensemble.row["id"] = f"e{place}"
     images = _image_set(test)
@@ -82,7 +84,9 @@ def build(
         "bootstrap": {
             "draws": draws,
             "seed": seed,
-            "scheme": f"{statistics.__doc__ or ''}\n{contrasts.__doc__ or ''}",
+            "scheme": "\n".join(
+                module.__doc__ or "" for module in (statistics, contrasts, calibration, decisions)
+            ),
             "level": statistics.LEVEL,
         },
         "test": images,
@@ -93,6 +97,11 @@ def build(
         "ensemble_pairs": pairs.compare(ensembles, test.labels, least, rank_by, margin),
         "choice": None if on_val or len(ranked) < 2 else choice.by_validation(ranked, rank_by, draws, seed),
         "optimism": choice.optimism(ranked, test, weights, rank_by),
+        "decision": {
+            "thresholds": decisions.THRESHOLDS.tolist(),
+            "treat_all": decisions.treat_all(test.labels).tolist(),
+            "prevalence": float(np.mean(test.labels)),
+        },
         "differences": _differences(ranked + apart),
         "mistakes": _mistakes(ranked, test) if ranked else [],
     }
@@ -146,23 +155,24 @@ def _groups(runs: Sequence[Candidate]) -> list[list[Candidate]]:
 
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each configuration by the fewest values that distinguish it from all the others."""
+    """Each configuration by the fewest values that distinguish it from all the others, else by its model."""
     left_out = ("trainer.select_on", *CHANCE)
     configs = [{k: v for k, v in config.items() if k not in left_out} for config in configs]
     first = ("model.name", "sampler.name", "augment.name", "data.image_size", "trainer.epochs")
     keys = [*first, *sorted({key for config in configs for key in config} - set(first))]
     names: list[tuple[str, ...]] = [()] * len(configs)
     for key in keys:
-        if key != "model.name" and len(set(names)) == len(names):
+        if len(set(names)) == len(names):
             break
         values = [repr(value_of(config, key)) for config in configs]
         finer = len({(name, value) for name, value in zip(names, values, strict=True)}) > len(set(names))
-        if finer or key == "model.name":
-            texts = [str(value_of(config, key)) for config in configs]
+        if finer:
+            texts = _short_texts([value_of(config, key) for config in configs])
             short = key.rpartition(".")[2]
             form = {"name": "{}", "image_size": "{} px", "epochs": "{} epochs"}.get(short, f"{short}={{}}")
             names = [(*name, form.format(text)) for name, text in zip(names, texts, strict=True)]
-    full = [", ".join(name) for name in names]
+    models = [str(config.get("model.name", "?")) for config in configs]
+    full = [", ".join(name) or model for name, model in zip(names, models, strict=True)]
     seen: Counter[str] = Counter()
     for index, name in enumerate(full):  # the same configuration under two protocols
         seen[name] += 1
@@ -170,20 +180,36 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return full
 
 
+def _short_texts(values: Sequence[Any]) -> list[str]:
+    """The values as typed; long numbers with four digits, if these still tell them apart."""
+    texts = [setting(value) for value in values]
+    rounded = [
+        f"{value:.4g}" if isinstance(value, float) and len(text) > 8 else text
+        for value, text in zip(values, texts, strict=True)
+    ]
+    return rounded if len(set(rounded)) == len(set(texts)) else texts
+
+
 def _ensembles(
-    ranked: Sequence[Configuration], test: SplitResult, weights: statistics.Weights
+    ranked: Sequence[Configuration], test: SplitResult, weights: statistics.Weights, seed: int
 ) -> list[Configuration]:
     """Each configuration's seeds averaged, and all ranked runs averaged."""
     ensembles = [
         Configuration(
-            f"{each.name}: its {len(each.runs)} seeds averaged", each.runs, test, weights, average=True
+            f"{each.name}: its {len(each.runs)} seeds averaged",
+            each.runs,
+            test,
+            weights,
+            average=True,
+            seed=seed,
         )
         for each in ranked
         if len(each.runs) > 1
     ]
     if len(ranked) > 1:
         runs = [run for each in ranked for run in each.runs]
-        ensembles.append(Configuration(f"all {len(runs)} runs averaged", runs, test, weights, average=True))
+        name = f"all {len(runs)} runs averaged"
+        ensembles.append(Configuration(name, runs, test, weights, average=True, seed=seed))
     return ensembles
 
 

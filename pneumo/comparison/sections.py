@@ -1,17 +1,21 @@
 """The results on the comparison page, as tables, matrices and words."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from pneumo.comparison import appendix
+from pneumo.comparison import appendix, clinical
 from pneumo.comparison.appendix import MOST_REPORTS
 from pneumo.comparison.blocks import (
     Cell,
     Details,
+    Link,
     Matrix,
     MatrixGroup,
     MatrixLine,
     PageContent,
+    Place,
+    Ranking,
     Section,
     Table,
 )
@@ -27,7 +31,11 @@ from pneumo.comparison.content import (
 from pneumo.comparison.result import CURVES
 from pneumo.comparison.words import (
     SCORE_WORDS,
+    answer,
+    compact,
     difference_interval,
+    forest_scores,
+    headlines,
     images_word,
     lead,
     limits,
@@ -36,6 +44,7 @@ from pneumo.comparison.words import (
     plural,
     protocol_words,
     ranked,
+    short_number,
     title,
     verdicts,
     warnings,
@@ -45,24 +54,24 @@ from pneumo.names import CLASS_NAMES, RANKED_BY
 
 MAIN_SCORES = ("auroc", "accuracy", "f1", "recall", "specificity")
 FURTHER_SCORES = ("balanced_accuracy", "precision", "mcc", "auprc", "brier", "log_loss", "ece")
+MOST_PLACES = 12  # on the first screen; the others are folded below it
+MOST_LINKS = 5  # runs of a configuration that are linked one by one
 MOST_PAIRS = 45  # ten configurations; of more, only the pairs with the first are shown
-RULE_WORDS = {
-    "half": "0.5",
-    "sensitivity_95": "validation sensitivity of at least .95",
-    "youden": "Youden's index on validation",
-}
 
 
 def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
     """Everything on the page apart from the drawn figures."""
-    sections = [
-        Section(title="In short", verdicts=verdicts(comparison)),
-        _ranking(comparison),
+    found = [
+        Section(title="Conclusions", verdicts=verdicts(comparison), text=[lead(comparison)], open=True),
+        _warnings(comparison),
+        Section(title="What this does not show", bullets=limits(comparison)),
+        _scores(comparison),
         _pairs(comparison),
         _ensembles(comparison),
         _seed_tables(comparison),
         _curves(comparison),
         _confusions(comparison),
+        appendix.reports(comparison),
         Section(
             title="ROC and precision-recall",
             text=[
@@ -71,24 +80,24 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
             ],
             figures=["roc", "precision_recall"],
         ),
-        _calibration(comparison),
-        _thresholds(comparison),
+        *clinical.sections(comparison),
         _subtypes(comparison),
         appendix.data(comparison),
         appendix.cost(comparison),
         appendix.mistakes(comparison, pictures),
-        appendix.reports(comparison),
         appendix.settings(comparison),
-        Section(title="What this comparison does not show", bullets=limits(comparison)),
-        appendix.reporting(comparison),
-        appendix.method(comparison),
+        appendix.runs(comparison),
     ]
+    sections = [section for section in found if section]
+    titles = [section.title for section in sections]
+    sections += [appendix.reporting(comparison, titles), appendix.method(comparison)]
     about = comparison["about"]
     return PageContent(
         title=title(comparison),
-        lead=lead(comparison),
-        warnings=warnings(comparison),
-        sections=[section for section in sections if section],
+        answer=answer(comparison),
+        warnings=headlines(comparison),
+        ranking=_ranking(comparison),
+        sections=sections,
         footer=f"Made by pneumo {about['version']} on {about['made']}. Research software, not a medical "
         "device.",
     )
@@ -99,6 +108,75 @@ def _scores_shown(comparison: Comparison) -> tuple[list[str], list[str]]:
     first = comparison["rank_by"]
     main = [first, *(score for score in MAIN_SCORES if score != first)]
     return main, [score for score in FURTHER_SCORES if score != first]
+
+
+def _ranking(comparison: Comparison) -> Ranking | None:
+    """The table on the first screen: what a phone has room for, and a little more."""
+    rows, first, choice = comparison["configurations"], comparison["rank_by"], comparison["choice"]
+    if not rows:
+        return None
+    companion = forest_scores(comparison)[1]
+    several = any(len(row["seeds"]) > 1 for row in rows)
+    further = ["SD of seeds"] if several else []
+    further += [f"val. {SCORE_WORDS[first]}", SCORE_WORDS[companion]]
+    places = []
+    for row in rows:
+        score = row["scores"][first]
+        cells = [short_number(score["sd"])] if several else []
+        cells.append(short_number(row["validation"]["scores"].get(first)))
+        cells.append(short_number(row["scores"][companion]["value"]))
+        places.append(
+            Place(
+                rank=str(row["rank"]),
+                name=row["name"],
+                chosen=choice is not None and row["id"] == choice["id"],
+                score=compact(score),
+                further=cells,
+                runs=_run_links(comparison, row),
+            )
+        )
+    test, where = comparison["test"], images_word(comparison)
+    people = "" if test["images_without_patient"] else f" of {plural(test['clusters'], 'patient')}"
+    shows = comparison["about"].get("show_runs", "")
+    return Ranking(
+        caption=f"{test['images']:,} {where} images{people}"
+        + ("; ✓ best by validation" if choice is not None else ""),
+        note=f"Seeds open their run in MLflow while this command runs: {shows}"
+        if shows and not shows.startswith("http")
+        else "",
+        score=SCORE_WORDS[first],
+        further=further,
+        places=places[:MOST_PLACES],
+        rest=places[MOST_PLACES:],
+    )
+
+
+def _run_links(comparison: Comparison, row: ConfigurationRow) -> list[Link]:
+    """The runs of a configuration by seed; of many, the way to their table."""
+    if len(row["runs"]) > MOST_LINKS:
+        return [Link(plural(len(row["runs"]), "run"), "#runs")]
+    return [appendix.run_link(comparison, run["run_id"], str(run["seed"])) for run in row["runs"]]
+
+
+def _warnings(comparison: Comparison) -> Section | None:
+    """What a reader must know, and the runs that are missing."""
+    listed = warnings(comparison)
+    if not listed and not comparison["unscored"]:
+        return None
+    tables = []
+    for caption, columns, rows in (
+        ("Left out", ["run", "reason"], [[left["run"], left["reason"]] for left in comparison["left_out"]]),
+        (
+            "Never scored on the test images",
+            ["run", "score it"],
+            [[run["run"], run["command"]] for run in comparison["unscored"]],
+        ),
+    ):
+        if rows:
+            tables.append(Table(caption=caption, columns=columns, rows=rows, words=True))
+    return Section(
+        title="Warnings", open=True, bullets=[f"{title} {text}" for title, text in listed], tables=tables
+    )
 
 
 def _score_cells(scores: Mapping[str, ScoreInterval], names: Sequence[str]) -> list[str]:
@@ -113,7 +191,7 @@ def _score_columns(names: Sequence[str]) -> list[str]:
     return [SCORE_WORDS[name] for name in names]
 
 
-def _ranking(comparison: Comparison) -> Section | None:
+def _scores(comparison: Comparison) -> Section | None:
     rows = comparison["configurations"]
     if not rows:
         return None
@@ -162,9 +240,9 @@ def _ranking(comparison: Comparison) -> Section | None:
     )
     text = (
         f"Ranked by {first}, the primary score, on the {where} images; the other scores are exploratory. The "
-        "order follows the scores alone; Paired differences shows whether two places really differ."
+        "order follows the scores alone. Pairs shows whether two places really differ."
     )
-    return Section(title="Ranking", text=[text], tables=tables, figures=["forest"])
+    return Section(title="All scores", text=[text], tables=tables)
 
 
 def _pairs(comparison: Comparison) -> Section | None:
@@ -173,25 +251,23 @@ def _pairs(comparison: Comparison) -> Section | None:
         return None
     few = len(pairs) <= MOST_PAIRS
     shown = pairs if few else [pair for pair in pairs if pair["first"] == "c1"]
-    names = {row["id"]: ranked(row) for row in comparison["configurations"]}
+    names = {row["id"]: row["name"] for row in comparison["configurations"]}
     scores = list(dict.fromkeys((comparison["rank_by"], "accuracy", "auroc", *pairs[0]["scores"])))
     text = [
         "The interval and test over seeds and patients decide. Those over patients alone are about these "
-        "trained "
-        "networks on patients like these; another training may turn them around. Holm's correction is over "
-        f"{plural(len(pairs), 'pair')}, separately for each score; the scores after the first are "
-        "exploratory. "
-        "DeLong's test (of the seeds' mean) and McNemar's test (of the seeds' averaged probabilities) "
-        "treat images "
-        "as independent. They are shown beside the others; the verdicts do not use them.",
+        "trained networks on patients like these; another training may turn them around. Holm's correction "
+        f"is over {plural(len(pairs), 'pair')}, separately for each score. The scores after the first are "
+        "exploratory. DeLong's test (of the seeds' mean) and McNemar's test (of the seeds' averaged "
+        "probabilities) treat images as independent, so the conclusions do not use them.",
     ]
     if not few:
         text.append(
-            f"The {len(shown)} pairs with the first are shown; pairs.csv and comparison.json have all."
+            f"The tables show the {len(shown)} pairs with the first, {names['c1']}; pairs.csv has all "
+            f"{len(pairs)}."
         )
     tables = [_pair_table(score, shown, names, few) for score in scores]
     return Section(
-        title="Paired differences",
+        title="Pairs",
         text=text,
         tables=tables[:2],
         figures=["differences"],
@@ -199,16 +275,16 @@ def _pairs(comparison: Comparison) -> Section | None:
     )
 
 
-def _pair_table(score: str, pairs: Sequence[PairRow], names: Mapping[str, str], both: bool) -> Table:
-    """Differences in `score`; the rows name both configurations, or only the second."""
-    columns = ["first minus second" if both else f"{names['c1']}, minus"]
-    columns += [
-        "difference",
-        "over seeds and patients",
-        "p, Holm",
-        "over patients alone",
-        "p, Holm (patients)",
-    ]
+def _pair_table(
+    score: str, pairs: Sequence[PairRow], names: Mapping[str, str], both: bool, seeds: bool = True
+) -> Table:
+    """Differences in `score`; the rows name both configurations, or only the second.
+
+    Without `seeds` (ensembles) patients are the only chance.
+    """
+    columns = ["difference between" if both else f"{names['c1']} minus", "difference"]
+    columns += ["over seeds and patients", "p, Holm"] if seeds else []
+    columns += ["over patients alone", "p, Holm (patients alone)"] if seeds else ["over patients", "p, Holm"]
     if score == "accuracy":
         columns += ["McNemar p", "McNemar p, Holm", "only first / only second right"]
     elif score == "auroc":
@@ -216,15 +292,15 @@ def _pair_table(score: str, pairs: Sequence[PairRow], names: Mapping[str, str], 
     rows = []
     for pair in pairs:
         entry, second = pair["scores"][score], names[pair["second"]]
-        seeds = entry["with_seeds"]
         row = [
-            f"{names[pair['first']]} − {second}" if both else second,  # noqa: RUF001
+            f"{names[pair['first']]} minus {second}" if both else second,
             f"{entry['difference']:+.4f}",
-            difference_interval(seeds) if seeds else "one seed",
-            p_text(seeds["p_holm"]) if seeds else "-",
-            difference_interval(entry),
-            p_text(entry["p_holm"]),
         ]
+        if seeds:
+            recipes = entry["with_seeds"]
+            row.append(difference_interval(recipes) if recipes else "one seed")
+            row.append(p_text(recipes["p_holm"]) if recipes else "-")
+        row += [difference_interval(entry), p_text(entry["p_holm"])]
         if score == "accuracy":
             mcnemar = pair["mcnemar"]
             row += [p_text(mcnemar["p"]), p_text(mcnemar["p_holm"])]
@@ -233,7 +309,8 @@ def _pair_table(score: str, pairs: Sequence[PairRow], names: Mapping[str, str], 
             delong = pair.get("delong")
             row += [p_text(delong["p"]), p_text(delong["p_holm"])] if delong else ["-", "-"]
         rows.append(row)
-    return Table(caption=f"Differences in {SCORE_WORDS[score]}", columns=columns, rows=rows)
+    of = "" if seeds else " between ensembles"
+    return Table(caption=f"Differences in {SCORE_WORDS[score]}{of}", columns=columns, rows=rows)
 
 
 def _ensembles(comparison: Comparison) -> Section | None:
@@ -259,8 +336,9 @@ def _ensembles(comparison: Comparison) -> Section | None:
             f"correction over {plural(len(pairs), 'pair')} of ensembles."
         )
         section.details = [
-            Details(summary=f"{table.caption} between ensembles", tables=[table])
-            for table in (_pair_table(score, pairs, names, both=True) for score in scores[: len(RANKED_BY)])
+            Details(summary=table.caption, tables=[table])
+            for score in scores[: len(RANKED_BY)]
+            for table in [_pair_table(score, pairs, names, both=True, seeds=False)]
         ]
     return section
 
@@ -292,14 +370,15 @@ def _seed_tables(comparison: Comparison) -> Section:
                     "run",
                     "best",
                     "best F1",
-                    "epoch validation would choose",
-                    "median epoch",
+                    "epoch that validation would choose",
+                    "by",
+                    "median of the epochs",
                     "last epoch",
                 ],
                 rows=chosen,
             )
         )
-    return Section(title="As the student report shows it", tables=tables)
+    return Section(title="Best of each model", tables=tables)
 
 
 def _best_of_each_model(comparison: Comparison) -> list[list[str]]:
@@ -328,14 +407,23 @@ def _chosen_on_test(optimistic: Sequence[ConfigurationRow]) -> list[list[str]]:
                 continue
             by_test = max(history, key=lambda epoch: epoch["test/accuracy"])
             by_f1 = max(history, key=lambda epoch: epoch.get("test/f1", -1.0))
-            by_val = max(history, key=lambda epoch: epoch.get("val/auroc", -1.0))
+            monitor, worst = run["monitor"], -math.inf
+            # As in training: of epochs with equal scores, the one with less loss.
+            sign = -1 if monitor == "val/loss" else 1
+            seen = [epoch for epoch in history if epoch.get(monitor) is not None]
+            by_val = max(
+                seen,
+                key=lambda epoch: (sign * epoch[monitor], -epoch.get("val/loss", worst)),
+                default=None,
+            )
             middle = median(epoch["test/accuracy"] for epoch in history)
             chosen.append(
                 [
                     f"{row['name']}, seed {run['seed']}",
                     f"{number(by_test['test/accuracy'])} (epoch {by_test['epoch']})",
                     f"{number(by_f1.get('test/f1'))} (epoch {by_f1['epoch']})",
-                    f"{number(by_val['test/accuracy'])} (epoch {by_val['epoch']})",
+                    f"{number(by_val['test/accuracy'])} (epoch {by_val['epoch']})" if by_val else "-",
+                    monitor,
                     number(middle),
                     number(history[-1]["test/accuracy"]),
                 ]
@@ -391,64 +479,6 @@ def _lines(matrix: Confusion) -> list[MatrixLine]:
         ]
         lines.append(MatrixLine(name=name.lower(), cells=cells))
     return lines
-
-
-def _calibration(comparison: Comparison) -> Section:
-    scores = ("ece", "log_loss", "brier")
-    rows = []
-    for row in all_rows(comparison):
-        fitted = row["temperature"]
-        if fitted is None:
-            continue
-        values = ", ".join(f"{value:.3f}" for value in fitted["values"])
-        changes = [
-            f"{number(row['scores'][score]['value'])} → {number(fitted['after'][score])}" for score in scores
-        ]
-        rows.append([ranked(row), values, *changes])
-    table = Table(
-        caption="Temperature fitted on validation, and the calibration of the test images before → after",
-        columns=["configuration", "temperature by seed", *_score_columns(scores)],
-        rows=rows,
-    )
-    text = "15 bins; the runs of a configuration are pooled. The ECE in brackets is the mean over its runs."
-    if not rows:
-        return Section(title="Calibration", text=[text], figures=["calibration"])
-    return Section(title="Calibration", text=[text], tables=[table], figures=["calibration"])
-
-
-def _thresholds(comparison: Comparison) -> Section:
-    text = (
-        "Thresholds are chosen on the validation images and applied unchanged to the test images. Predictive "
-        "values follow from Bayes' rule for three prevalences: the worth of a positive or negative call "
-        "depends on how many patients are ill."
-    )
-    rows, chosen = all_rows(comparison), RULE_WORDS
-    if comparison["scored_on"] == "val":
-        text = "At probability 0.5. A threshold chosen on these images would look better here than it is."
-        chosen = {"half": RULE_WORDS["half"]}
-    tables = [_threshold_table(rule, words, rows) for rule, words in chosen.items()]
-    return Section(title="Thresholds", text=[text], tables=tables)
-
-
-def _threshold_table(rule: str, words: str, configurations: Sequence[ConfigurationRow]) -> Table:
-    rows, prevalences = [], []
-    for row in configurations:
-        point = row["points"].get(rule)
-        if point is None:
-            continue
-        values = point["predictive_values"]
-        prevalences = [f"PPV / NPV at {float(prevalence):.1%}" for prevalence in values]
-        rows.append(
-            [
-                ranked(row),
-                ", ".join(f"{threshold:.4f}" for threshold in point["thresholds"]),
-                number(point["validation_recall"]),
-                *_score_cells(point["scores"], ("recall", "specificity", "accuracy")),
-                *(f"{number(value['ppv'], 3)} / {number(value['npv'], 3)}" for value in values.values()),
-            ]
-        )
-    columns = ["configuration", "threshold by seed", "sensitivity, validation", "sensitivity", "specificity"]
-    return Table(caption=f"Threshold: {words}", columns=[*columns, "accuracy", *prevalences], rows=rows)
 
 
 def _subtypes(comparison: Comparison) -> Section | None:

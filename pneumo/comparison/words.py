@@ -1,6 +1,7 @@
 """What a comparison says in words and numbers, on the page and in the terminal."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from pneumo.comparison.content import (
@@ -109,9 +110,8 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
             )
         )
     if comparison["left_out"]:
-        listed.append(
-            ("Left out.", f"{plural(len(comparison['left_out']), 'run')}. Settings lists the reasons.")
-        )
+        count = len(comparison["left_out"])
+        listed.append((f"{plural(count, 'run')} left out.", "The table below says why."))
     if _equal_samplers(comparison):
         listed.append(
             (
@@ -134,6 +134,11 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
             listed.append(("Mixed runs.", f"The runs of {row['name']} have different {' and '.join(mixed)}."))
     notes = sorted({note for row in all_rows(comparison) for run in row["runs"] for note in run["notes"]})
     return listed + [("Note.", note) for note in notes]
+
+
+def headlines(comparison: Comparison) -> list[str]:
+    """The warnings as short as they can be: their titles; a note has none but its text."""
+    return [text if title == "Note." else title for title, text in warnings(comparison)]
 
 
 def _equal_samplers(comparison: Comparison) -> bool:
@@ -260,16 +265,55 @@ def better_first(first: str, second: str, score: str, entry: PairScore) -> tuple
     return (first, second) if (entry["difference"] > 0) != (score in LESS_IS_BETTER) else (second, first)
 
 
+def answer(comparison: Comparison) -> str:
+    """What a hurried reader takes away: validation's choice, its score, and what differs."""
+    ranked, score, choice = comparison["configurations"], comparison["rank_by"], comparison["choice"]
+    if not ranked:
+        return "Every run chose its epoch on the test images, so there is nothing to rank."
+    row = next((row for row in ranked if choice and row["id"] == choice["id"]), ranked[0])
+    where = f"{images_word(comparison)} {SCORE_WORDS[score]} {compact(row['scores'][score])}"
+    if len(ranked) == 1:
+        return f"One configuration, {row['name']}: {where}. There is nothing to compare it with."
+    if choice is None:
+        return f"First on the {images_word(comparison)} images: {row['name']}, {where}. " + _shown(
+            comparison, row
+        )
+    tied = f" (tied with {plural(len(choice['tied']), 'other')})" if choice["tied"] else ""
+    return f"Best by validation{tied}: {row['name']}, {where}. " + _shown(comparison, row)
+
+
+def _shown(comparison: Comparison, row: ConfigurationRow) -> str:
+    """Which differences in the primary score are shown, in one sentence about `row` where it takes part."""
+    ranked, pairs, score = comparison["configurations"], comparison["pairs"], comparison["rank_by"]
+    names = {each["id"]: each["name"] for each in ranked}
+    known = [pair for pair in pairs if claimed(pair["scores"][score])]
+    word = SCORE_WORDS[score]
+    if not known:
+        which = "the two" if len(ranked) == 2 else f"the {len(ranked)} configurations"
+        if pairs and all(equivalent(pair["equivalence"]) for pair in pairs):
+            return f"In {word}, {which} are equivalent within {comparison['margin']:g}."
+        single = sum(len(each["seeds"]) == 1 for each in ranked)
+        seeds = f"; {plural(single, 'configuration')} with one seed" if single else ""
+        if single == len(ranked):
+            seeds = "; one seed each"
+        return f"No difference between {which} can be shown{seeds}."
+    beaten = _beaten(pairs, score, claimed)
+    above = [names[best] for best, worse in beaten.items() if row["id"] in worse]
+    if above:
+        return f"{_listed(above)} {'has' if len(above) == 1 else 'have'} {higher(score)} {word} than it."
+    if mine := [names[id] for id in beaten.get(row["id"], [])]:
+        rest = [each["name"] for each in ranked if each is not row and each["name"] not in mine]
+        more = f"; against {_listed(rest, most=2)}, no difference can be shown" if rest else ""
+        than = "all others" if not rest and len(mine) > 1 else _listed(mine, most=2)
+        return f"It has {higher(score)} {word} than {than}{more}."
+    return f"Differences in {word} are shown in {len(known)} of {len(pairs)} pairs, none of them with it."
+
+
 def verdicts(comparison: Comparison) -> list[str]:
     """What may be claimed: validation's choice, the first one's luck, and by score who beats whom."""
-    ranked, pairs, score = comparison["configurations"], comparison["pairs"], comparison["rank_by"]
-    if not ranked:
-        return ["Every run found chose its epoch on the test images, so there is nothing to rank."]
+    ranked, pairs = comparison["configurations"], comparison["pairs"]
     if not pairs:
-        return [
-            f"One configuration: {ranked[0]['name']}, {SCORE_WORDS[score]} "
-            f"{with_interval(ranked[0]['scores'][score])}. There is nothing to compare it with."
-        ]
+        return [answer(comparison)]
     commands = [row["more_seeds"] for row in ranked if "more_seeds" in row]
     return [
         *_choice(comparison),
@@ -423,14 +467,23 @@ def limits(comparison: Comparison) -> list[str]:
     if single:
         sentences.append(f"Chance in training of {plural(single, 'configuration')} with one seed each.")
     if comparison["about"]["data"] == "chest_xray" and not comparison["about"]["synthetic"]:
-        sentences += [
+        sentences.append(
             "Other hospitals: the public set comes from one centre and shows children of one to five years. "
             "Its normal and pneumonia images also differ in JPEG quality and aspect ratio. A model can learn "
-            "these instead of the disease.",
-            "Well-chosen thresholds: validation images come from the training folder, where every model "
-            "scores close to the maximum. Thresholds and temperatures fitted there need not suit the test "
-            "images.",
-        ]
+            "these instead of the disease."
+        )
+        protocols = {row["protocol"] for row in rows}
+        if PATIENT_VAL in protocols:
+            sentences.append(
+                "Well-chosen thresholds: validation patients are carved from the training folder, where "
+                "every model scores close to the maximum. Thresholds and temperatures fitted there need not "
+                "suit the test images."
+            )
+        if OFFICIAL_VAL in protocols:
+            sentences.append(
+                "Well-chosen epochs and thresholds: the set's own validation folder has few images, and "
+                "nearly every epoch scores the maximum on them."
+            )
     if "trainer.epochs" in comparison["differences"]["keys"]:
         sentences.append("Equal effort: the configurations were trained for different numbers of epochs.")
     return sentences
@@ -442,17 +495,32 @@ def forest_scores(comparison: Result) -> tuple[str, str]:
     return first, "accuracy" if first == "auroc" else "auroc"
 
 
+MOST_DIFFERENCES = 15  # pairs in the figure
+
+
+def shown_pairs(comparison: Comparison) -> list[PairRow]:
+    """The pairs in the figure of differences: the largest differences in the primary score."""
+    score = comparison["rank_by"]
+    order = sorted(comparison["pairs"], key=lambda pair: -abs(pair["scores"][score]["difference"]))
+    return order[:MOST_DIFFERENCES]
+
+
 def caption(figure: str, comparison: Comparison) -> str:
     score, where = SCORE_WORDS[comparison["rank_by"]], images_word(comparison)
-    shown = " and ".join(SCORE_WORDS[name] for name in forest_scores(comparison))
+    shown, count = len(shown_pairs(comparison)), len(comparison["pairs"])
+    which = f"The {shown} largest of {count} paired" if shown < count else "Paired"
+    marks = ["strokes: single seeds"] if any(len(row["seeds"]) > 1 for row in all_rows(comparison)) else []
+    marks += ["diamonds: averaged networks"] if comparison["ensembles"] else []
+    marks += ["hollow circles: optimistic runs"] if comparison["optimistic"] else []
+    legend = "; ".join(marks)
     return {
-        "forest": f"{shown[0].upper()}{shown[1:]} on the {where} images, with 95 % intervals over "
-        "patients. Strokes are single seeds, diamonds are ensembles, hollow circles are optimistic runs.",
-        "differences": f"Paired differences in {score} with 95 % intervals over seeds and patients "
-        "(grey: over patients alone), the largest first.",
+        "forest": f"95 % intervals over patients. {legend[:1].upper()}{legend[1:]}".strip(". ") + ".",
+        "differences": f"{which} differences in {score}, 95 % intervals over seeds and patients (grey: over "
+        "patients alone). Filled: a difference is claimed.",
         "roc": f"ROC on the {where} images, with 95 % bands.",
         "precision_recall": f"Precision against recall on the {where} images, with 95 % bands.",
         "calibration": "Observed share of pneumonia against predicted probability.",
+        "decision_curve": f"Net benefit on the {where} images over threshold probabilities.",
         "curves_accuracy": "Accuracy by epoch.",
         "curves_f1": "F1 of pneumonia by epoch.",
         "curves_loss": "Loss (cross-entropy, nats) by epoch.",
@@ -471,6 +539,25 @@ def with_interval(entry: ScoreInterval) -> str:
         return f"{number(entry['value'])} (no interval)"
     low, high = number(entry["low"], 3), number(entry["high"], 3)
     return f"{number(entry['value'])} ({low}{DASH}{high})"
+
+
+def compact(entry: ScoreInterval) -> str:
+    """A score with its interval as short as it can be read: .971 (.955 to .982), with a dash."""
+    if not math.isfinite(entry["low"]):
+        return f"{short_number(entry['value'])} (no interval)"
+    return f"{short_number(entry['value'])} ({short_number(entry['low'])}{DASH}{short_number(entry['high'])})"
+
+
+def short_number(value: float | None) -> str:
+    """Three decimals without the zero before the point."""
+    return re.sub(r"^(-?)0\.", r"\1.", number(value, 3))
+
+
+def setting(value: object) -> str:
+    """A setting's value as one types it on the command line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
 
 
 def difference_interval(entry: PairScore | RecipeTest) -> str:
@@ -494,7 +581,7 @@ def ranked(row: ConfigurationRow) -> str:
 
 
 def protocol_words(protocol: str) -> str:
-    return {PATIENT_VAL: "validation patients", OFFICIAL_VAL: "16 official validation images"}.get(
+    return {PATIENT_VAL: "validation patients", OFFICIAL_VAL: "the set's own validation images"}.get(
         protocol, PROTOCOLS.get(protocol, protocol)
     )
 

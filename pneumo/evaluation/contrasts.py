@@ -143,7 +143,9 @@ def runs_needed(first: Spread, second: Spread, patients: int, margin: float, lev
 
 
 def _patients(first: Spread, second: Spread, patients: int) -> float:
-    return float((first.draws - second.draws).var(ddof=1)) * small_sample(patients)
+    apart = first.draws - second.draws
+    apart -= apart.mean()  # numpy's var takes three times as long, and 50 configurations have 23,000 of these
+    return float(apart @ apart) / (len(apart) - 1) * small_sample(patients)
 
 
 def _error(first: Spread, second: Spread, patients: int, runs: tuple[int, int]) -> tuple[float, float]:

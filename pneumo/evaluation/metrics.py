@@ -101,11 +101,14 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """The temperature that minimises the log-loss of these (validation) images (Guo et al., ICML 2017).
 
     Limited to 0.05 to 20: if a model separates the classes perfectly, no temperature is best. The log-loss
-    is convex in 1 / temperature, so its slope has one root.
+    is convex in 1 / temperature, so its slope has one root. 1 if one class is missing: then the best
+    temperature would only call every image the other class with more or less confidence.
     """
     from scipy.optimize import brentq
 
     truth, chances = checked(labels, probabilities)
+    if not 0 < truth.sum() < len(truth):
+        return 1.0
     margins = np.where(truth == 1, 1, -1) * _logit(chances)
 
     def slope(inverse: float) -> float:

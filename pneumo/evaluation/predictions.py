@@ -3,11 +3,14 @@
 import csv
 import io
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from pneumo import UserError
 
+T = TypeVar("T", int, float)
+COLUMNS = ("path", "patient", "label", "probability")  # those that are read
 THRESHOLD = 0.5  # an image is called positive from this probability on
 
 
@@ -39,17 +42,44 @@ class SplitResult:
 
 
 def read_predictions(text: str) -> SplitResult:
-    """The content of a predictions/*.csv; UserError if it is something else."""
-    rows = list(csv.DictReader(io.StringIO(text)))
+    """The content of a predictions/*.csv; UserError if it is something else or damaged."""
+    reader = csv.DictReader(io.StringIO(text))
+    paths: list[str] = []
+    patients: list[str | None] = []
+    labels: list[int] = []
+    probabilities: list[float] = []
     try:
-        return SplitResult(
-            paths=[row["path"] for row in rows],
-            patients=[row["patient"] or None for row in rows],
-            labels=np.array([int(row["label"]) for row in rows], dtype=np.int64),
-            probabilities=np.array([float(row["probability"]) for row in rows], dtype=np.float64),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"not a table of predictions (path, patient, label, probability): {error}") from None
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"the first line has no {' and no '.join(missing)}")
+        for row in reader:
+            # A process that was killed, or a full disk, leaves half a line.
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"it does not have the {len(reader.fieldnames or ())} cells of the first line"
+                )
+            paths.append(row["path"])
+            patients.append(row["patient"] or None)
+            labels.append(_number(int, "label", row["label"]))
+            probabilities.append(_number(float, "probability", row["probability"]))
+    except (ValueError, csv.Error) as error:
+        where = f"line {reader.line_num}: " if reader.line_num > 1 else ""
+        raise UserError(f"not a table of predictions ({', '.join(COLUMNS)}): {where}{error}") from None
+    if not paths:
+        raise UserError(f"not a table of predictions ({', '.join(COLUMNS)}): it has no rows")
+    return SplitResult(
+        paths=paths,
+        patients=patients,
+        labels=np.array(labels, dtype=np.int64),
+        probabilities=np.array(probabilities, dtype=np.float64),
+    )
+
+
+def _number(kind: type[T], column: str, text: str) -> T:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{column} is {text[:40]!r}, not a number") from None
 
 
 def predictions_csv(split: SplitResult) -> bytes:

@@ -1,5 +1,6 @@
 """Hydra's callback that starts a sweep (conf/train.yaml names it)."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,18 @@ def _sweep_of(config: DictConfig, files: str) -> Sweep:
         experiment=config.tracking.experiment,
         overrides=[redact(choice) for choice in chosen],
         planned=_planned(config, typed),
+        axes=identity.axes(typed),
+        command=_command(task),
         question=_question(Path(files) / f"{file}.yaml"),
         on_failure=config.on_failure,
         keep_best=config.keep_best,
     )
+
+
+def _command(task: list[str]) -> str:
+    """The command that the sweep's overrides were typed with."""
+    flag = [] if any(text.startswith(("sweep=", "hydra.mode=")) for text in task) else ["--multirun"]
+    return redact(shlex.join(["pneumo", "train", *flag, *identity.without_places(task)]))
 
 
 def _planned(config: DictConfig, typed: list[str]) -> dict[str, list[str]]:

@@ -5,13 +5,18 @@ Equal questions have equal ids, however they are typed, so the same command cont
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from pneumo.fingerprint import IRRELEVANT, is_neutral
+
+# Config groups whose option says enough without the group's name.
+GROUPS = ("model", "sampler", "augment", "optim", "schedule", "data", "experiment")
 
 
 def choices(overrides: Iterable[str]) -> list[str]:
@@ -38,6 +43,46 @@ def choices(overrides: Iterable[str]) -> list[str]:
             continue
         chosen[key] = value
     return [f"{key}={value}" for key, value in sorted(chosen.items())]
+
+
+def without_places(overrides: Sequence[str]) -> list[str]:
+    """Typed overrides without those that only say where results are kept or how they are tracked."""
+    keys = [text.partition("=")[0].lstrip("+~") for text in overrides]
+    return [
+        text
+        for text, key in zip(overrides, keys, strict=True)
+        if key.partition(".")[0] not in ("output_dir", "tracking", "force") and key != "data.cache_dir"
+    ]
+
+
+def axes(overrides: Iterable[str]) -> list[str]:
+    """The keys that a sweep varies: those of overrides with several values or with a search space."""
+    found = []
+    for text in overrides:
+        with suppress(HydraException, ValueError):  # composing the jobs names what is wrong with it
+            override = OverridesParser.create().parse_override(text)
+            if override.is_sweep_override():
+                found.append(override.key_or_group)
+    return found
+
+
+def short(chosen: Iterable[str]) -> list[str]:
+    """Choices as a run's name holds them: `optim.lr=0.0001` as `lr=0.0001`, `model=resnet18` as `resnet18`.
+
+    A key whose last part another choice has too stays whole.
+    """
+    pairs = [choice.partition("=")[::2] for choice in chosen]
+    last = Counter(key.rpartition(".")[2] for key, _ in pairs)
+    words = []
+    for key, value in pairs:
+        name = key.lstrip("+~").rpartition(".")[2]
+        with suppress(ValueError):
+            value = value if len(value) < 8 else f"{float(value):.3g}"
+        if key in GROUPS:
+            words.append(value)
+        else:
+            words.append(f"{name if last[name] == 1 else key}={value}")
+    return words
 
 
 def job_key(chosen: list[str]) -> str:

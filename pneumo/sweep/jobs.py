@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 from pneumo import UserError
 from pneumo.files import write_atomically
+from pneumo.tracking import heartbeat
 from pneumo.tracking.journal import DONE, Journal, is_being_written
 
 # Columns of the sweep's table: the last point of each metric.
@@ -54,6 +55,20 @@ def state_of(journal: Journal) -> str:
     if journal.status is None:
         return "empty"
     return "stale" if journal.status == "RUNNING" and not is_being_written(journal.folder) else journal.status
+
+
+def close_dead(folder: Path) -> str | None:
+    """Record that the run in `folder` was KILLED, if its process ended without a report; the reason then."""
+    journal = Journal(folder)
+    if journal.status != "RUNNING" or is_being_written(folder) or not journal.hold():
+        return None
+    try:
+        if journal.status != "RUNNING":
+            return None
+        journal.end("KILLED", heartbeat.REASON)
+        return heartbeat.REASON
+    finally:
+        journal.close()
 
 
 def score_of(journal: Journal) -> float:
@@ -184,17 +199,23 @@ def best(rows: list[SweepJobRow]) -> SweepJobRow | None:
 
 
 def write_table(folder: Path, rows: list[SweepJobRow], facts: Mapping[str, object]) -> None:
-    """Write sweep.csv (a column for each key that the jobs set) and sweep.json, whole, into `folder`."""
+    """Write sweep.csv and sweep.json, whole, into `folder`.
+
+    The CSV has a column for each key that the jobs set. Those that differ come first, then the scores.
+    """
     flat = [{**row, **row["figures"]} for row in rows]
     hidden = ("issue", "key", "rank", "figures")
     chosen = [dict(override.partition("=")[::2] for override in row["overrides"]) for row in rows]
     keys = sorted({key for job in chosen for key in job})
-    own = ["number", "fingerprint", "state", "happened", "reason", "score", "duration_s", *COLUMNS]
+    shared = [key for key in keys if len({job.get(key) for job in chosen}) == 1]
+    varied = [key for key in keys if key not in shared]
+    own = ["state", "score", *COLUMNS, "number", "fingerprint", "happened", "reason", "duration_s"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*keys, *own])
+    writer.writerow([*varied, *own, *shared])
     for row, job in zip(flat, chosen, strict=True):
-        writer.writerow([*(job.get(key, "") for key in keys), *(row[key] for key in own)])
+        cells = [row[key] for key in own]
+        writer.writerow([*(job.get(key, "") for key in varied), *cells, *(job[key] for key in shared)])
     jobs = [{key: value for key, value in row.items() if key not in hidden} for row in flat]
     _write(folder / "sweep.csv", text.getvalue())
     _write(folder / "sweep.json", json.dumps({**facts, "jobs": jobs}, indent=1) + "\n")

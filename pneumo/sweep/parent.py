@@ -8,7 +8,7 @@ from pathlib import Path
 from pneumo import UserError
 from pneumo.files import LOCK_WAIT_S
 from pneumo.names import BEST_OVERRIDES_TAG, BEST_TAG, NOTE_TAG, OVERRIDES_TAG, QUESTION_TAG, SWEEP_TAG
-from pneumo.sweep import identity, jobs
+from pneumo.sweep import identity, jobs, note
 from pneumo.sweep.jobs import SweepJob, SweepJobRow
 from pneumo.tracking.journal import DONE, Journal, redact
 
@@ -22,6 +22,8 @@ class Sweep:
     experiment: str
     overrides: list[str]
     planned: dict[str, list[str]]  # key -> overrides of each job, where they are known beforehand
+    axes: list[str] = field(default_factory=list)  # the keys that it varies
+    command: str = ""  # as typed, without secrets
     question: str | None = None
     on_failure: str = "continue"
     keep_best: int | None = 3
@@ -50,10 +52,10 @@ class Sweep:
             raise UserError(f"{journal.path} is held by another process; stop it, or try again.")
         tags = {SWEEP_TAG: self.id, OVERRIDES_TAG: " ".join(self.overrides)}
         if self.question:
-            tags |= {QUESTION_TAG: self.question, NOTE_TAG: self.question}
+            tags[QUESTION_TAG] = self.question
         try:
             journal.start(self.id, self.experiment, tags)
-            journal.tags(tags)
+            journal.tags(tags | {NOTE_TAG: note.of_sweep(self.id, self.question, self.command, [])})
             journal.resume()
         finally:
             journal.close()
@@ -82,6 +84,7 @@ class Sweep:
             )
         try:
             self._record(journal, rows)
+            journal.tags({NOTE_TAG: note.of_sweep(self.id, self.question, self.command, rows)})
             self._end(journal, rows, code)
         finally:
             journal.close()

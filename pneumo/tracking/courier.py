@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +19,17 @@ from typing import Any, NamedTuple
 
 from pneumo import UserError
 from pneumo.files import LOCK_WAIT_S, Busy, local_folder, locked, sync, write_atomically
-from pneumo.names import BEST_CHILD_TAG, BEST_TAG, JOURNAL_TAG, PARENT_TAG, REASON_TAG, SWEEP_TAG
+from pneumo.names import (
+    BEST_CHILD_TAG,
+    BEST_TAG,
+    HEARTBEAT_TAG,
+    JOURNAL_TAG,
+    NOTE_TAG,
+    PARENT_TAG,
+    REASON_TAG,
+    SWEEP_TAG,
+)
+from pneumo.tracking import heartbeat, view
 from pneumo.tracking.journal import Journal, Record, artifact_file, read_records, redact
 from pneumo.tracking.mlflow_client import (
     NotSent,
@@ -37,6 +48,7 @@ LINK_WAIT_S = 10.0
 _UPLOADING = ".artifact.uploading.*"  # MLflow's name for a file that it copies into a local store
 _BATCHED = ("start", "params", "tags", "metrics")
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+_LINK = re.compile(r"\]\(run:(?P<run>[0-9a-f]*)/?(?P<name>[\w./-]*)\)")
 _log = logging.getLogger(__name__)
 
 
@@ -117,6 +129,19 @@ class Courier:
         self._checked = False  # the noted run was seen to be there
         self._rewind()
 
+    def beat(self) -> None:
+        """Show in the tracker that the run's process lives. Take back an end that others recorded meanwhile.
+
+        A machine that sees no beat for long closes the run as KILLED, and an outage looks like that.
+        """
+        if not self._checked or not self._running or self.note.run_id is None:
+            return
+        client, run_id = self._client, self.note.run_id
+        client.set_tag(run_id, HEARTBEAT_TAG, heartbeat.now())
+        if client.get_run(run_id).info.status != "RUNNING":
+            self._untag(REASON_TAG)
+            client.update_run(run_id, status="RUNNING")
+
     def left(self) -> int:
         """Records not yet sent; from the files alone, so it may be asked while a pass hangs."""
         records, _ = read_records(self.folder / "journal.jsonl")
@@ -138,6 +163,7 @@ class Courier:
     def _rewind(self) -> None:
         self._records, self._offset = 0, 0
         self._start: Record = {}
+        self._running = False  # by the last record read
         self._unsent: list[Record] = []
         # What of the first unsent records is through: where every third request is lost, a step that takes
         # several must not start over each time.
@@ -156,6 +182,9 @@ class Courier:
             sync(journal)
         if new and not self._records:
             self._start = new[0]
+        for record in new:
+            if record["kind"] in ("start", "resume", "end"):
+                self._running = record["kind"] != "end"
         self._records += len(new)
         self._unsent = [record for record in self._unsent + new if record["n"] > noted.sequence]
 
@@ -197,8 +226,8 @@ class Courier:
             raise
         if run.info.lifecycle_stage != "active":
             raise NotSent(
-                f"run {run_id} was deleted in MLflow: restore it (mlflow runs restore --run-id {run_id}), "
-                f"or remove it for good (mlflow gc), and it is sent again"
+                f"run {run_id} was deleted in MLflow. Restore it (mlflow runs restore --run-id {run_id}), or "
+                "train it again with force=true"
             )
         return True
 
@@ -228,7 +257,8 @@ class Courier:
         first = self._unsent[0]
         try:
             if count:
-                self._log_batch(items + self._links(items))
+                kept = self._without_edited([self._linked(item) for item in items])
+                self._log_batch(kept + self._links(kept))
             else:
                 self._send_single(first)
         except Exception as error:
@@ -259,6 +289,44 @@ class Courier:
                 self._refused(part[0].n, part[0].kind, part[0].key, error)
             self._through.update(part)
             self._part = min(2 * self._part, MAX_ITEMS)
+
+    def _without_edited(self, items: list[Item]) -> list[Item]:
+        """`items` without a description where a user has edited it in MLflow: theirs stays."""
+        if not any(item.key == NOTE_TAG and item.kind == "tags" for item in items):
+            return items
+        there = self._client.get_run(self.note.run_id).data.tags.get(NOTE_TAG)
+        if there is None or there in self._descriptions():
+            return items
+        return [item for item in items if item.key != NOTE_TAG]
+
+    def _descriptions(self) -> set[str]:
+        """Every description that the journal has held."""
+        records, _ = read_records(self.folder / "journal.jsonl")
+        items = [item for record in records if record["kind"] in ("start", "tags") for item in _items(record)]
+        return {self._linked(item).value for item in items if item.key == NOTE_TAG}
+
+    def _linked(self, item: Item) -> Item:
+        """`item`; in a description, with links to MLflow's pages instead of `run:FINGERPRINT/NAME`."""
+        if (item.kind, item.key) != ("tags", NOTE_TAG):
+            return item
+
+        def address(match: re.Match[str]) -> str:
+            fingerprint, name = match["run"], match["name"]
+            run_id = self.note.run_id
+            if fingerprint:
+                run_id = read_note(self._beside(fingerprint), self.uri).run_id
+            if run_id is None:
+                return match[0]
+            return f"](#/experiments/{self.note.experiment_id}/runs/{run_id}" + (
+                f"/artifacts/{name})" if name else ")"
+            )
+
+        return item._replace(value=_LINK.sub(address, item.value))
+
+    def _beside(self, fingerprint: str) -> Path:
+        """The folder of another run, seen from a run's folder or from a sweep's."""
+        root = self.folder.parents[1] if self.folder.parent.name == "sweeps" else self.folder.parent
+        return root / fingerprint
 
     def _links(self, items: list[Item]) -> list[Item]:
         """The tags by which a sweep and its runs name each other: run ids, which differ in every tracker."""
@@ -351,6 +419,20 @@ class Courier:
             self._once("only", self._only_run)
             status = "KILLED" if body["status"] == "PRUNED" else body["status"]  # MLflow knows no PRUNED
             client.set_terminated(run_id, status, end_time=record["t"])
+            self._save_view()
+
+    def _save_view(self) -> None:
+        """Bring the saved view of the experiment up to date, or that of the sweep which has ended.
+
+        It is for people's eyes only: a tracker that takes no such tag is not a failure.
+        """
+        try:
+            if self.folder.parent.name == "sweeps":
+                view.save(self._client, self.note.experiment_id or "", self.note.run_id, self.folder.name)
+            else:
+                view.save(self._client, self.note.experiment_id or "")
+        except Exception as error:
+            _log.debug("no view was saved: %s", describe(error, self.uri))
 
     def _log_artifact(self, name: str) -> None:
         """Copy an artifact to the tracker; done only when the store cannot lose it.

@@ -232,6 +232,7 @@ class Journal:
         self.status: str | None = None
         self.reason: str | None = None
         self.journal_id: str | None = None
+        self.name: str | None = None
         self.params_logged: dict[str, str] = {}
         self.tags_logged: dict[str, str] = {}
         self.artifacts: dict[str, Record] = {}
@@ -246,7 +247,7 @@ class Journal:
         kind, body = record["kind"], record["body"]
         self.last = record["n"]
         if kind == "start":
-            self.status, self.journal_id = "RUNNING", body["journal_id"]
+            self.status, self.journal_id, self.name = "RUNNING", body["journal_id"], body["name"]
             self.tags_logged.update(body["tags"])
         elif kind == "params":
             self.params_logged.update(body)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pneumo import UserError
 from pneumo.files import LOCK_WAIT_S, Busy, locked
+from pneumo.tracking import diagnosis
 from pneumo.tracking.journal import redact
 
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
@@ -68,13 +69,15 @@ def is_refusal(error: Exception) -> bool:
 
 
 def describe(error: Exception, uri: str) -> str:
-    """The error in one line, without the credentials of `uri` or of the environment."""
+    """The error in one line: reason and remedy where known, no credentials of `uri` or of the environment."""
     text = str(error).replace(uri, redact(uri))
     for key in _SECRETS:
         if os.environ.get(key):
             text = text.replace(os.environ[key], "...")
-    name = "" if isinstance(error, NotSent | Busy | UserError) else f"{type(error).__name__}: "
-    return name + redact(" ".join(text.split()))[:500]
+    text = redact(" ".join(text.split()))
+    if isinstance(error, NotSent | Busy | UserError):
+        return text[:500]
+    return diagnosis.explain(f"{type(error).__name__}: {text}"[:500])
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,16 +19,21 @@ from pneumo.names import (
     BEST_WEIGHTS,
     CONFIG,
     FINGERPRINT_TAG,
+    HEARTBEAT_TAG,
+    MEASURED,
+    REASON_TAG,
     SWEEP_TABLE,
     SWEEP_TAG,
     TEST_PREDICTIONS,
     VAL_PREDICTIONS,
 )
+from pneumo.tracking import heartbeat
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 
 # What a comparison needs of a run, and what it uses where it is there.
 FILES = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG, BEST_FACTS)
+PAGE = 1000  # runs or experiments that a server gives at once
 FETCHERS = 8  # artifacts at once: a server on another machine answers each in tens of milliseconds
 
 
@@ -42,6 +48,7 @@ class TrackedRun:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
+    measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/...: the median of the epochs
     artifact_uri: str = ""
     files: dict[str, str] = field(default_factory=dict)
     weights_bytes: int | None = None
@@ -60,12 +67,15 @@ class TrackedRun:
 class Found:
     """The runs of an experiment or of one sweep, the unfinished among them, and the sweep's parent run.
 
+    `experiment_id` is MLflow's, which its pages need.
+
     `missing` are jobs in the sweep's table, as overrides, whose run is not in the experiment.
     """
 
     runs: list[TrackedRun]
     unfinished: list[TrackedRun]
     parent: TrackedRun | None
+    experiment_id: str = ""
     missing: list[str] = field(default_factory=list)
 
 
@@ -85,11 +95,10 @@ class Reader:
 
     def find(self, experiment: str, sweep: str | None = None) -> Found:
         """The runs of `experiment` (of `sweep` only, where given), the oldest first, with their files."""
-        experiments = self._ask(self._client.search_experiments)
-        ids = {known.name: known.experiment_id for known in experiments}
+        ids = {known.name: known.experiment_id for known in self._experiments()}
         if experiment not in ids:
             raise UserError(
-                f"experiment={experiment} is not in {redact(self.uri)}; it holds "
+                f"tracking.experiment={experiment} is not in {redact(self.uri)}; it holds "
                 f"{', '.join(sorted(ids)) or 'none'}."
             )
         every = [tracked(run) for run in self._search(ids[experiment])]
@@ -101,7 +110,7 @@ class Reader:
         if sweep is not None:
             if sweep not in sweeps:
                 names = ", ".join(sorted(sweeps)) or "no sweep"
-                raise UserError(f"sweep={sweep} is not in experiment {experiment}, which holds {names}.")
+                raise UserError(f"sweep_id={sweep} is not in experiment {experiment}, which holds {names}.")
             table = self._sweep_table([run for run in parents if run.tags.get(SWEEP_TAG) == sweep])
             there = {run.tags.get(FINGERPRINT_TAG) for run in runs}
             missing = [words for mark, words in table.items() if mark not in there]
@@ -115,14 +124,43 @@ class Reader:
         local = all(local_folder(run.artifact_uri) for run in finished)
         with ThreadPoolExecutor(1 if local else FETCHERS) as pool:
             list(pool.map(self._fetch, finished))
+            list(pool.map(self._measure, finished))
         wanted = {sweep} if sweep else {run.tags.get(SWEEP_TAG) for run in finished}
         mine = [run for run in parents if {run.tags.get(SWEEP_TAG)} == wanted]
         return Found(
             runs=finished,
             unfinished=[run for run in runs if run.status != "FINISHED"],
             parent=mine[-1] if mine else None,
+            experiment_id=str(ids[experiment]),
             missing=missing,
         )
+
+    def close_stale(self) -> list[str]:
+        """Close as KILLED every run of this project that shows no sign of life; their names.
+
+        The process of a run closed wrongly, in an outage, opens it again at its next beat.
+        """
+        closed = []
+        query = f"attributes.status = 'RUNNING' AND tags.`{HEARTBEAT_TAG}` != ''"
+        for known in self._experiments():
+            for run in self._search(known.experiment_id, query):
+                if heartbeat.is_stale(run.data.tags.get(HEARTBEAT_TAG)):
+                    run_id = run.info.run_id
+                    self._ask(partial(self._client.set_tag, run_id, REASON_TAG, heartbeat.REASON))
+                    self._ask(partial(self._client.set_terminated, run_id, "KILLED"))
+                    closed.append(run.info.run_name or run_id)
+        return closed
+
+    def _experiments(self) -> list[Any]:
+        """Every experiment: a server gives them in pages of a thousand."""
+        found: list[Any] = []
+        token: str | None = None
+        while True:
+            page = self._ask(partial(self._client.search_experiments, max_results=PAGE, page_token=token))
+            found += page
+            token = page.token
+            if not token:
+                return found
 
     def _sweep_table(self, parents: list[TrackedRun]) -> dict[str, str]:
         """The sweep's jobs that have a run: its overrides by its fingerprint; empty without a table."""
@@ -134,6 +172,13 @@ class Reader:
             return {job["fingerprint"]: " ".join(job["overrides"]) for job in jobs if job["fingerprint"]}
         except (ValueError, KeyError, TypeError):
             return {}
+
+    def _measure(self, run: TrackedRun) -> None:
+        """The medians over the epochs: the last epoch alone says little on a machine that others use."""
+        for key in run.metrics:
+            if key.startswith(MEASURED):
+                points = self._ask(partial(self._client.get_metric_history, run.run_id, key))
+                run.measured[key] = median(point.value for point in points)
 
     def history(self, run: TrackedRun) -> list[dict[str, Any]]:
         """A dict an epoch (`epoch`, `train/loss`, ...), from MLflow's metric points."""
@@ -150,8 +195,8 @@ class Reader:
             where = str(Path(under) / Path(name).parent)
             self._ask(partial(self._client.log_artifact, run.run_id, str(folder / name), where))
 
-    def _search(self, experiment_id: str) -> list[Any]:
-        order = {"max_results": 1000, "order_by": ["attributes.start_time ASC"]}
+    def _search(self, experiment_id: str, query: str = "") -> list[Any]:
+        order = {"max_results": PAGE, "order_by": ["attributes.start_time ASC"], "filter_string": query}
         runs: list[Any] = []
         token: str | None = None
         while True:
@@ -162,12 +207,15 @@ class Reader:
                 return runs
 
     def _fetch(self, run: TrackedRun, names: tuple[str, ...] = FILES) -> None:
-        """What is missing or cannot be read stays out of `files`: the comparison says so."""
+        """What is missing or cannot be read stays out of `files`: the comparison says so.
+
+        File names in predictions need not be UTF-8.
+        """
         folder = local_folder(run.artifact_uri)
         if folder is not None:  # 60 times as fast as asking the client for each file
             for name in names:
-                with suppress(OSError, UnicodeDecodeError):
-                    run.files[name] = (folder / name).read_text()
+                with suppress(OSError):
+                    run.files[name] = (folder / name).read_text("utf-8", "surrogateescape")
             with suppress(OSError):
                 run.weights_bytes = (folder / BEST_WEIGHTS).stat().st_size
             return
@@ -178,7 +226,7 @@ class Reader:
                 with suppress(Exception):
                     if name in held:
                         path = self._client.download_artifacts(run.run_id, name, target)
-                        run.files[name] = Path(path).read_text()
+                        run.files[name] = Path(path).read_text("utf-8", "surrogateescape")
             run.weights_bytes = held.get(BEST_WEIGHTS)
 
     def _listed(self, run: TrackedRun, names: tuple[str, ...]) -> dict[str, int]:

@@ -26,7 +26,7 @@ from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import error_code
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, tracked
 
-FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run id, or a folder"
+FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, a model's folder, or a run: id, fingerprint, name, folder"
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
 RUN_FILES = (BEST_WEIGHTS, TRAINING_REFERENCE, *FILES)
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias
@@ -53,7 +53,7 @@ def resolve(model: str, uri: str, cache: Path) -> Resolved:
         if folder.is_dir():
             return Resolved(folder=folder, version=str(folder))
         if not _RUN_ID.fullmatch(model):
-            raise UserError(f"model={model} is neither a folder nor a run id; give {FORMS}.")
+            raise UserError(f"model={model} is neither a folder nor a known run; give {FORMS}.")
     return Registry(uri, cache).resolve(model)
 
 
@@ -138,14 +138,27 @@ class Registry(Reader):
         """A folder with those of the files `names` below `location` that are there."""
         local = local_folder(location)
         if local is not None:
+            if not local.is_dir():
+                raise UserError(
+                    f"its files should be in {local}, which does not exist. MLflow's database holds absolute "
+                    "paths: if the project folder was moved, move it back, or link the old place to the new "
+                    f"one: ln -s NEW_FOLDER {local.parents[2]}"
+                )
             return local
         target = self.cache / hashlib.sha256(f"{redact(location)} {mark}".encode()).hexdigest()[:32]
-        if target.is_dir():  # appeared whole: nothing changes in a version or a finished run
+        # It appeared whole, and nothing changes in a version or a finished run. Version 0.1 also kept an
+        # empty folder, of a server whose artifact store was not there.
+        if target.is_dir() and any(target.iterdir()):
             return target
         self.cache.mkdir(parents=True, exist_ok=True)
         aside = Path(mkdtemp(prefix=".fetch-", dir=self.cache))
         try:
             self._ask(lambda: self._download(location, names, aside))
+            if not any(aside.iterdir()):
+                raise UserError(
+                    f"{redact(location)} holds none of a model's files, such as {names[0]}. Were "
+                    "they sent (pneumo runs sync verify=true), and can the server reach its artifact store?"
+                )
             with suppress(OSError):  # another process was first
                 aside.rename(target)
         finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumo.files import write_atomically
-from pneumo.tracking.journal import Journal, NullJournal
+from pneumo.tracking.journal import Journal, NullJournal, redact
 from pneumo.tracking.sender import NullSender, Sender
 from pneumo.tracking.settings import TrackingSettings
 
@@ -80,8 +80,14 @@ class RunLog:
     def send(self) -> None:
         """Start the sender, where this process sends and tracking is enabled."""
         if self._sends:
-            self.sender = Sender(self.folder, self._tracking, self._tracking.uri or "")
+            self.sender = Sender(self.folder, self._tracking, self._tracking.uri or "", self._print_trouble)
         self.sender.start()
+
+    def _print_trouble(self, reason: str) -> None:
+        print(
+            f"note: not tracked yet, and the run goes on. {redact(self._tracking.uri or '')}: {reason}",
+            flush=True,
+        )
 
     def close(self) -> None:
         """Close the journal. The sender reads the file and may still be busy: see Sender.finish."""

@@ -4,12 +4,14 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pneumo import UserError
 from pneumo.files import Busy
 from pneumo.tracking.courier import Courier
+from pneumo.tracking.heartbeat import BEAT_S
 from pneumo.tracking.mlflow_client import NotSent, describe
 from pneumo.tracking.settings import TrackingSettings
 
@@ -31,8 +33,17 @@ class SyncResult:
 class Sender:
     """Sends a run's journal from a daemon thread while it is written. Nothing here raises or blocks."""
 
-    def __init__(self, folder: Path, settings: TrackingSettings, uri: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: TrackingSettings,
+        uri: str,
+        on_trouble: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self.error: str | None = None  # the last failure, without credentials
+        self.reached = False  # the tracker took something
+        self._on_trouble: Callable[[str], None] | None = on_trouble  # None: called already
+        self._beat_at = 0.0
         self._courier = Courier(folder, uri)
         self._flush_s = settings.flush_s
         self._wake, self._closing, self._stopped = (threading.Event() for _ in range(3))
@@ -66,18 +77,24 @@ class Sender:
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._stopped.is_set():
-            self._wake.wait()
+            self._wake.wait(BEAT_S)
             self._closing.wait(GATHER_S)
             self._wake.clear()
             closing = self._closing.is_set()  # read after clear(): finish() sets it before it wakes
             try:
                 self._courier.carry(self._stopped.is_set)
-                self.error, pause_s = None, FIRST_PAUSE_S
+                self.error, self.reached, pause_s = None, True, FIRST_PAUSE_S
                 if closing:
                     return
+                if time.monotonic() >= self._beat_at:
+                    self._beat_at = time.monotonic() + BEAT_S
+                    self._courier.beat()
             except Exception as error:
                 self.error = describe(error, self._courier.uri)
                 _log.debug("not sent yet: %s", self.error)
+                if self._on_trouble is not None:
+                    self._on_trouble(self.error)
+                    self._on_trouble = None
                 self._wake.set()
                 if not closing:
                     self._closing.wait(pause_s)
@@ -92,6 +109,8 @@ class NullSender:
     """Sends nothing: for ranks above 0 and tracking.enabled=false."""
 
     run_id: str | None = None
+    error: str | None = None
+    reached = False
 
     def start(self) -> None: ...
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -189,6 +190,25 @@ def peak_memory_mib(device: torch.device) -> float:
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) / 2**10
     return math.nan
+
+
+def usage(device: torch.device) -> dict[str, float]:
+    """Use of the machine under MLflow's names: of all cores since the last call, of memory and GPU now.
+
+    A GPU's utilization needs the package nvidia-ml-py, and is left out without it.
+    """
+    memory = psutil.virtual_memory()
+    found = {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_megabytes": memory.used / 1e6,
+        "system/system_memory_usage_percentage": memory.percent,
+    }
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        found["system/gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
+        with suppress(ImportError, RuntimeError):
+            found["system/gpu_0_utilization_percentage"] = float(torch.cuda.utilization(device))
+    return found
 
 
 def forget_peak_memory(device: torch.device) -> None:

@@ -25,7 +25,7 @@ from pneumo.training import scoring
 from pneumo.training.checkpoint import load_resume
 from pneumo.training.loss import summed_loss
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
-from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib
+from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib, usage
 from pneumo.training.scoring import Evaluation
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 from pneumo.training.signals import Stopped
@@ -277,6 +277,7 @@ class Trainer:
             "time/epoch_s": time.monotonic() - self._started,
             "time/images_per_s": sums[1] / train_s,
             "memory/peak_mib": peak_memory_mib(self.runtime.device),
+            **usage(self.runtime.device),
         }
         progress.history.append({"epoch": progress.epoch, **figures})
         self._keep_best(figures)

@@ -47,26 +47,26 @@ def test_a_classification_report_by_hand() -> None:
     assert table.rows[3][1] == table.rows[4][1] == "0.8535"
 
 
-def test_settings_list_what_differs_what_is_shared_and_what_was_left_out() -> None:
+def test_settings_list_what_differs_and_what_is_shared() -> None:
     runs = [
         candidate(config={"optim.lr": lr, "seedless": 1}, run_id=str(lr), commit="a" * 40) for lr in (1, 2)
     ]
     comparison = finished(runs)
-    comparison["left_out"] = [{"run": "a run", "reason": "a reason"}]
     section = appendix.settings(comparison)
-    assert [table.caption for table in section.tables] == [
-        "What differs between the configurations",
-        "Left out",
-    ]
+    assert [table.caption for table in section.tables] == ["What differs between the configurations"]
     assert section.tables[0].columns == ["configuration", "optim.lr"]
-    assert section.tables[1].rows == [["a run", "a reason"]]
-    shared, listed = (details.tables[0] for details in section.details)
-    assert shared.rows == [["seedless", "1"]]
-    assert {row[-1] for row in listed.rows} == {"a" * 12}
+    assert section.details[0].tables[0].rows == [["seedless", "1"]]
+    assert {row[5] for row in appendix.runs(comparison).tables[0].rows} == {"a" * 12}
+
+
+def test_without_an_address_runs_are_named_but_not_linked() -> None:
+    comparison = finished([candidate()])
+    del comparison["about"]["runs_at"]
+    assert appendix.runs(comparison).tables[0].links == [[("resnet18", "")]]
 
 
 def test_open_reporting_items_are_marked() -> None:
-    section = appendix.reporting(finished([candidate()]))
+    section = appendix.reporting(finished([candidate()]), ["Calibration"])
     table = section.tables[0]
     assert {i for i, row in enumerate(table.rows) if row[2].startswith("OPEN")} == table.marked != set()
 

@@ -9,7 +9,7 @@ import pytest
 from support.comparison_runs import SIZES, candidate, candidates, finished, make, split
 from support.images import make_kaggle, picture, save
 
-from pneumo.comparison import page, result, words
+from pneumo.comparison import figures, page, result, words
 from pneumo.comparison.candidates import image_root, read, sort_out, split_sizes, unscored
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.tracking.reading import Found, Reader, TrackedRun
@@ -57,6 +57,12 @@ def test_the_history_comes_from_mlflow_where_the_run_has_none(tracked: TrackedRu
         ("config.yaml", "a: [", "cannot be read: config.yaml is damaged: while parsing"),
         ("config.yaml", "3", "cannot be read: config.yaml does not contain a configuration"),
         ("predictions/val.csv", "path,patient,label,probability\na,,0,7\n", "not in \\[0, 1\\]"),
+        (
+            "predictions/test.csv",
+            "path,patient,label,probability,prediction\na,,0,0.2,0\nb,,",
+            "cannot be read: not a table of predictions .*: line 3: it does not have the 5 cells",
+        ),
+        ("config.yaml", "a: \udcff", "cannot be read: config.yaml is damaged"),
         ("predictions/test.csv", None, "incomplete: predictions/test.csv missing .*pneumo.runs sync"),
     ],
 )
@@ -78,6 +84,48 @@ def test_notes_name_smoke_runs_and_uncommitted_code(tracked: TrackedRun, reader:
     )
     (run,), _ = only(tracked, reader)
     assert "smoke runs" in run.notes[0] and "uncommitted changes" in run.notes[1]
+    tracked.tags["pneumo.mixed"] = "the code (pneumo/run.py)"
+    (run,), _ = only(tracked, reader)
+    assert "Some runs were continued after a change: the code (pneumo/run.py)." in run.notes
+
+
+def test_the_precision_is_the_one_that_was_computed_with(tracked: TrackedRun, reader: Reader) -> None:
+    """trainer.precision=auto becomes bf16 or float32, which only the recorded param tells."""
+    runs = []
+    for seed, precision in ((0, "bf16"), (1, "float32")):
+        tracked.run_id, tracked.params["precision"] = str(seed), precision
+        tracked.files["config.yaml"] = tracked.files["config.yaml"].replace("seed: 1", f"seed: {seed}")
+        (run,), _ = only(tracked, reader)
+        assert run.saved["trainer"]["precision"] == "auto"
+        runs.append(run)
+    (row,) = finished(runs)["configurations"]
+    assert [entry["precision"] for entry in row["runs"]] == ["bf16", "float32"]
+    assert dict(words.warnings(finished(runs)))["Mixed runs."].endswith(
+        "different precisions (bf16, float32)."
+    )
+
+
+def test_file_names_need_not_be_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Two runs with an image b'\xff.jpeg' are read from a store, compared and shown."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for seed in (0, 1):
+        make(tmp_path / "outputs", uri, seed=seed)
+    reader = Reader(uri)
+    for file in tmp_path.rglob("mlartifacts/**/predictions/test.csv"):
+        file.write_bytes(file.read_bytes().replace(b"test/NORMAL/IM-0000-0000", b"test/NORMAL/\xff"))
+    runs, left = read(reader.find("pneumo"), reader)
+    assert not left and len(runs) == 2
+    assert "test/NORMAL/\udcff.jpeg" in runs[0].test.paths
+    for run in runs:
+        run.test.probabilities[0] = 1.0  # so that it is among the mistakes
+    kept, left = sort_out(runs)
+    assert not left
+    assert image_root(kept, str(tmp_path)) is None
+    assert "test/NORMAL/\\udcff.jpeg" in capsys.readouterr().out
+    comparison = finished(kept)
+    assert comparison["mistakes"][0]["path"] == "test/NORMAL/\udcff.jpeg"
+    page.write(tmp_path / "page", comparison, {})
+    assert "test/NORMAL/\\udcff.jpeg" in (tmp_path / "page" / "index.html").read_text("utf-8")
 
 
 def test_the_same_run_made_twice_counts_once() -> None:
@@ -202,7 +250,7 @@ def test_one_unscored_run_takes_the_whole_comparison_to_validation() -> None:
     assert "validation images" in words.lead(found) and "test" not in words.lead(found)
     (warning,) = [text for title, text in words.warnings(found) if title == "Validation images."]
     assert "pneumo evaluate model=resnet501 split=test" in warning
-    html = page.html(found, {}, {})
+    html = page.html(found, figures.draw(found), {})
     assert "Validation images, main scores" in html and "Test images, main scores" not in html
 
 

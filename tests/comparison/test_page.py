@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.comparison_runs import candidate, candidates, finished
@@ -13,6 +14,8 @@ from support.images import picture, save
 
 from pneumo.comparison import figures, page
 from pneumo.comparison.content import Comparison
+from pneumo.data import phantom
+from pneumo.data.settings import PhantomSettings
 from pneumo.text import finite
 
 
@@ -31,11 +34,8 @@ def test_hostile_names_do_not_become_html() -> None:
     run.test.paths[:] = [f"<b>{path}" for path in run.test.paths]
     found = finished([run], experiment="</title><script>", data="csv")
     text = page.html(found, figures.draw(found), {})
-    assert (
-        "<script" not in text
-        and "onerror=alert(1)>" not in text.replace("&gt;", "")
-        and "<b>test" not in text
-    )
+    assert text.count("<script") == 1 and "<script>alert" not in text  # the page's own
+    assert "onerror=alert(1)>" not in text.replace("&gt;", "") and "<b>test" not in text
 
 
 def test_the_json_is_the_comparison_itself(written: page.Page, comparison: Comparison) -> None:
@@ -66,12 +66,14 @@ def test_pairs_csv_has_a_line_for_each_score(written: page.Page, comparison: Com
     )
 
 
-def test_the_terminal_has_the_ranking_and_the_verdicts(written: page.Page) -> None:
+def test_the_terminal_has_the_ranking_the_answer_and_the_warnings(written: page.Page) -> None:
     lines = written.terminal.splitlines()
     assert lines[0].split()[:3] == ["rank", "configuration", "seeds"]
     assert lines[2].split()[:2] == ["1", "resnet18"]
     assert "test_selected OPTIMISTIC, not ranked" in written.terminal
-    assert any(line.startswith("resnet18 has a higher AUROC than resnet50") for line in lines)
+    answer, warned = lines[-2:]
+    assert answer.startswith("Best by validation") and "It has a higher AUROC than resnet50" in answer
+    assert warned == "Warnings (the page says more): Few patients. Optimistic runs." and lines[-3] == ""
 
 
 def test_every_file_is_listed_and_written(written: page.Page) -> None:
@@ -92,3 +94,17 @@ def test_pictures_are_small_and_never_from_elsewhere(comparison: Comparison, tmp
     with Image.open(io.BytesIO(base64.b64decode(found[first["path"]].partition(",")[2]))) as image:
         assert max(image.size) == page.PICTURE_PIXELS
     assert page.pictures([first], None) == {}
+
+
+def test_mistakes_of_the_synthetic_set_are_drawn_again(comparison: Comparison) -> None:
+    settings = PhantomSettings(train_patients=12, test_patients=10)
+    path = str(phantom.table(settings)["path"].iloc[-1])
+    mistake = comparison["mistakes"][0] | {"path": path}
+    (found,) = page.pictures([mistake], None, settings).values()  # type: ignore[list-item]
+    with Image.open(io.BytesIO(base64.b64decode(found.partition(",")[2]))) as image:
+        drawn = Image.fromarray(phantom.render(path, settings))
+        drawn.thumbnail((page.PICTURE_PIXELS, page.PICTURE_PIXELS))
+        assert image.size == drawn.size
+        assert np.abs(np.asarray(image, float) - np.asarray(drawn, float)).mean() < 8  # JPEG
+    stranger = mistake | {"path": "test/NORMAL/IM-1.jpeg"}
+    assert page.pictures([stranger], None, settings) == {}  # type: ignore[list-item]

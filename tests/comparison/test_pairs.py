@@ -66,3 +66,38 @@ def test_delong_needs_two_images_of_each_class() -> None:
         run.test.labels = labels
     (pair,) = result.build(two, draws=100)["pairs"]
     assert "delong" not in pair and pair["mcnemar"]["p"] is not None and pair["mcnemar"]["p"] <= 1
+
+
+def test_deployed_thresholds_are_compared_in_pairs() -> None:
+    """Each run's own threshold from validation, on the same draws; Holm over the pairs."""
+    models = (("resnet18", 2.0), ("resnet50", 1.0), ("densenet121", 0.5))
+    runs = [candidate(model, seed, quality) for model, quality in models for seed in (0, 1)]
+    found = result.build(runs, draws=100)
+    rows = {row["id"]: row for row in found["configurations"]}
+    for pair in found["pairs"]:
+        assert list(pair["points"]) == ["sensitivity_95", "youden"]
+        for rule, entries in pair["points"].items():
+            first, second = (rows[pair[side]]["points"][rule]["scores"] for side in ("first", "second"))
+            assert list(entries) == ["recall", "specificity", "balanced_accuracy"]
+            for score, entry in entries.items():
+                assert entry["difference"] == pytest.approx(first[score]["value"] - second[score]["value"])
+                seeds = entry["with_seeds"]
+                assert seeds is not None and seeds["low"] < entry["difference"] < seeds["high"]
+    tests = [pair["points"]["sensitivity_95"]["specificity"] for pair in found["pairs"]]
+    for entries in (tests, [entry["with_seeds"] for entry in tests]):
+        expected = multipletests([entry["p"] for entry in entries], method="holm")[1]
+        assert [entry["p_holm"] for entry in entries] == pytest.approx(expected)
+    alone = result.build(runs[::2], draws=100)["pairs"][0]["points"]["youden"]["recall"]
+    assert alone["with_seeds"] is None and alone["p"] is not None
+
+
+def test_losses_are_compared_after_temperature_too() -> None:
+    found = result.build(candidates(), draws=100)
+    first, second = (row["temperature"] for row in found["configurations"])
+    assert first is not None and second is not None
+    (pair,) = found["pairs"]
+    for score in ("brier", "log_loss"):
+        entry = pair["tempered"][score]
+        assert entry["difference"] == pytest.approx(first["after"][score] - second["after"][score])
+        assert entry["low"] < entry["difference"] < entry["high"] and entry["with_seeds"] is not None
+        assert entry["difference"] != pair["scores"][score]["difference"]

@@ -29,12 +29,38 @@ def unscored(runs: list[Candidate]) -> None:
     runs[0].test, runs[0].scored = runs[0].val, False
 
 
+def not_utf_8(runs: list[Candidate]) -> None:
+    for run in runs:
+        run.test.paths[0] = run.val.paths[0] = b"\xff.jpeg".decode(errors="surrogateescape")
+
+
+def three_virus_patients(runs: list[Candidate]) -> None:
+    """All are found, and some draws have none of them."""
+    for run in runs:
+        few = [name for name in dict.fromkeys(run.test.patients) if name and "virus" in name][:3]
+        for row, name in enumerate(run.test.patients):
+            if name in few:
+                run.test.probabilities[row] = 0.99
+            elif name and "virus" in name:
+                run.test.patients[row] = name.replace("virus", "bacteria")
+
+
+def perfect(runs: list[Candidate]) -> None:
+    """No slope, no mistake, nothing that varies."""
+    for run in runs:
+        for split in (run.test, run.val):
+            split.probabilities = 0.1 + 0.8 * split.labels + 0.01 * run.seed
+
+
 def one_patient(runs: list[Candidate]) -> None:
     for run in runs:
         run.test.patients[:] = [f"patient {label}" for label in run.test.labels]
 
 
-@pytest.mark.parametrize("change", [numeric_patients, shared_splits, unscored, one_patient])
+@pytest.mark.parametrize(
+    "change",
+    [numeric_patients, shared_splits, unscored, one_patient, not_utf_8, three_virus_patients, perfect],
+)
 def test_every_number_is_recomputed(change: object, tmp_path: Path) -> None:
     models = (("resnet18", 2.0, 4), ("resnet50", 1.5, 1))
     runs = [candidate(model, seed, quality) for model, quality, seeds in models for seed in range(seeds)]

@@ -41,14 +41,20 @@ def test_configurations_are_named_by_what_distinguishes_them() -> None:
         "resnet50, lr=0.001",
     ]
     assert result._names([base, base]) == ["resnet18", "resnet18 (2)"]
+    long = [base | {"optim.lr": lr} for lr in (0.0009250000000000001, 0.001)]
+    assert result._names(long) == ["lr=0.000925", "lr=0.001"]
+    near = [base | {"optim.lr": lr} for lr in (0.00092501, 0.00092502)]
+    assert result._names(near) == ["lr=0.00092501", "lr=0.00092502"]
+    grid = [base | {"optim.lr": lr, "model.dropout": d} for lr in (0.001, 0.01) for d in (0.0, None)]
+    assert result._names(grid)[:2] == ["dropout=0.0, lr=0.001", "dropout=null, lr=0.001"]
 
 
 def test_a_value_that_is_not_hashed_is_named_as_what_it_means() -> None:
     """Version 0.1 recorded neither version, and a later key at its neutral value is left out."""
     base = {"model.name": "resnet18"}
-    assert result._names([base, base | {"core": 2}]) == ["resnet18, core=1", "resnet18, core=2"]
+    assert result._names([base, base | {"core": 2}]) == ["core=1", "core=2"]
     added = base | {"trainer.sync_batchnorm": True}
-    assert result._names([base, added]) == ["resnet18, sync_batchnorm=False", "resnet18, sync_batchnorm=True"]
+    assert result._names([base, added]) == ["sync_batchnorm=false", "sync_batchnorm=true"]
 
 
 def test_what_differs_is_kept_apart_from_what_is_shared() -> None:

@@ -179,10 +179,53 @@ def test_the_command_that_adds_seeds_is_printed() -> None:
 
 def test_a_configuration_alone_and_optimistic_runs_only() -> None:
     (alone,) = words.verdicts(finished([candidate()]))
-    assert alone.startswith("One configuration: resnet18, AUROC 0.")
+    assert alone.startswith("One configuration, resnet18: test AUROC .")
     assert "nothing to compare it with" in alone
     (optimistic,) = words.verdicts(finished([candidate(protocol="test_selected")]))
     assert "there is nothing to rank" in optimistic
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        (candidates(), "It has a higher AUROC than resnet50."),
+        ([candidate("a", 0, 2.0), candidate("b", 0, 1.0)], "No difference between the two can be shown; one"),
+        (five(1), "No difference between the 5 configurations can be shown; one seed each."),
+    ],
+)
+def test_the_answer_is_validations_choice_and_what_differs(runs: list[Candidate], said: str) -> None:
+    comparison = finished(runs)
+    sentence = words.answer(comparison)
+    choice = comparison["choice"]
+    assert choice is not None
+    row = next(row for row in comparison["configurations"] if row["id"] == choice["id"])
+    score = words.compact(row["scores"]["auroc"])
+    tied = f" (tied with {words.plural(len(choice['tied']), 'other')})" if choice["tied"] else ""
+    assert sentence.startswith(f"Best by validation{tied}: {row['name']}, test AUROC {score}. {said}")
+
+
+def test_the_answer_counts_what_cannot_be_shown() -> None:
+    runs = [
+        candidate(model, seed, q, config={"model.name": model})
+        for model, q in (("a", 2.0), ("b", 1.9), ("c", 0.6))
+        for seed in range(3)
+    ]
+    comparison = finished(runs)
+    pairs = {(p["first"], p["second"]): words.claimed(p["scores"]["auroc"]) for p in comparison["pairs"]}
+    assert pairs == {("c1", "c2"): False, ("c1", "c3"): True, ("c2", "c3"): True}
+    assert comparison["choice"] is not None
+    row = next(r for r in comparison["configurations"] if r["id"] == comparison["choice"]["id"])
+    other = {"a": "b", "b": "a"}[row["name"]]
+    end = f"It has a higher AUROC than c; against {other}, no difference can be shown."
+    assert words.answer(comparison).endswith(end)
+
+
+def test_official_validation_is_not_said_to_be_carved() -> None:
+    carved = " ".join(words.limits(finished([candidate()])))
+    official = " ".join(words.limits(finished([candidate(protocol="official_val")])))
+    assert "carved from the training folder" in carved and "carved" not in official
+    assert "the set's own validation folder" in official
+    assert words.protocol_words("official_val") == "the set's own validation images"
 
 
 def test_one_seed_is_named() -> None:
@@ -204,9 +247,10 @@ def test_warnings_name_what_changes_the_reading() -> None:
         "Patients are not known.",
         "Few patients.",
         "Optimistic runs.",
-        "Left out.",
+        "1 run left out.",
         "Note.",
     ]
+    assert words.headlines(comparison) == [*titles[:-1], "A note."]
 
 
 def test_the_limits_follow_the_data() -> None:
@@ -219,6 +263,9 @@ def test_the_limits_follow_the_data() -> None:
 
 def test_numbers_are_printed_as_a_reader_expects() -> None:
     assert (words.number(0.12344), words.number(0.12344, 3)) == ("0.1234", "0.123")
+    assert words.compact({"value": 0.97, "low": 0.955, "high": 1.0}) == f".970 (.955{words.DASH}1.000)"
+    assert words.short_number(-0.0123) == "-.012"
+    assert [words.setting(value) for value in (None, True, 3e-4)] == ["null", "true", "0.0003"]
     assert words.number(None) == words.number(float("nan")) == "-"
     assert (
         words.with_interval({"value": 0.9, "low": 0.85, "high": 0.95}) == f"0.9000 (0.850{words.DASH}0.950)"

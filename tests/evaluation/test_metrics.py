@@ -212,6 +212,11 @@ def test_operating_points_keep_what_they_promise(seed: int) -> None:
     assert metrics.operating_points([1, 1], [0.2, 0.3]) == {"half": 0.5}
 
 
+def test_no_temperature_is_fitted_to_one_class() -> None:
+    assert metrics.temperature([1, 1, 1], [0.9, 0.8, 0.3]) == 1.0
+    assert metrics.temperature([0, 1], [0.4, 0.9]) != 1.0
+
+
 def test_temperature_minimises_the_log_loss() -> None:
     labels, probabilities = sample(1)
     found = metrics.temperature(labels, probabilities)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
@@ -36,19 +37,28 @@ def test_a_file_name_need_not_be_utf_8() -> None:
     one = split()
     one.paths[0] = b"\xff.jpeg".decode(errors="surrogateescape")
     assert b"\xff.jpeg" in predictions_csv(one)
+    assert read_predictions(predictions_csv(one).decode(errors="surrogateescape")).paths == one.paths
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "reason"),
     [
-        "path,label\na,0\n",
-        "path,patient,label,probability\na,,x,0.5\n",
-        "path,patient,label,probability\na\n",
+        ("", "the first line has no path and no patient and no label and no probability"),
+        ("path,label\na,0\n", "the first line has no patient and no probability"),
+        ("path,patient,label,probability\n", "it has no rows"),
+        ("path,patient,label,probability\na,,x,0.5\n", "line 2: label is 'x', not a number"),
+        ("path,patient,label,probability\na,,1,0.5\nb\n", "line 3: it does not have the 4 cells"),
+        ("path,patient,label,probability,prediction\na,,1,0.5,1\nb,,1,0.", "line 3: it does not have the 5"),
+        ("path,patient,label,probability\na,,1,0.5,9\n", "line 2: it does not have the 4 cells"),
+        (f"path,patient,label,probability\n{'a' * 200_000},,1,0.5\n", "field larger than"),
     ],
 )
-def test_another_table_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="table of predictions \\(path, patient, label, probability\\)"):
+def test_another_or_a_damaged_table_is_refused_with_its_line(text: str, reason: str) -> None:
+    with pytest.raises(UserError) as raised:
         read_predictions(text)
+    message = str(raised.value)
+    assert message.startswith("not a table of predictions (path, patient, label, probability): ")
+    assert re.search(reason, message) and "\n" not in message
 
 
 def test_an_image_is_positive_from_the_threshold_on() -> None:

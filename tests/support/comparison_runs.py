@@ -66,6 +66,7 @@ def make(
     epochs: int = 4,
     data_root: str = "/nowhere",
     lr: float = 0.001,
+    slow_last_epoch: bool = False,
 ) -> Path:
     """One run of `model` below `root`, sent to `uri`; `without` names an artifact that is not written."""
     settings = Config(
@@ -104,6 +105,8 @@ def make(
         values |= {f"{part}/loss": 1 / epoch for part in parts}
         values |= {"val/auroc": 0.9 + epoch / 100}
         measured = {"time/images_per_s": 90.0 + seed, "time/epoch_s": 50.0, "memory/peak_mib": 2000.0 + seed}
+        if slow_last_epoch and epoch == epochs:
+            measured["time/epoch_s"] = 900.0
         journal.metrics(values | measured, epoch)
         history.append({"epoch": epoch, **values})
     scored = metrics.scores(splits["test"].labels, splits["test"].probabilities)
@@ -170,7 +173,8 @@ def finished(runs: list[Candidate], draws: int = 100, **keys: object) -> Compari
     about: dict = {
         "experiment": "pneumo", "sweep": None, "made": "today", "version": "0", "command": "a command",
         "software": {"numpy": "2"}, "commits": ["abc"], "digest": DIGEST, "data": "chest_xray",
-        "synthetic": False,
+        "synthetic": False, "runs_at": "http://127.0.0.1:5000/#/experiments/1/runs/",
+        "show_runs": "pneumo ui tracking.experiment=pneumo",
     }  # fmt: skip
     options: dict = {key: keys.pop(key) for key in ("rank_by", "margin") if key in keys}
     rest: dict = {"about": about | keys, "left_out": [], "unscored": unscored(runs), "splits": SIZES}

@@ -18,7 +18,7 @@ from pneumo.files import local_folder
 from pneumo.tracking.journal import Journal
 
 # Tags with ids that MLflow or the journal made, which differ in every tracker.
-_IDS = (names.JOURNAL_TAG, names.PARENT_TAG, names.BEST_CHILD_TAG, names.SCORED_TAG)
+_IDS = (names.JOURNAL_TAG, names.PARENT_TAG, names.BEST_CHILD_TAG, names.SCORED_TAG, names.HEARTBEAT_TAG)
 _OF_A_START = ("happened", "duration_s")  # what a sweep's table says of the last start of a job
 # What a killed process may leave that is large. The same command removes it.
 _LEFTOVERS = (

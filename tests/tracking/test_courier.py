@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from support.journals import artifact, begun, rows, runs, whole
 
+from pneumo.names import NOTE_TAG
 from pneumo.tracking.courier import note_path, read_note
 from pneumo.tracking.journal import artifact_file
 from pneumo.tracking.sender import sync, verify
@@ -236,3 +237,32 @@ def test_a_half_copied_file_of_a_killed_process_goes(tmp_path: Path, uri: str) -
     path.write_text(json.dumps({**json.loads(path.read_text()), "sequence": 1}))  # as it was at the kill
     sync(journal.folder, SETTINGS, uri)
     assert sorted(file.name for file in store.rglob("*") if file.is_file()) == ["config.yaml", "roc test.png"]
+
+
+def described(tmp_path: Path, uri: str) -> tuple[Any, MlflowClient, str]:
+    journal = begun(tmp_path / "run")
+    journal.tags({NOTE_TAG: "It trains: [ROC](run:/figures/roc.png), [other](run:abc123)."})
+    run_id = sync(journal.folder, SETTINGS, uri).run_id
+    assert run_id is not None
+    return journal, MlflowClient(uri), run_id
+
+
+def test_links_of_a_description_lead_to_mlflows_pages(tmp_path: Path, uri: str) -> None:
+    journal, client, run_id = described(tmp_path, uri)
+    run = client.get_run(run_id)
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}"
+    assert (
+        run.data.tags[NOTE_TAG] == f"It trains: [ROC]({page}/artifacts/figures/roc.png), [other](run:abc123)."
+    )
+    journal.tags({NOTE_TAG: "done"})
+    sync(journal.folder, SETTINGS, uri)
+    assert client.get_run(run_id).data.tags[NOTE_TAG] == "done"
+
+
+def test_a_users_description_stays(tmp_path: Path, uri: str) -> None:
+    journal, client, run_id = described(tmp_path, uri)
+    client.set_tag(run_id, NOTE_TAG, "my own words")
+    journal.tags({NOTE_TAG: "done", "other": "x"})
+    sync(journal.folder, SETTINGS, uri)
+    tags = client.get_run(run_id).data.tags
+    assert tags[NOTE_TAG] == "my own words" and tags["other"] == "x"

@@ -53,7 +53,7 @@ def test_what_is_not_there_is_named(tracker: ModelTracker, tmp_path: Path) -> No
         "runs:/nothing": "not of a known form",
         "f" * 32: "is not in sqlite",
         deleted: "was deleted",
-        "nowhere": "neither a folder nor a run id",
+        "nowhere": "neither a folder nor a known run",
         "models:/m-" + "0" * 32: "is not in sqlite",
     }
     for name, words in answers.items():

@@ -1,0 +1,155 @@
+"""Calibration on test images: recalibration slope and intercept, an interval of the calibration error, bins.
+
+Slope and intercept are those of logistic recalibration (Cox 1958; Van Calster et al. 2019). The slope is b in
+logit P(ill) = a + b logit(p); below 1 the probabilities are too extreme. The intercept is a with b fixed at
+1; above 0 the probabilities are too low. Their variances are over patients: a sum of squares of each
+patient's influence (the sandwich of Huber and White, by cluster), of runs the mean influence, times
+n / (n - 1) for n patients of the smaller class.
+
+ECE is biased upwards: a calibrated network shows an ECE above 0 too. So labels are drawn as if the network
+were calibrated: with rng = numpy.random.default_rng(seed), u = rng.random((patients, 500)), patients sorted
+by stratum and name as for the draws; an image is ill where its patient's u is below its probability. The
+95 % interval of the ECE is from max(0, ECE - the 97.5 % quantile of these ECEs) to ECE + 1.96 standard errors
+of the draws. Below, it subtracts the whole bias of a calibrated network, and above none.
+
+A bin's share of ill images has Wilson's interval with the variance over patients, of at most its patients.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, checked
+from pneumo.evaluation.statistics import Z, clusters, small_sample, wilson
+
+CALIBRATED_DRAWS = 500
+MOST_STEPS = 100
+
+
+@dataclass(kw_only=True, slots=True)
+class Recalibration:
+    """One network's slope and intercept, and each image's influence on them [N]."""
+
+    slope: float  # nan if the probabilities separate the classes: then no slope is finite
+    intercept: float
+    slope_influence: Floats
+    intercept_influence: Floats
+
+    @classmethod
+    def of(cls, labels: ArrayLike, probabilities: ArrayLike) -> "Recalibration":
+        truth, chances = checked(labels, probabilities)
+        x = _logit(chances)
+        nothing = np.full(len(truth), np.nan)
+        if not 0 < truth.sum() < len(truth):
+            return cls(
+                slope=np.nan, intercept=np.nan, slope_influence=nothing, intercept_influence=nothing.copy()
+            )
+        ones = np.ones((len(x), 1))
+        (intercept,), at_intercept = _logistic(truth, ones, x)
+        ill, well = x[truth == 1], x[truth == 0]
+        if ill.min() >= well.max() or ill.max() <= well.min():
+            return cls(
+                slope=np.nan,
+                intercept=intercept,
+                slope_influence=nothing,
+                intercept_influence=at_intercept[0],
+            )
+        (_, slope), at_slope = _logistic(truth, np.stack([ones[:, 0], x], axis=1), np.zeros(len(x)))
+        return cls(
+            slope=slope,
+            intercept=intercept,
+            slope_influence=at_slope[1],
+            intercept_influence=at_intercept[0],
+        )
+
+
+def _logistic(truth: Ints, columns: Floats, offset: Floats) -> tuple[list[float], Floats]:
+    """Coefficients [K] of a logistic regression on `columns` [N, K], and each image's influence [K, N].
+
+    Newton's method; a step that raises the loss is halved.
+    """
+    sign = np.where(truth == 1, -1.0, 1.0)
+
+    def loss(beta: Floats) -> float:
+        return float(np.logaddexp(0, sign * (offset + columns @ beta)).sum())
+
+    beta, now = np.zeros(columns.shape[1]), np.inf
+    for _ in range(MOST_STEPS):
+        mean = 1 / (1 + np.exp(-np.clip(offset + columns @ beta, -500, 500)))
+        information = (columns * (mean * (1 - mean))[:, None]).T @ columns
+        step = np.linalg.solve(information, columns.T @ (truth - mean))
+        now = loss(beta)
+        while loss(beta + step) > now + 1e-12 * (1 + now):
+            step = step / 2
+        beta = beta + step
+        if np.abs(step).max() <= 1e-13 * (1 + np.abs(beta).max()):
+            break
+    mean = 1 / (1 + np.exp(-np.clip(offset + columns @ beta, -500, 500)))
+    information = (columns * (mean * (1 - mean))[:, None]).T @ columns
+    influence: Floats = np.linalg.solve(information, columns.T * (truth - mean)).astype(np.float64)
+    return beta.tolist(), influence
+
+
+def over_patients(
+    value: float, influences: Sequence[Floats], patient_of: Ints, smaller_class: int
+) -> tuple[float, float]:
+    """95 % interval of the runs' mean `value` from each run's influences [N]; nan if there is no value."""
+    by_patient = np.bincount(patient_of, weights=np.mean(influences, axis=0))
+    half = Z * float(np.sqrt((by_patient**2).sum() * small_sample(smaller_class)))
+    return value - half, value + half
+
+
+def error_if_calibrated(
+    labels: ArrayLike, patients: Sequence[str | None], networks: Sequence[ArrayLike], seed: int = 0
+) -> Floats:
+    """The networks' mean ECE [draws] if each of them were calibrated on these images."""
+    order, _, patient_of = clusters(labels, patients)
+    uniform = np.random.default_rng(seed).random((len(order), CALIBRATED_DRAWS))[patient_of]
+    total = np.zeros(CALIBRATED_DRAWS)
+    for network in networks:
+        chances = checked(labels, network)[1]
+        gaps = chances[:, None] - (uniform < chances[:, None])
+        total += np.abs(_by_bin(chances) @ gaps).sum(axis=0) / len(chances)
+    return total / len(networks)
+
+
+def error_interval(
+    value: float, if_calibrated: Floats, draws: Floats, smaller_class: int
+) -> tuple[float, float]:
+    """95 % interval of an ECE from its draws if calibrated and its bootstrap draws (see above)."""
+    low = max(0.0, value - float(np.quantile(if_calibrated, 0.975)))
+    return low, value + Z * float(draws.std(ddof=1)) * small_sample(smaller_class) ** 0.5
+
+
+def bin_intervals(
+    labels: ArrayLike, patients: Sequence[str | None], networks: Sequence[ArrayLike]
+) -> list[tuple[float, float]]:
+    """95 % interval of each of 15 bins' share of ill images, the networks pooled; nan of an empty bin."""
+    _, _, patient_of = clusters(labels, patients)
+    truth = np.tile(checked(labels, networks[0])[0], len(networks))
+    inside = _by_bin(np.concatenate([checked(labels, network)[1] for network in networks]))
+    people = np.tile(patient_of, len(networks))
+    found = []
+    for row in inside:
+        rows = np.flatnonzero(row)
+        if not len(rows):
+            found.append((float("nan"), float("nan")))
+            continue
+        share = float(truth[rows].mean())
+        off = np.bincount(people[rows], weights=truth[rows] - share)
+        counted = len(np.unique(people[rows]))
+        found.append(wilson(share, float((off**2).sum()) / len(rows) ** 2 * small_sample(counted), counted))
+    return found
+
+
+def _by_bin(chances: Floats) -> Floats:
+    """1 where an image [N] is in a bin [15]; a probability on an edge is in the upper bin."""
+    bins = np.searchsorted(np.arange(1, ECE_BINS) / ECE_BINS, chances, side="right")
+    return (np.arange(ECE_BINS)[:, None] == bins).astype(np.float64)
+
+
+def _logit(chances: Floats) -> Floats:
+    kept = np.clip(chances, 1e-12, 1 - 1e-12)  # a float32 softmax reaches 0 and 1
+    return np.asarray(np.log(kept / (1 - kept)))

@@ -1,0 +1,75 @@
+"""What MLflow's pages say about a run: its figures, how its epoch was chosen, links and its command.
+
+The text is Markdown in the run's description. A link `run:/NAME` leads to an artifact of the run: the courier
+writes MLflow's address, which differs in every tracker.
+"""
+
+import shlex
+
+from pneumo import names
+from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation.predictions import SplitResult
+from pneumo.run_plan import RunPlan
+from pneumo.sweep.identity import without_places
+from pneumo.tracking.journal import Journal, redact
+
+FIGURES = {
+    "ROC": f"{names.FIGURES}/roc_test.png",
+    "confusion matrix": f"{names.FIGURES}/confusion_test.png",
+    "loss": f"{names.FIGURES}/curves_loss.png",
+    "calibration": f"{names.FIGURES}/calibration_test.png",
+    "predictions": names.TEST_PREDICTIONS,
+}
+SHOWN = {"auroc": "AUROC", "accuracy": "accuracy", "recall": "sensitivity", "specificity": "specificity"}
+
+
+def begun(plan: RunPlan) -> str:
+    """The description of a run that trains."""
+    return f"{_what(plan)}\n\nIt trains, or its process ended without a report.\n\n{_command(plan)}"
+
+
+def ended(plan: RunPlan, journal: Journal, test: SplitResult | None) -> str:
+    """The description of a finished run. `test` is its result on the test set, None: not scored."""
+    rows = []
+    if test is not None:
+        scores = metrics.scores(test.labels, test.probabilities)
+        weights = statistics.resample(test.labels, test.patients)
+        draws = statistics.resampled_scores(test.labels, test.probabilities, weights)
+        counts = statistics.PatientCounts.of(test.labels, test.patients)
+        for score, word in SHOWN.items():
+            low, high = statistics.interval(score, scores[score], draws[score], counts)
+            rows.append(f"| test {word} | {scores[score]:.4f} | {low:.3f} to {high:.3f} |")
+    else:
+        rows.append(f"| test | not scored | `pneumo evaluate model={plan.fingerprint} split=test` |")
+    best = {key: journal.history(f"best/{key}")[-1][1] for key in ("epoch", "val_auroc", "val_accuracy")}
+    rows.append(f"| validation AUROC | {best['val_auroc']:.4f} | |")
+    rows.append(f"| validation accuracy | {best['val_accuracy']:.4f} | |")
+    table = "\n".join(["| | | 95 % interval over patients |", "|---|---|---|", *rows])
+    epoch = f"Epoch {best['epoch']:.0f}: {names.PROTOCOLS[plan.protocol]}."
+    links = " · ".join(
+        f"[{word}](run:/{name})" for word, name in FIGURES.items() if name in journal.artifacts
+    )
+    return f"{_what(plan)}\n\n{table}\n\n{epoch}\n\n{links}\n\n{_command(plan)}"
+
+
+def stopped(plan: RunPlan, status: str, reason: str | None) -> str:
+    """The description of a run that ended before its report."""
+    return f"{_what(plan)}\n\n{status}: {reason or 'no reason is known'}.\n\n{_command(plan)}"
+
+
+def _what(plan: RunPlan) -> str:
+    settings = plan.settings
+    data = f"{settings.data.name} at {settings.data.image_size} px"
+    synthetic = " (synthetic images)" if plan.synthetic else ""
+    return (
+        f"**{settings.model.name}** on {data}{synthetic}, sampler {settings.sampler.name}, augment "
+        f"{settings.augment.name}, {settings.optim.name} at {settings.optim.lr:g}, "
+        f"{settings.trainer.epochs} epochs, seed {settings.seed}."
+    )
+
+
+def _command(plan: RunPlan) -> str:
+    typed = without_places(plan.overrides)
+    if not typed:
+        return f"`pneumo runs reproduce {plan.fingerprint}` prints its command."
+    return f"    pneumo train {redact(shlex.join(typed))}"

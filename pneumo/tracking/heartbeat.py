@@ -1,0 +1,26 @@
+"""Whether the process of a run lives, for a machine that cannot see it: a time that the run renews in MLflow.
+
+Only MLflow has it, not the journal: it says nothing about the run once that has ended.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+BEAT_S = 60.0  # a run renews its time this often
+STALE_S = 300.0  # a run whose time is older is taken for dead; it reopens itself should it live
+REASON = "its process ended without a report: kill -9, a power cut, or no memory left"
+
+
+def now() -> str:
+    """The time as it is written: UTC, ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def is_stale(beat: str | None) -> bool:
+    """True where the last beat is too old. A run without one, of version 0.1, is not judged."""
+    if beat is None:
+        return False
+    try:
+        then = datetime.strptime(beat, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return datetime.now(UTC) - then > timedelta(seconds=STALE_S)
