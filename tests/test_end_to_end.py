@@ -121,8 +121,12 @@ def check_contract(folder: Path, run) -> None:  # type: ignore[no-untyped-def]
     assert len(tags["pneumo.fingerprint"]) == 16
     assert (folder / "outputs" / tags["pneumo.fingerprint"] / "journal.jsonl").is_file()
     assert artifact_names(folder, run.info.run_id) >= ARTIFACTS
-    (dataset,) = run.inputs.dataset_inputs
-    assert dataset.dataset.digest and dataset.dataset.digest == tags["pneumo.data_digest"][:36]
+    digests = {one.tags[0].value: one.dataset.digest for one in run.inputs.dataset_inputs}
+    assert digests == {
+        "training": tags["pneumo.data_digest"][:36],
+        "validation": tags["pneumo.split"][:36],
+        "testing": tags["pneumo.test_set"][:36],
+    }
 
 
 def test_figures_reports_and_predictions_agree(every_option: Path) -> None:

@@ -205,13 +205,13 @@ def test_a_job_is_skipped_at_once_among_a_thousand(
     run_one = run.run
 
     def timed(*arguments: Any) -> Outcome:
-        started = time.monotonic()
+        started, started_cpu = time.monotonic(), time.process_time()
         outcome = run_one(*arguments)
-        took.append(time.monotonic() - started)
+        took.append((time.process_time() - started_cpu, time.monotonic() - started))
         return outcome
 
     monkeypatch.setattr(run, "run", timed)
-    begun = time.monotonic()
     ending = command("train", *line)
     assert ending.code == 0 and "done already, skipped" in ending.out
-    assert took[0] < 0.3, f"the decision took {took[0]:.2f} s of {time.monotonic() - begun:.2f} s"
+    worked_s, waited_s = took[0]  # the other tests share the cores, so waiting counts less
+    assert worked_s < 0.3 and waited_s < 2, f"the decision took {worked_s:.2f} s, and {waited_s:.2f} s in all"

@@ -15,8 +15,9 @@ import pytest
 from mlflow import MlflowClient
 from support.commands import Hold, environment
 from support.servers import Mlflow, Postgres
+from support.tracked import without_ids
 
-from pneumo.names import HEARTBEAT_TAG, MEASURED, SCORED_TAG, STARTS
+from pneumo.names import HEARTBEAT_TAG, JOURNAL_TAG, MEASURED, SCORED_TAG, STARTS
 from pneumo.tracking.journal import Journal
 
 pytestmark = pytest.mark.services
@@ -95,9 +96,10 @@ def held(server: Mlflow, job: Job) -> dict[str, Any]:
         "metrics": table(f"key, step, is_nan, {value}", "metrics WHERE run_uuid"),
         "latest_metrics": table(f"key, step, is_nan, {value}", "latest_metrics WHERE run_uuid"),
         "params": table("key, value", "params WHERE run_uuid"),
-        "tags": table(
-            f"key, CASE WHEN key NOT IN ('{SCORED_TAG}', '{HEARTBEAT_TAG}') THEN value END",  # times
-            "tags WHERE key <> 'pneumo.journal_id' AND run_uuid",
+        "tags": Counter(
+            (key, "a time" if key == SCORED_TAG else without_ids(value))
+            for key, value in table("key, value", "tags WHERE run_uuid")
+            if key not in (JOURNAL_TAG, HEARTBEAT_TAG)  # a run whose server was never there has no beat
         ),
         "datasets": table(
             "name, digest, dataset_source",

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -60,13 +61,18 @@ def tracked(folder: Path) -> dict[str, Tracked]:
                 rows = Counter((key, 0, value) for key, value in last.items())
             if name in found:
                 raise AssertionError(f"{name} is twice in {folder / 'mlflow.db'}")
-            own = {key: value for key, value in tags.items() if key not in _IDS}
+            own = {key: without_ids(value) for key, value in tags.items() if key not in _IDS}
             store_folder = local_folder(uri)
             files = _files(store_folder) if store_folder else {}
             found[name] = Tracked(
                 status=status, rows=rows, params=pairs("params", run_id), tags=own, files=files
             )
     return found
+
+
+def without_ids(text: str) -> str:
+    """`text` without MLflow's run ids, which the links of a description hold."""
+    return re.sub(r"\b[0-9a-f]{32}\b", "ID", text)
 
 
 def differences(whole: Path, other: Path) -> list[str]:

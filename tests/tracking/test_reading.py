@@ -36,7 +36,7 @@ def test_finished_runs_come_with_their_files(reader: Reader) -> None:
 def test_what_is_missing_is_named(reader: Reader, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"experiment=other is not in .*it holds Default, pneumo"):
         reader.find("other")
-    with pytest.raises(UserError, match=r"sweep=s is not in experiment pneumo, which holds no sweep"):
+    with pytest.raises(UserError, match=r"sweep_id=s is not in experiment pneumo, which holds no sweep"):
         reader.find("pneumo", "s")
     with pytest.raises(UserError, match=r"none\.db does not exist"):
         Reader(f"sqlite:///{tmp_path}/none.db")
