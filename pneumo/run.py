@@ -288,8 +288,7 @@ def _start_record(plan: RunPlan, log: RunLog, start: StartRecord) -> None:
     """Open the journal, record what the run is, and begin to send."""
     settings, data = plan.settings, plan.data
     log.start(plan.name, settings.tracking.experiment, plan.tags())
-    if log.journal.status == "RUNNING":
-        log.journal.tags({names.NOTE_TAG: run_note.begun(plan)})
+    log.journal.tags({names.NOTE_TAG: run_note.begun(plan)})
     log.journal.params(plan.params())
     source = "phantom" if plan.synthetic else str(settings.data.root)
     log.journal.dataset(settings.data.name, data.digest[:36], source, "training")

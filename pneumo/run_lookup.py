@@ -1,7 +1,6 @@
 """The folder of a run, from any name that people have for it."""
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,10 +8,9 @@ from pneumo import UserError, config, names, places
 from pneumo.commands import RUN_FORMS
 from pneumo.sweep import jobs
 from pneumo.sweep.jobs import read_json
-from pneumo.tracking.courier import note_path, read_note
-from pneumo.tracking.journal import read_records, redact
-
-RUN_ID = re.compile(r"[0-9a-f]{32}")  # MLflow's
+from pneumo.tracking.courier import is_sweep, note_path, read_note
+from pneumo.tracking.journal import Journal, redact
+from pneumo.tracking.registry import RUN_ID
 
 
 def run_folders(output_dir: str, kind: str = "*") -> list[Path]:
@@ -24,13 +22,24 @@ def run_folders(output_dir: str, kind: str = "*") -> list[Path]:
     return sorted(found, key=lambda folder: (folder / "journal.jsonl").stat().st_mtime)
 
 
+def find_sweep(output_dir: str, sweep_id: str) -> Path:
+    """The folder of a sweep; UserError where there is none of this id."""
+    known = {folder.name: folder for folder in run_folders(output_dir, "sweeps/*")}
+    if sweep_id not in known:
+        raise UserError(f"sweep_id={sweep_id} is not known; there are {', '.join(known) or 'none'}.")
+    return known[sweep_id]
+
+
 def find_run(output_dir: str, name: str, uri: str | None = None) -> Path:
     """The folder of the run that `name` means (see commands.RUN_FORMS); UserError for none or several.
 
     A run has an MLflow id in each tracker. Where the beginning of an id is given, the ids in the tracker at
     `uri` come first.
     """
-    found = _matching(output_dir, name, uri)
+    return _only(_matching(output_dir, name, uri), output_dir, name)
+
+
+def _only(found: list[Path], output_dir: str, name: str) -> Path:
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} runs ({', '.join(folder.name for folder in found)})" if found else "not a run there"
@@ -65,9 +74,8 @@ def model_of(model: str, output_dir: str, uri: str) -> str:
         return model
     if folder.is_dir() and not (folder / "journal.jsonl").is_file():
         return model
-    if not Path(output_dir).expanduser().is_dir() or not _matching(output_dir, model, uri):
-        return model
-    return str(find_run(output_dir, model, uri) / "artifacts")
+    found = _matching(output_dir, model, uri) if Path(output_dir).expanduser().is_dir() else []
+    return str(_only(found, output_dir, model) / "artifacts") if found else model
 
 
 def uri_of(folder: Path) -> str:
@@ -76,7 +84,7 @@ def uri_of(folder: Path) -> str:
     A saved URI lacks its password: the configured one is taken if it is the same without.
     """
     configured = os.environ.get("MLFLOW_TRACKING_URI") or places.default_uri()
-    if folder.parent.name == "sweeps":
+    if is_sweep(folder):
         root = folder.parents[1]
         made = (record["fingerprint"] for record in jobs.records(folder))
         candidates = [root / fingerprint for fingerprint in made if fingerprint]
@@ -106,8 +114,6 @@ def _run_ids(folder: Path) -> dict[Path, str]:
 
 
 def _run_name(folder: Path) -> str | None:
-    try:
-        records, _ = read_records(folder / "journal.jsonl")
-    except UserError:  # damaged: it can still be found by its folder
-        return None
-    return next((record["body"]["name"] for record in records if record["kind"] == "start"), None)
+    with suppress(UserError):  # damaged: it can still be found by its folder
+        return Journal(folder).name
+    return None

@@ -1,7 +1,6 @@
 """The scores of a run's chosen weights: on validation and, once, on the test set, now or after it ended."""
 
 import json
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from pneumo.files import write_atomically
 from pneumo.inference import ood
 from pneumo.run_overrides import train_again
 from pneumo.run_plan import RunPlan, plan_run
+from pneumo.text import utc_now
 from pneumo.tracking.journal import Journal
 from pneumo.tracking.run_log import RunLog
 from pneumo.training import runtime, scoring
@@ -188,7 +188,7 @@ def _write(
 def _record_test(plan: RunPlan, log: RunLog, scores: dict[str, float], step: int) -> None:
     """Record the test scores with the time, and print them."""
     if names.SCORED_TAG not in log.journal.tags_logged:  # a run killed in its report scores again
-        log.journal.tags({names.SCORED_TAG: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        log.journal.tags({names.SCORED_TAG: utc_now()})
     log.journal.metrics({f"test/{name}": value for name, value in scores.items()}, step)
     figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     origin = "; synthetic images" if plan.synthetic else ""

@@ -10,11 +10,13 @@ from typing import Any
 from pneumo import UserError, config
 from pneumo.commands import RUN_FORMS
 from pneumo.reproduce import reproduce as reproduce_run
-from pneumo.run_lookup import RUN_ID, find_run, model_of, run_folders, run_id_of, uri_of
+from pneumo.run_lookup import find_run, find_sweep, model_of, run_folders, run_id_of, uri_of
 from pneumo.sweep import jobs
 from pneumo.text import clock, table
-from pneumo.tracking.courier import read_note
+from pneumo.tracking import reading, sender
+from pneumo.tracking.courier import is_sweep, read_note
 from pneumo.tracking.journal import DONE, Journal, redact
+from pneumo.tracking.registry import RUN_ID, Registry, resolve
 from pneumo.tracking.settings import TrackingSettings
 
 NOT_KNOWN = {"state": "", "epoch": "-", "score": "-", "time left": "-", "reason": ""}
@@ -125,7 +127,7 @@ def _run_status(settings: StatusConfig) -> int:
         folders = [find_run(settings.output_dir, settings.which, settings.tracking.uri)]
     else:
         folders = run_folders(settings.output_dir)
-    rows, uri = [], settings.tracking.uri or ""
+    rows = []
     for folder in folders:
         try:
             journal = Journal(folder)
@@ -135,10 +137,7 @@ def _run_status(settings: StatusConfig) -> int:
             )
             config.complain(error)
             continue
-        shown_id = (read_note(folder, uri).run_id or "-")[:8]
-        rows.append(
-            {"run": journal.name or "-", "fingerprint": folder.name, "MLflow": shown_id, **_progress(journal)}
-        )
+        rows.append({"run": journal.name or "-", **_identity(folder, settings), **_progress(journal)})
     print(table(rows, MOST_COLUMNS))
     for folder in [] if settings.which else run_folders(settings.output_dir, "sweeps/*"):
         print(f"sweep {folder.name}: {Journal(folder).status} (status sweep_id={folder.name} shows its jobs)")
@@ -147,24 +146,16 @@ def _run_status(settings: StatusConfig) -> int:
 
 def _sweep_status(settings: StatusConfig, sweep_id: str) -> int:
     """Print the jobs of a sweep; the number of those that are running."""
-    known = {folder.name: folder for folder in run_folders(settings.output_dir, "sweeps/*")}
-    if sweep_id not in known:
-        raise UserError(f"sweep_id={sweep_id} is not known; there are {', '.join(known) or 'none'}.")
-    rows = jobs.table(known[sweep_id])
+    sweep = find_sweep(settings.output_dir, sweep_id)
+    rows = jobs.table(sweep)
     shown = []
     for row, job in zip(rows, jobs.names(rows), strict=True):
-        run_id = None
-        if row["fingerprint"]:
-            run_id = read_note(
-                known[sweep_id].parents[1] / row["fingerprint"], settings.tracking.uri or ""
-            ).run_id
-        line: dict[str, Any] = {
-            "run": job,
-            "fingerprint": row["fingerprint"] or "-",
-            "MLflow": (run_id or "-")[:8],
-        }
-        if row["fingerprint"] and row["state"] != "FAILED":  # its journal could be what is damaged
-            line |= _progress(Journal(known[sweep_id].parents[1] / row["fingerprint"]))
+        line: dict[str, Any] = {"run": job, "fingerprint": "-", "MLflow": "-"}
+        run = sweep.parents[1] / row["fingerprint"] if row["fingerprint"] else None
+        if run:
+            line |= _identity(run, settings)
+        if run and row["state"] != "FAILED":  # its journal could be what is damaged
+            line |= _progress(Journal(run))
         else:
             line |= {**NOT_KNOWN, "state": row["state"], "reason": (row["reason"] or "")[:80]}
         shown.append(line)
@@ -174,6 +165,12 @@ def _sweep_status(settings: StatusConfig, sweep_id: str) -> int:
     guess = f", about {clock(undone * sum(done_s) / len(done_s))} one by one" if done_s and undone else ""
     print(f"sweep {sweep_id}: {len(done_s)} of {len(rows)} jobs done{guess}")
     return sum(row["state"] == "RUNNING" for row in rows)
+
+
+def _identity(run: Path, settings: StatusConfig) -> dict[str, str]:
+    """A run's fingerprint, and the beginning of its MLflow id."""
+    run_id = read_note(run, settings.tracking.uri or "").run_id
+    return {"fingerprint": run.name, "MLflow": (run_id or "-")[:8]}
 
 
 def _progress(journal: Journal) -> dict[str, Any]:
@@ -201,8 +198,6 @@ def sync(settings: SyncConfig) -> int:
 
     A run whose process died without a report is closed as KILLED, also one of another machine.
     """
-    from pneumo.tracking import reading, sender
-
     if settings.which:
         folders = [find_run(settings.output_dir, settings.which, settings.tracking.uri)]
     elif settings.tracking.uri and not Path(settings.output_dir).expanduser().is_dir():
@@ -214,7 +209,7 @@ def sync(settings: SyncConfig) -> int:
         uri = settings.tracking.uri or uri_of(folder)
         failed.setdefault(uri, 0)
         try:
-            closed = None if folder.parent.name == "sweeps" else jobs.close_dead(folder)
+            closed = None if is_sweep(folder) else jobs.close_dead(folder)
         except UserError as error:  # damaged: sending names it
             closed = None
             config.complain(error, 1)
@@ -259,7 +254,6 @@ def reproduce(settings: ReproduceConfig) -> int:
 def register(settings: RegisterConfig) -> int:
     """Register a run's model under name and alias; UserError for a run that should not be."""
     from pneumo.inference import registration
-    from pneumo.tracking.registry import Registry
 
     assert settings.which is not None and settings.alias is not None
     uri = settings.tracking.uri or ""
@@ -279,7 +273,6 @@ def register(settings: RegisterConfig) -> int:
 def export(settings: ExportConfig) -> int:
     """Write a model as ONNX."""
     from pneumo.inference import export, model_folder
-    from pneumo.tracking.registry import resolve
 
     assert settings.which is not None and settings.output is not None
     model = model_of(settings.which, settings.output_dir, settings.tracking.uri or "")

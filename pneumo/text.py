@@ -2,11 +2,13 @@
 
 import math
 import numbers
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEAST_CHARS = 20  # of a table's first column
+UTC_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def table(rows: Sequence[Mapping[str, object]], width: int | None = None) -> str:
@@ -18,12 +20,12 @@ def table(rows: Sequence[Mapping[str, object]], width: int | None = None) -> str
         return "(no rows)"
     columns = list(rows[0])
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(text) for text in texts) for texts in zip(columns, *cells, strict=True)]
     if width is not None:
-        others = [max(len(text) for text in texts) for texts in zip(columns, *cells, strict=True)][1:]
-        room = max(width - sum(others) - 2 * len(others), LEAST_CHARS)
+        room = max(width - sum(widths[1:]) - 2 * len(widths[1:]), LEAST_CHARS)
         for cell in cells:
             cell[0] = _shortened(cell[0], room)
-    widths = [max(len(text) for text in texts) for texts in zip(columns, *cells, strict=True)]
+        widths[0] = max(len(text) for text in (columns[0], *(cell[0] for cell in cells)))
     numeric = [any(isinstance(row.get(c), numbers.Real) for row in rows) for c in columns]
 
     def line(texts: Sequence[str]) -> str:
@@ -38,6 +40,11 @@ def _shortened(text: str, room: int) -> str:
         return text
     head = (room - 3) // 2
     return f"{text[:head]}...{text[len(text) - (room - 3 - head) :]}"
+
+
+def utc_now() -> str:
+    """The time now in UTC, as tags hold it: 2026-01-31T12:00:00Z."""
+    return time.strftime(UTC_FORMAT, time.gmtime())
 
 
 def clock(seconds: float) -> str:

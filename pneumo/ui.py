@@ -12,7 +12,6 @@ import webbrowser
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -20,7 +19,7 @@ import psutil
 
 from pneumo import UserError, config
 from pneumo.config_files import project_dir
-from pneumo.run_lookup import find_run
+from pneumo.run_lookup import find_run, find_sweep
 from pneumo.tracking import pages, view
 from pneumo.tracking.courier import Note, read_note
 from pneumo.tracking.journal import redact
@@ -149,12 +148,7 @@ def _note(uri: str, settings: UiConfig) -> Note:
     if settings.run:
         folder = find_run(settings.output_dir, settings.run, uri)
     else:
-        folder = Path(settings.output_dir).expanduser() / "sweeps" / str(settings.sweep_id)
-        if not folder.is_dir():
-            known = [path.name for path in sorted(folder.parent.glob("*"))]
-            raise UserError(
-                f"sweep_id={settings.sweep_id} is not known; there are {', '.join(known) or 'none'}."
-            )
+        folder = find_sweep(settings.output_dir, str(settings.sweep_id))
     note = read_note(folder, uri)
     if note.run_id is None or note.experiment_id is None:
         raise UserError(f"{folder.name} is not in {redact(uri)} yet: `pneumo runs sync` sends it.")

@@ -193,7 +193,9 @@ def test_a_run_and_a_sweep_are_opened(
     ],
 )
 def test_a_page_that_is_not_there_is_named(tmp_path: Path, settings: dict[str, str], words: str) -> None:
-    (tmp_path / "sweeps/one").mkdir(parents=True)
+    journal = Journal(tmp_path / "sweeps/one")
+    journal.start("one", "pneumo", {})
+    journal.close()
     tracking = TrackingSettings(uri="http://127.0.0.1:9")
     with pytest.raises(UserError, match=words):
         ui.show(ui.UiConfig(**settings, open=False, output_dir=str(tmp_path), tracking=tracking))

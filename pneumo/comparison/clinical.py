@@ -9,10 +9,11 @@ from pneumo.comparison.content import Comparison, ConfigurationRow, PairRow, Pai
 from pneumo.comparison.words import (
     DASH,
     SCORE_WORDS,
-    difference_interval,
+    difference_cells,
+    difference_columns,
     images_word,
     number,
-    p_text,
+    pairs_in_tables,
     plural,
     ranked,
     with_interval,
@@ -27,7 +28,6 @@ BY_CHANCE = (
     " Each run has its own threshold, which varies with the validation images: over patients alone, networks "
     "of equal configurations often differ here."
 )
-MOST_PAIRS = 45  # ten configurations; of more, only the pairs with the first are shown
 SHOWN_THRESHOLDS = (0.05, 0.10, 0.20, 0.30, 0.50, 0.70)  # of the decision curve
 
 
@@ -63,7 +63,7 @@ def _calibration(comparison: Comparison) -> Section:
     section = Section(title="Calibration", text=text, tables=[table], figures=["calibration"])
     if any(row["temperature"] for row in rows):
         section.tables.append(_temperatures(rows))
-    pairs = [pair for pair in _shown(comparison) if pair["tempered"]]
+    pairs = [pair for pair in pairs_in_tables(comparison) if pair["tempered"]]
     if pairs:
         names = {row["id"]: ranked(row) for row in comparison["configurations"]}
         entries = [
@@ -111,7 +111,7 @@ def _thresholds(comparison: Comparison) -> Section:
         section.details.append(Details(summary=table.caption, tables=[table]))
         entries = [
             (pair, SCORE_WORDS[score], entry)
-            for pair in _shown(comparison)
+            for pair in pairs_in_tables(comparison)
             for score, entry in pair["points"].get(rule, {}).items()
         ]
         if entries:
@@ -179,13 +179,8 @@ def _decision(comparison: Comparison) -> Section:
     return Section(title="Decision curve", text=[text], figures=["decision_curve"], tables=[table])
 
 
-def _shown(comparison: Comparison) -> list[PairRow]:
-    pairs = comparison["pairs"]
-    return pairs if len(pairs) <= MOST_PAIRS else [pair for pair in pairs if pair["first"] == "c1"]
-
-
 def _pairs_text(comparison: Comparison) -> str:
-    pairs, shown = comparison["pairs"], _shown(comparison)
+    pairs, shown = comparison["pairs"], pairs_in_tables(comparison)
     text = f"Holm's correction is over {plural(len(pairs), 'pair')}, separately for each score."
     if len(shown) < len(pairs):
         text += f" The table shows the {len(shown)} pairs with the first; comparison.json has all."
@@ -197,20 +192,9 @@ def _pairs_text(comparison: Comparison) -> str:
 def _pair_table(
     caption: str, entries: Sequence[tuple[PairRow, str, PairScore]], names: dict[str, str]
 ) -> Table:
-    rows = []
-    for pair, words, entry in entries:
-        seeds = entry["with_seeds"]
-        rows.append(
-            [
-                f"{names[pair['first']]} minus {names[pair['second']]}",
-                words,
-                f"{entry['difference']:+.4f}",
-                difference_interval(seeds) if seeds else "one seed",
-                p_text(seeds["p_holm"]) if seeds else "-",
-                difference_interval(entry),
-                p_text(entry["p_holm"]),
-            ]
-        )
-    columns = ["difference between", "score", "difference", "over seeds and patients", "p, Holm"]
-    columns += ["over patients alone", "p, Holm (patients alone)"]
+    rows = [
+        [f"{names[pair['first']]} minus {names[pair['second']]}", words, *difference_cells(entry)]
+        for pair, words, entry in entries
+    ]
+    columns = ["difference between", "score", *difference_columns()]
     return Table(caption=caption, columns=columns, rows=rows)

@@ -33,7 +33,8 @@ from pneumo.comparison.words import (
     SCORE_WORDS,
     answer,
     compact,
-    difference_interval,
+    difference_cells,
+    difference_columns,
     forest_scores,
     headlines,
     images_word,
@@ -41,6 +42,7 @@ from pneumo.comparison.words import (
     limits,
     number,
     p_text,
+    pairs_in_tables,
     plural,
     protocol_words,
     ranked,
@@ -56,7 +58,6 @@ MAIN_SCORES = ("auroc", "accuracy", "f1", "recall", "specificity")
 FURTHER_SCORES = ("balanced_accuracy", "precision", "mcc", "auprc", "brier", "log_loss", "ece")
 MOST_PLACES = 12  # on the first screen; the others are folded below it
 MOST_LINKS = 5  # runs of a configuration that are linked one by one
-MOST_PAIRS = 45  # ten configurations; of more, only the pairs with the first are shown
 
 
 def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
@@ -249,8 +250,8 @@ def _pairs(comparison: Comparison) -> Section | None:
     pairs = comparison["pairs"]
     if not pairs:
         return None
-    few = len(pairs) <= MOST_PAIRS
-    shown = pairs if few else [pair for pair in pairs if pair["first"] == "c1"]
+    shown = pairs_in_tables(comparison)
+    few = len(shown) == len(pairs)
     names = {row["id"]: row["name"] for row in comparison["configurations"]}
     scores = list(dict.fromkeys((comparison["rank_by"], "accuracy", "auroc", *pairs[0]["scores"])))
     text = [
@@ -282,25 +283,18 @@ def _pair_table(
 
     Without `seeds` (ensembles) patients are the only chance.
     """
-    columns = ["difference between" if both else f"{names['c1']} minus", "difference"]
-    columns += ["over seeds and patients", "p, Holm"] if seeds else []
-    columns += ["over patients alone", "p, Holm (patients alone)"] if seeds else ["over patients", "p, Holm"]
+    columns = ["difference between" if both else f"{names['c1']} minus", *difference_columns(seeds)]
     if score == "accuracy":
         columns += ["McNemar p", "McNemar p, Holm", "only first / only second right"]
     elif score == "auroc":
         columns += ["DeLong p", "DeLong p, Holm"]
     rows = []
     for pair in pairs:
-        entry, second = pair["scores"][score], names[pair["second"]]
+        second = names[pair["second"]]
         row = [
             f"{names[pair['first']]} minus {second}" if both else second,
-            f"{entry['difference']:+.4f}",
+            *difference_cells(pair["scores"][score], seeds),
         ]
-        if seeds:
-            recipes = entry["with_seeds"]
-            row.append(difference_interval(recipes) if recipes else "one seed")
-            row.append(p_text(recipes["p_holm"]) if recipes else "-")
-        row += [difference_interval(entry), p_text(entry["p_holm"])]
         if score == "accuracy":
             mcnemar = pair["mcnemar"]
             row += [p_text(mcnemar["p"]), p_text(mcnemar["p_holm"])]

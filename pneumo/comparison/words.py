@@ -505,6 +505,33 @@ def shown_pairs(comparison: Comparison) -> list[PairRow]:
     return order[:MOST_DIFFERENCES]
 
 
+MOST_PAIRS = 45  # ten configurations; of more, the tables show only the pairs with the first
+
+
+def pairs_in_tables(comparison: Comparison) -> list[PairRow]:
+    """The pairs that the page's tables show: all, or of many those with the first configuration."""
+    pairs = comparison["pairs"]
+    return pairs if len(pairs) <= MOST_PAIRS else [pair for pair in pairs if pair["first"] == "c1"]
+
+
+def difference_columns(seeds: bool = True) -> list[str]:
+    """The titles of `difference_cells`."""
+    if not seeds:
+        return ["difference", "over patients", "p, Holm"]
+    decides = ["over seeds and patients", "p, Holm"]
+    return ["difference", *decides, "over patients alone", "p, Holm (patients alone)"]
+
+
+def difference_cells(entry: PairScore, seeds: bool = True) -> list[str]:
+    """A paired difference in a table, with its intervals and tests; without `seeds`, over patients only."""
+    cells = [f"{entry['difference']:+.4f}"]
+    if seeds:
+        recipes = entry["with_seeds"]
+        cells.append(difference_interval(recipes) if recipes else "one seed")
+        cells.append(p_text(recipes["p_holm"]) if recipes else "-")
+    return [*cells, difference_interval(entry), p_text(entry["p_holm"])]
+
+
 def caption(figure: str, comparison: Comparison) -> str:
     score, where = SCORE_WORDS[comparison["rank_by"]], images_word(comparison)
     shown, count = len(shown_pairs(comparison)), len(comparison["pairs"])

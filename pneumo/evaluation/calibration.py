@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, checked
+from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of, checked, logit
 from pneumo.evaluation.statistics import Z, clusters, small_sample, wilson
 
 CALIBRATED_DRAWS = 500
@@ -40,7 +40,7 @@ class Recalibration:
     @classmethod
     def of(cls, labels: ArrayLike, probabilities: ArrayLike) -> "Recalibration":
         truth, chances = checked(labels, probabilities)
-        x = _logit(chances)
+        x = logit(chances)
         nothing = np.full(len(truth), np.nan)
         if not 0 < truth.sum() < len(truth):
             return cls(
@@ -95,7 +95,7 @@ def _logistic(truth: Ints, columns: Floats, offset: Floats) -> tuple[list[float]
 def over_patients(
     value: float, influences: Sequence[Floats], patient_of: Ints, smaller_class: int
 ) -> tuple[float, float]:
-    """95 % interval of the runs' mean `value` from each run's influences [N]; nan if there is no value."""
+    """95 % interval of the runs' mean `value` from each run's influences [N]; nan without a value."""
     by_patient = np.bincount(patient_of, weights=np.mean(influences, axis=0))
     half = Z * float(np.sqrt((by_patient**2).sum() * small_sample(smaller_class)))
     return value - half, value + half
@@ -145,11 +145,5 @@ def bin_intervals(
 
 
 def _by_bin(chances: Floats) -> Floats:
-    """1 where an image [N] is in a bin [15]; a probability on an edge is in the upper bin."""
-    bins = np.searchsorted(np.arange(1, ECE_BINS) / ECE_BINS, chances, side="right")
-    return (np.arange(ECE_BINS)[:, None] == bins).astype(np.float64)
-
-
-def _logit(chances: Floats) -> Floats:
-    kept = np.clip(chances, 1e-12, 1 - 1e-12)  # a float32 softmax reaches 0 and 1
-    return np.asarray(np.log(kept / (1 - kept)))
+    """1 where an image [N] is in a bin [15]."""
+    return (np.arange(ECE_BINS)[:, None] == bin_of(chances)).astype(np.float64)

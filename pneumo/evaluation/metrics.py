@@ -109,7 +109,7 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     truth, chances = checked(labels, probabilities)
     if not 0 < truth.sum() < len(truth):
         return 1.0
-    margins = np.where(truth == 1, 1, -1) * _logit(chances)
+    margins = np.where(truth == 1, 1, -1) * logit(chances)
 
     def slope(inverse: float) -> float:
         return float(-(margins / (1 + np.exp(margins * inverse))).mean())
@@ -124,7 +124,7 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 def tempered(probabilities: ArrayLike, temperature: float) -> Floats:
     """`probabilities` [N] with their logits divided by `temperature`."""
-    return np.asarray(1 / (1 + np.exp(-_logit(np.asarray(probabilities, dtype=np.float64)) / temperature)))
+    return np.asarray(1 / (1 + np.exp(-logit(np.asarray(probabilities, dtype=np.float64)) / temperature)))
 
 
 def from_counts(tn: float, fp: float, fn: float, tp: float) -> dict[str, float]:
@@ -153,14 +153,18 @@ def calibration_bins(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints,
     Returns three arrays [15]; an empty bin's means are nan. A probability on an edge is in the upper bin.
     """
     truth, chances = checked(labels, probabilities)
-    # searchsorted against the edges, not floor(p * 15): products such as 0.6 * 15 round to the wrong side.
-    edges = np.arange(1, ECE_BINS) / ECE_BINS
-    bins = np.searchsorted(edges, chances, side="right")
+    bins = bin_of(chances)
     images = np.bincount(bins, minlength=ECE_BINS)
     some = np.where(images > 0, images, np.nan)
     mean = np.bincount(bins, weights=chances, minlength=ECE_BINS) / some
     share = np.bincount(bins, weights=truth, minlength=ECE_BINS) / some
     return images.astype(np.int64), mean, share
+
+
+def bin_of(chances: Floats) -> Ints:
+    """The number of the bin, 0 to 14, of each probability; one on an edge is in the upper bin."""
+    # searchsorted against the edges, not floor(p * 15): products such as 0.6 * 15 round to the wrong side.
+    return np.searchsorted(np.arange(1, ECE_BINS) / ECE_BINS, chances, side="right")
 
 
 def calibration_error(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -192,7 +196,8 @@ def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
     return truth, chances
 
 
-def _logit(chances: Floats) -> Floats:
+def logit(chances: Floats) -> Floats:
+    """Log-odds of probabilities."""
     kept = np.clip(chances, 1e-12, 1 - 1e-12)  # a float32 softmax reaches 0 and 1
     return np.asarray(np.log(kept / (1 - kept)))
 

@@ -13,7 +13,7 @@ near 1 varies little in the draws, because the patients who would be missed were
 Behind sensitivity are the ill patients, behind specificity the normal ones, behind accuracy all, behind
 precision those with an image that is called ill, and behind the other scores (AUROC, AUPRC, F1, MCC,
 balanced accuracy) 4 / (1 / normal + 1 / ill). MCC is treated as the proportion (1 + MCC) / 2. Losses
-have the normal interval of their logarithm. ECE has an interval of its own, because it is biased upwards.
+have the normal interval of their logarithm. ECE is biased upwards; its interval is in `calibration`.
 A proportion of 0 or 1 has at least the exact one-sided bound of its patients: .05 ** (1 / n) of all n found.
 Percentiles, normal intervals of logits, BCa and Clopper-Pearson were tried in simulation
 (docs/explanation/statistics.md).

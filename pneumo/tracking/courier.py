@@ -29,7 +29,8 @@ from pneumo.names import (
     REASON_TAG,
     SWEEP_TAG,
 )
-from pneumo.tracking import heartbeat, view
+from pneumo.text import utc_now
+from pneumo.tracking import view
 from pneumo.tracking.journal import Journal, Record, artifact_file, read_records, redact
 from pneumo.tracking.mlflow_client import (
     NotSent,
@@ -71,6 +72,11 @@ class Note:
     experiment_id: str | None = None
     run_id: str | None = None
     sequence: int = 0
+
+
+def is_sweep(folder: Path) -> bool:
+    """True if `folder` is a sweep's, False if it is a run's."""
+    return folder.parent.name == "sweeps"
 
 
 def note_path(folder: Path, uri: str) -> Path:
@@ -137,7 +143,7 @@ class Courier:
         if not self._checked or not self._running or self.note.run_id is None:
             return
         client, run_id = self._client, self.note.run_id
-        client.set_tag(run_id, HEARTBEAT_TAG, heartbeat.now())
+        client.set_tag(run_id, HEARTBEAT_TAG, utc_now())
         if client.get_run(run_id).info.status != "RUNNING":
             self._untag(REASON_TAG)
             client.update_run(run_id, status="RUNNING")
@@ -325,7 +331,7 @@ class Courier:
 
     def _beside(self, fingerprint: str) -> Path:
         """The folder of another run, seen from a run's folder or from a sweep's."""
-        root = self.folder.parents[1] if self.folder.parent.name == "sweeps" else self.folder.parent
+        root = self.folder.parents[1] if is_sweep(self.folder) else self.folder.parent
         return root / fingerprint
 
     def _links(self, items: list[Item]) -> list[Item]:
@@ -352,7 +358,7 @@ class Courier:
                 with locked(folder / "sync.lock", LINK_WAIT_S):
                     other._read()
                     other._connect()
-            if folder.parent.name == "sweeps":
+            if is_sweep(folder):
                 with contextlib.suppress(Busy):
                     other.carry()  # its name and question are wanted before its end
         except NotSent:
@@ -427,7 +433,7 @@ class Courier:
         It is for people's eyes only: a tracker that takes no such tag is not a failure.
         """
         try:
-            if self.folder.parent.name == "sweeps":
+            if is_sweep(self.folder):
                 view.save(self._client, self.note.experiment_id or "", self.note.run_id, self.folder.name)
             else:
                 view.save(self._client, self.note.experiment_id or "")

@@ -1,6 +1,6 @@
 """What an error of MLflow, of a server or of a database means to a user: the reason, and what to do.
 
-Every pattern was seen with the real cause. An error that matches none is shown as it is.
+The tests show which patterns were seen with the real cause. An error that matches none is shown unchanged.
 """
 
 import re

@@ -5,14 +5,11 @@ Only MLflow has it, not the journal: it says nothing about the run once that has
 
 from datetime import UTC, datetime, timedelta
 
+from pneumo.text import UTC_FORMAT
+
 BEAT_S = 60.0  # a run renews its time this often
 STALE_S = 300.0  # a run whose time is older is taken for dead; it reopens itself should it live
 REASON = "its process ended without a report: kill -9, a power cut, or no memory left"
-
-
-def now() -> str:
-    """The time as it is written: UTC, ISO 8601."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def is_stale(beat: str | None) -> bool:
@@ -20,7 +17,7 @@ def is_stale(beat: str | None) -> bool:
     if beat is None:
         return False
     try:
-        then = datetime.strptime(beat, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        then = datetime.strptime(beat, UTC_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         return False
     return datetime.now(UTC) - then > timedelta(seconds=STALE_S)

@@ -41,8 +41,10 @@ def base(uri: str) -> str | None:
     """The address of a server that shows the store at `uri` now; None where none is known."""
     if uri.startswith(("http://", "https://")):
         return redact(uri).rstrip("/")
+    if (note := _note(uri)) is None:
+        return None
     with suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
-        known = json.loads(_note(uri).read_text())
+        known = json.loads(note.read_text())
         process = psutil.Process(known["pid"])
         if process.create_time() == known["started"]:
             return f"http://127.0.0.1:{int(known['port'])}"
@@ -51,20 +53,19 @@ def base(uri: str) -> str | None:
 
 def note_server(uri: str, port: int) -> None:
     """Note, beside a SQLite file, that this process serves it on `port`."""
-    if sqlite_file(uri):
+    if note := _note(uri):
         process = psutil.Process()
         content = {"pid": process.pid, "started": process.create_time(), "port": port}
-        write_atomically(_note(uri), json.dumps(content).encode())
+        write_atomically(note, json.dumps(content).encode())
 
 
 def forget_server(uri: str) -> None:
     """Delete the note of this process."""
-    if sqlite_file(uri):
-        _note(uri).unlink(missing_ok=True)
+    if note := _note(uri):
+        note.unlink(missing_ok=True)
 
 
-def _note(uri: str) -> Path:
+def _note(uri: str) -> Path | None:
+    """The file beside a SQLite database that says who serves it."""
     database = sqlite_file(uri)
-    if database is None:
-        raise KeyError(uri)
-    return database.with_name(f"{database.name}.ui.json")
+    return database.with_name(f"{database.name}.ui.json") if database else None

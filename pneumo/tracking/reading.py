@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +20,6 @@ from pneumo.names import (
     CONFIG,
     FINGERPRINT_TAG,
     HEARTBEAT_TAG,
-    MEASURED,
     REASON_TAG,
     SWEEP_TABLE,
     SWEEP_TAG,
@@ -34,6 +33,7 @@ from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 # What a comparison needs of a run, and what it uses where it is there.
 FILES = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG, BEST_FACTS)
 PAGE = 1000  # runs or experiments that a server gives at once
+COSTS = ("time/", "memory/")  # metrics of which a comparison shows the median; a query each
 FETCHERS = 8  # artifacts at once: a server on another machine answers each in tens of milliseconds
 
 
@@ -153,14 +153,7 @@ class Reader:
 
     def _experiments(self) -> list[Any]:
         """Every experiment: a server gives them in pages of a thousand."""
-        found: list[Any] = []
-        token: str | None = None
-        while True:
-            page = self._ask(partial(self._client.search_experiments, max_results=PAGE, page_token=token))
-            found += page
-            token = page.token
-            if not token:
-                return found
+        return self._pages(partial(self._client.search_experiments, max_results=PAGE))
 
     def _sweep_table(self, parents: list[TrackedRun]) -> dict[str, str]:
         """The sweep's jobs that have a run: its overrides by its fingerprint; empty without a table."""
@@ -176,7 +169,7 @@ class Reader:
     def _measure(self, run: TrackedRun) -> None:
         """The medians over the epochs: the last epoch alone says little on a machine that others use."""
         for key in run.metrics:
-            if key.startswith(MEASURED):
+            if key.startswith(COSTS):
                 points = self._ask(partial(self._client.get_metric_history, run.run_id, key))
                 run.measured[key] = median(point.value for point in points)
 
@@ -197,14 +190,18 @@ class Reader:
 
     def _search(self, experiment_id: str, query: str = "") -> list[Any]:
         order = {"max_results": PAGE, "order_by": ["attributes.start_time ASC"], "filter_string": query}
-        runs: list[Any] = []
+        return self._pages(partial(self._client.search_runs, [experiment_id], **order))
+
+    def _pages(self, search: Callable[..., Any]) -> list[Any]:
+        """All that `search` finds, page by page."""
+        found: list[Any] = []
         token: str | None = None
         while True:
-            page = self._ask(partial(self._client.search_runs, [experiment_id], page_token=token, **order))
-            runs += page
+            page = self._ask(partial(search, page_token=token))
+            found += page
             token = page.token
             if not token:
-                return runs
+                return found
 
     def _fetch(self, run: TrackedRun, names: tuple[str, ...] = FILES) -> None:
         """What is missing or cannot be read stays out of `files`: the comparison says so.

@@ -30,7 +30,7 @@ FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, a model's folder, or a run: i
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
 RUN_FILES = (BEST_WEIGHTS, TRAINING_REFERENCE, *FILES)
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d{1,9}))")
 _LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def resolve(model: str, uri: str, cache: Path) -> Resolved:
         folder = Path(model).expanduser()
         if folder.is_dir():
             return Resolved(folder=folder, version=str(folder))
-        if not _RUN_ID.fullmatch(model):
+        if not RUN_ID.fullmatch(model):
             raise UserError(f"model={model} is neither a folder nor a known run; give {FORMS}.")
     return Registry(uri, cache).resolve(model)
 
@@ -82,7 +82,7 @@ class Registry(Reader):
             folder = self._files(logged.artifact_location, MODEL_FILES, logged.model_id)
             return Resolved(folder=folder, version=logged.model_id, run_id=logged.source_run_id)
         run_id = model.removeprefix("runs:/")
-        if not _RUN_ID.fullmatch(run_id):
+        if not RUN_ID.fullmatch(run_id):
             raise UserError(f"model={model} is not of a known form; give {FORMS}.")
         run = self.run(run_id)
         return Resolved(folder=self.run_folder(run), version=run_id, run_id=run_id)

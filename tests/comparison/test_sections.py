@@ -6,7 +6,7 @@ from support.comparison_runs import candidate, candidates, finished
 from pneumo.comparison import sections
 from pneumo.comparison.blocks import PageContent, Section
 from pneumo.comparison.content import Comparison, all_rows
-from pneumo.comparison.words import compact
+from pneumo.comparison.words import MOST_PAIRS, compact
 
 HISTORY = [
     {"epoch": 1, "val/auroc": 0.9, "test/accuracy": 0.80, "test/f1": 0.9},
@@ -139,7 +139,7 @@ def test_pair_tables_have_their_companion_tests(page: PageContent) -> None:
 def test_of_many_pairs_only_those_with_the_first_are_shown() -> None:
     runs = [candidate(seed=0, config={"optim.lr": n}, run_id=str(n)) for n in range(11)]
     many = finished(runs, draws=50)
-    assert len(many["pairs"]) == 55 > sections.MOST_PAIRS
+    assert len(many["pairs"]) == 55 > MOST_PAIRS
     paired = section(sections.page(many, {}), "Pairs")
     assert len(paired.tables[0].rows) == 10 and "10 pairs with the first" in paired.text[1]
     assert paired.tables[0].columns[0] == f"{many['configurations'][0]['name']} minus"
