@@ -22,6 +22,7 @@ from pneumo.files import LOCK_WAIT_S, Busy, local_folder, locked, sync, write_at
 from pneumo.names import (
     BEST_CHILD_TAG,
     BEST_TAG,
+    BEST_WEIGHTS,
     HEARTBEAT_TAG,
     JOURNAL_TAG,
     NOTE_TAG,
@@ -30,8 +31,8 @@ from pneumo.names import (
     SWEEP_TAG,
 )
 from pneumo.text import utc_now
-from pneumo.tracking import view
-from pneumo.tracking.journal import Journal, Record, artifact_file, read_records, redact
+from pneumo.tracking import checkpoint_model, view
+from pneumo.tracking.journal import DONE, Journal, Record, artifact_file, read_records, redact
 from pneumo.tracking.mlflow_client import (
     NotSent,
     checked_id,
@@ -380,6 +381,10 @@ class Courier:
         if self._registered():  # in this tracker; here the run's folder may lack the file all the same
             raise UserError("it belongs to a registered model and stays.")
         where = self._client.get_run(self.note.run_id).info.artifact_uri
+        if name == BEST_WEIGHTS:
+            checkpoint_model.delete(
+                self._client, self.uri, self.note.run_id or "", self.note.experiment_id or ""
+            )
         try:
             get_artifact_repository(where, tracking_uri=self.uri).delete_artifacts(name)
         except NotImplementedError:
@@ -423,9 +428,16 @@ class Courier:
             if reason := body["reason"]:
                 self._once("tag", lambda: client.set_tag(run_id, REASON_TAG, _text(reason, MAX_TAG_CHARS)))
             self._once("only", self._only_run)
+            if body["status"] in DONE:
+                self._once(
+                    "model", lambda: checkpoint_model.save(client, self.uri, run_id or "", self.folder)
+                )
             status = "KILLED" if body["status"] == "PRUNED" else body["status"]  # MLflow knows no PRUNED
             client.set_terminated(run_id, status, end_time=record["t"])
             self._save_view()
+
+    def _save_model(self) -> None:
+        checkpoint_model.save(self._client, self.uri, self.note.run_id or "", self.folder)
 
     def _save_view(self) -> None:
         """Bring the saved view of the experiment up to date, or that of the sweep which has ended.

@@ -21,7 +21,7 @@ import yaml
 
 from pneumo import UserError, __version__
 from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, local_folder, locked
-from pneumo.names import BEST_WEIGHTS, SCORED_TAG, TRAINING_REFERENCE
+from pneumo.names import BEST_WEIGHTS, MODEL_CARD, SCORED_TAG, TRAINING_REFERENCE
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import error_code
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, tracked
@@ -30,6 +30,7 @@ FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, a model's folder, or a run: i
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
 RUN_FILES = (BEST_WEIGHTS, TRAINING_REFERENCE, *FILES)
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias
+MAX_DESCRIPTION_CHARS = 5000  # of a model version, in MLflow's databases
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d{1,9}))")
 _LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")
@@ -79,7 +80,7 @@ class Registry(Reader):
             return self._version_files(found)
         if match := _LOGGED.fullmatch(model):
             logged = self._wanted(partial(self._client.get_logged_model, match[1]), f"model={model}")
-            folder = self._files(logged.artifact_location, MODEL_FILES, logged.model_id)
+            folder = self._files(logged.artifact_location, MODEL_FILES + RUN_FILES, logged.model_id)
             return Resolved(folder=folder, version=logged.model_id, run_id=logged.source_run_id)
         run_id = model.removeprefix("runs:/")
         if not RUN_ID.fullmatch(run_id):
@@ -119,7 +120,7 @@ class Registry(Reader):
             location = logged.artifact_location
         mark = f"{version.name} {version.version} {version.creation_timestamp}"
         return Resolved(
-            folder=self._files(location, MODEL_FILES, mark),
+            folder=self._files(location, MODEL_FILES + RUN_FILES, mark),
             version=f"{version.name} {version.version}",
             run_id=version.run_id or None,
         )
@@ -220,7 +221,12 @@ class Registry(Reader):
         source = f"models:/{logged.model_id}"
         with _default_tracker(self.uri):  # where MLflow looks for the source, whatever URI its client has
             version = client.create_model_version(
-                name, source, run.run_id, tags=tags, model_id=logged.model_id
+                name,
+                source,
+                run.run_id,
+                tags=tags,
+                description=(folder / MODEL_CARD).read_text()[:MAX_DESCRIPTION_CHARS],
+                model_id=logged.model_id,
             )
         return str(version.version)
 
