@@ -18,7 +18,7 @@ from pneumo.tracking.mlflow_client import error_code
 from pneumo.tracking.registry import RUN_FILES
 
 KIND_TAG = "pneumo.checkpoint"  # marks these models: registering a run makes another one
-_SCORES = {"best/": "validation", "test/": "test"}  # the first part of a metric, and the data set it is of
+_SCORES = {"best/": "validation", "test/": "testing"}  # the first part of a metric, and the data set it is of
 _MAX_VALUE_CHARS = 500
 _log = logging.getLogger(__name__)
 

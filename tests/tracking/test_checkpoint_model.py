@@ -22,7 +22,7 @@ def _ended(folder: Path, *, scored: bool = True) -> Journal:
     journal = begun(folder)
     journal.dataset("phantom", "a" * 36, "phantom", "training")
     journal.dataset("phantom validation", "b" * 36, "phantom", "validation")
-    journal.dataset("phantom test", "c" * 36, "phantom", "test")
+    journal.dataset("phantom testing", "c" * 36, "phantom", "testing")
     artifact(journal, BEST_WEIGHTS, b"weights" * 1000)
     journal.metrics({"best/epoch": 2.0, "best/val_auroc": 0.9}, 2)
     if scored:
@@ -52,8 +52,8 @@ def test_a_kept_checkpoint_is_a_logged_model(tmp_path: Path, uri: str) -> None:
     assert scores == {
         "best/epoch": (2.0, "phantom validation"),
         "best/val_auroc": (0.9, "phantom validation"),
-        "test/auroc": (0.8, "phantom test"),
-        "test/accuracy": (0.75, "phantom test"),
+        "test/auroc": (0.8, "phantom testing"),
+        "test/accuracy": (0.75, "phantom testing"),
     }
     outputs = client.get_run(run_id).outputs.model_outputs
     assert [(output.model_id, output.step) for output in outputs] == [(model.model_id, 2)]
