@@ -96,14 +96,16 @@ def _copy_files(journal: Journal, run_location: str, model_location: str, uri: s
         above = {name: str(Path(name).parent).strip(".") or None for name in names}
         held = {entry.path for folder in set(above.values()) for entry in repository.list_artifacts(folder)}
         for name in names:
-            if name not in held:
+            if name not in held or name != BEST_WEIGHTS:  # the small ones may have changed
                 repository.log_artifact(str(source / name), above[name])
         return
     target = Path(local_file_uri_to_path(model_location))
     for name in names:
         copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if copy.exists() and not copy.samefile(store / name):
+            copy.unlink()  # the run's file was replaced
         if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(store / name, copy)
             except OSError:  # another file system, or one without hard links

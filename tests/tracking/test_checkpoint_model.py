@@ -65,14 +65,23 @@ def test_a_kept_checkpoint_is_a_logged_model(tmp_path: Path, uri: str) -> None:
 def test_scores_that_come_later_are_added(tmp_path: Path, uri: str) -> None:
     journal = _ended(tmp_path / "run", scored=False)
     sync(journal.folder, SETTINGS, uri)
-    journal.resume()
     _score(journal)
-    journal.end("FINISHED")
     run_id = sync(journal.folder, SETTINGS, uri).run_id
     assert run_id is not None
     (model,) = _models(MlflowClient(uri), run_id)
     assert {"test/auroc", "best/epoch"} <= {score.key for score in model.metrics}
     assert (Path(model.artifact_location.removeprefix("file://")) / TEST_PREDICTIONS).is_file()
+
+
+def test_a_file_that_is_replaced_is_replaced_there_too(tmp_path: Path, uri: str) -> None:
+    journal = _ended(tmp_path / "run")
+    sync(journal.folder, SETTINGS, uri)
+    artifact(journal, TEST_PREDICTIONS, b"path,label\nimage-1.png,0\n")
+    run_id = sync(journal.folder, SETTINGS, uri).run_id
+    assert run_id is not None
+    (model,) = _models(MlflowClient(uri), run_id)
+    stored = Path(model.artifact_location.removeprefix("file://")) / TEST_PREDICTIONS
+    assert b"image-1.png" in stored.read_bytes()
 
 
 def test_weights_that_are_dropped_take_the_logged_model_with_them(tmp_path: Path, uri: str) -> None:
