@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from support.training import Tiny
 
 # `PNEUMO_TEST_BF16=on make test` runs all tests as on a processor with bf16 units, `off` as on one without.
-if forced := os.environ.get("PNEUMO_TEST_BF16"):
-    if forced not in ("on", "off"):
-        raise pytest.UsageError(f"PNEUMO_TEST_BF16={forced} is not known; the options are on, off")
-    runpy.run_path(str(HOOKS / "sitecustomize.py"))  # this process has started already
-    os.environ["PYTHONPATH"] = import_path(HOOKS)
+if (forced := os.environ.get("PNEUMO_TEST_BF16", "")) not in ("", "on", "off"):
+    raise pytest.UsageError(f"PNEUMO_TEST_BF16={forced} is not known; the options are on, off")
+# `PNEUMO_TEST_BLANK= make test` draws the figures of every run.
+os.environ.setdefault("PNEUMO_TEST_BLANK", "on")
+runpy.run_path(str(HOOKS / "sitecustomize.py"))  # this process has started already
+os.environ["PYTHONPATH"] = import_path(HOOKS)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pneumo import UserError, text
-from pneumo.evaluation import metrics, run_report
+from pneumo.evaluation import metrics, plot, run_report
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.files import write_atomically
 
@@ -62,6 +63,15 @@ def write(directory: Path, **changed: Any) -> dict[str, dict[str, float]]:
         "note": None,
     }
     return run_report.write(directory, **(settings | changed))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def real_pictures() -> Iterator[None]:
+    """Elsewhere the tests leave them blank."""
+    blank = run_report.plot
+    run_report.plot = plot
+    yield
+    run_report.plot = blank
 
 
 @pytest.fixture

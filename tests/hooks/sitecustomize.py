@@ -1,5 +1,6 @@
 """Switches for the processes of a test run. Python runs this file when it starts.
 
+    PNEUMO_TEST_BLANK=on       the figures of a run are white squares: drawing takes most of a tiny run's time
     PNEUMO_TEST_BF16=on|off    pneumo believes that the CPU has bf16 units, or that it has none
     PNEUMO_TEST_HOLD=FILE      training waits while FILE holds its epoch back; commands.Hold writes FILE
     PNEUMO_TEST_TINY=on        every model is support.training.Tiny, whose states and weights have some 10 kB
@@ -9,6 +10,7 @@ conftest.py runs this file for the test process itself and puts its folder on PY
 Each switch changes one module of pneumo right after its import, so start-up imports nothing more than before.
 """
 
+import base64
 import itertools
 import os
 import shutil
@@ -19,13 +21,20 @@ from fnmatch import fnmatch
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
 def force_bf16(precision: Any) -> None:
     answer = {"on": True, "off": False}[os.environ["PNEUMO_TEST_BF16"]]
     precision.cpu_has_bf16 = lambda: answer
+
+
+def leave_figures_blank(run_report: Any) -> None:
+    blank = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
+    )
+    run_report.plot = SimpleNamespace(png=lambda figure: blank)
 
 
 def hold_epochs(trainer: Any) -> None:
@@ -99,6 +108,7 @@ def held(fingerprint: str, epoch: int) -> bool:
 
 
 CHANGES = {
+    "PNEUMO_TEST_BLANK": ("pneumo.evaluation.run_report", leave_figures_blank),
     "PNEUMO_TEST_BF16": ("pneumo.models.precision", force_bf16),
     "PNEUMO_TEST_HOLD": ("pneumo.training.trainer", hold_epochs),
     "PNEUMO_TEST_TINY": ("pneumo.models", shrink_models),

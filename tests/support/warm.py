@@ -66,13 +66,15 @@ class Train:
 @cache
 def load() -> None:
     """Start the fork server, and wait until it has loaded what a train command loads."""
-    before = os.environ.get("PYTHONPATH", "")
+    before = dict(os.environ)
+    for switch in [name for name in before if name.startswith("PNEUMO_TEST_")]:
+        del os.environ[switch]  # each process applies its own: see tests/hooks
     os.environ["PYTHONPATH"] = import_path(PROJECT, PROJECT / "tests")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_LOADED)
     first = context.Process(target=os.getpid)
     first.start()
-    os.environ["PYTHONPATH"] = before
+    os.environ |= before
     first.join()
 
 
