@@ -74,9 +74,9 @@ def cost(comparison: Comparison) -> Section | None:
     columns += ["training images/s", "time per epoch", "peak memory", "trained on"]
     text = (
         "FLOPs are for one image; a multiply-add counts as two. Latency is the median time for one image, in "
-        "float32, on the CPU that made this page. Training figures are the median of each run's epochs, "
-        "averaged over the seeds; a dash means that nothing was logged. Peak memory counts tensors on a GPU, "
-        "and the whole process on a CPU."
+        "float32, on the CPU that made this page. Training times are the median of each run's epochs, "
+        "averaged over the seeds; a dash means that nothing was logged. Peak memory is the largest of the "
+        "epochs. It counts tensors on a GPU, and the whole process on a CPU."
     )
     table = Table(caption="What each configuration costs", columns=columns, rows=rows)
     return Section(title="Cost", text=[text], tables=[table])

@@ -67,7 +67,7 @@ class Candidate:
     device: str | None = None
     precision: str | None = None
     weights_bytes: int | None = None
-    measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/...: the median of the epochs
+    measured: dict[str, float] = field(default_factory=dict)  # time/... (median), memory/... (peak)
     synthetic: bool = False
     data_name: str | None = None
     data_root: str | None = None  # where the run found its images

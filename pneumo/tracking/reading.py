@@ -33,7 +33,7 @@ from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
 # What a comparison needs of a run, and what it uses where it is there.
 FILES = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG, BEST_FACTS)
 PAGE = 1000  # runs or experiments that a server gives at once
-COSTS = ("time/", "memory/")  # metrics of which a comparison shows the median; a query each
+COSTS = ("time/", "memory/")  # metrics of which a comparison needs every epoch; a query each
 FETCHERS = 8  # artifacts at once: a server on another machine answers each in tens of milliseconds
 
 
@@ -48,7 +48,7 @@ class TrackedRun:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
-    measured: dict[str, float] = field(default_factory=dict)  # time/..., memory/...: the median of the epochs
+    measured: dict[str, float] = field(default_factory=dict)  # time/... (median), memory/... (peak)
     artifact_uri: str = ""
     files: dict[str, str] = field(default_factory=dict)
     weights_bytes: int | None = None
@@ -169,11 +169,15 @@ class Reader:
             return {}
 
     def _measure(self, run: TrackedRun) -> None:
-        """The medians over the epochs: the last epoch alone says little on a machine that others use."""
+        """What training cost: the peak of memory, and the median of the epochs' times.
+
+        The last epoch's time alone says little on a machine that others use.
+        """
         for key in run.metrics:
             if key.startswith(COSTS):
                 points = self._ask(partial(self._client.get_metric_history, run.run_id, key))
-                run.measured[key] = median(point.value for point in points)
+                summary = max if key.startswith("memory/") else median
+                run.measured[key] = summary(point.value for point in points)
 
     def history(self, run: TrackedRun) -> list[dict[str, Any]]:
         """A dict an epoch (`epoch`, `train/loss`, ...), from MLflow's metric points."""

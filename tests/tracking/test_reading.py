@@ -33,6 +33,16 @@ def test_finished_runs_come_with_their_files(reader: Reader) -> None:
     assert reader.history(run)[0]["train/m7"] == 2.0
 
 
+def test_a_run_costs_its_peak_of_memory_and_the_median_of_its_times(tmp_path: Path, uri: str) -> None:
+    journal = begun(tmp_path / "run")
+    for epoch, (time_s, memory_mib) in enumerate([(5.0, 900.0), (1.0, 1200.0), (2.0, 1100.0)], start=1):
+        journal.metrics({"time/epoch_s": time_s, "memory/peak_mib": memory_mib}, epoch)
+    journal.end("FINISHED")
+    sync(journal.folder, SETTINGS, uri)
+    (run,) = Reader(uri).find("pneumo").runs
+    assert run.measured == {"time/epoch_s": 2.0, "memory/peak_mib": 1200.0}
+
+
 def test_what_is_missing_is_named(reader: Reader, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"experiment=other is not in .*it holds Default, pneumo"):
         reader.find("other")
