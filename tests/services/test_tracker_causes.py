@@ -7,6 +7,7 @@ With PNEUMO_OLD_MLFLOW, virtual environments with older versions of MLflow, thei
 """
 
 import http.client
+import logging
 import os
 import shlex
 import shutil
@@ -318,10 +319,15 @@ def with_one_file(folder: Path, experiment: str) -> Path:
 
 
 def test_artifacts_in_s3(
-    serve: Callable[..., ForkedMlflow], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., ForkedMlflow],
+    command: Command,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     boto3 = pytest.importorskip("boto3")
     moto = pytest.importorskip("moto.server", reason="moto, an S3 server for tests, is not installed")
+    monkeypatch.setattr(logging.getLogger("werkzeug"), "disabled", True)  # a line for each request
     store = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     store.start()
     try:
