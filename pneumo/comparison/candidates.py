@@ -104,6 +104,8 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
         missing = ", ".join(name for name in needed if name not in run.files)
         if missing:
             reason = f"its artifacts are incomplete: {missing} missing (pneumo runs sync)"
+            if run.trouble:
+                reason = f"its artifacts cannot be fetched: {run.trouble}"
             left_out.append({"run": run.name, "reason": reason})
             continue
         if PROTOCOL_TAG not in run.tags:

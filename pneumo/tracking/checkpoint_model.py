@@ -14,7 +14,7 @@ from typing import Any
 from pneumo.files import local_folder, sync
 from pneumo.names import BEST_WEIGHTS, FINGERPRINT_TAG
 from pneumo.tracking.journal import Journal
-from pneumo.tracking.mlflow_client import error_code
+from pneumo.tracking.mlflow_client import artifact_repository, lacks_logged_models
 from pneumo.tracking.registry import RUN_FILES
 
 KIND_TAG = "pneumo.checkpoint"  # marks these models: registering a run makes another one
@@ -34,23 +34,21 @@ def save(client: Any, uri: str, run_id: str, folder: Path) -> None:
     try:
         _save(client, uri, run_id, journal)
     except Exception as error:
-        if not _is_unknown(error):
+        if not lacks_logged_models(error):
             raise
         _log.debug("no logged model: the server is older than MLflow 3")
 
 
 def delete(client: Any, uri: str, run_id: str, experiment_id: str) -> None:
     """Delete the logged model of a run, and its files."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     try:
         models = _models(client, run_id, experiment_id)
     except Exception as error:
-        if not _is_unknown(error):
+        if not lacks_logged_models(error):
             raise
         return
     for model in models:
-        get_artifact_repository(model.artifact_location, tracking_uri=uri).delete_artifacts()
+        artifact_repository(model.artifact_location, uri).delete_artifacts()
         client.delete_logged_model(model.model_id)
 
 
@@ -85,14 +83,13 @@ def _save(client: Any, uri: str, run_id: str, journal: Journal) -> None:
 
 
 def _copy_files(journal: Journal, run_location: str, model_location: str, uri: str) -> None:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.utils.file_utils import local_file_uri_to_path
 
     store = local_folder(run_location)
     source = store or journal.folder / "artifacts"
     names = [name for name in RUN_FILES if name in journal.artifacts and (source / name).is_file()]
     if store is None:
-        repository = get_artifact_repository(model_location, tracking_uri=uri)
+        repository = artifact_repository(model_location, uri)
         above = {name: str(Path(name).parent).strip(".") or None for name in names}
         held = {entry.path for folder in set(above.values()) for entry in repository.list_artifacts(folder)}
         for name in names:
@@ -134,8 +131,3 @@ def _link_scores(client: Any, run: Any, journal: Journal, model: Any) -> None:
             scores.append(Metric(key, value, time_ms, step, model_id=model.model_id, **named))
     if scores:
         client.log_batch(run.info.run_id, scores, synchronous=True)
-
-
-def _is_unknown(error: Exception) -> bool:
-    """True where a server does not know logged models."""
-    return error_code(error) == "ENDPOINT_NOT_FOUND" or "error code 404" in str(error)

@@ -35,6 +35,7 @@ from pneumo.tracking import checkpoint_model, view
 from pneumo.tracking.journal import DONE, Journal, Record, artifact_file, read_records, redact
 from pneumo.tracking.mlflow_client import (
     NotSent,
+    artifact_repository,
     checked_id,
     describe,
     error_code,
@@ -389,8 +390,6 @@ class Courier:
         return bool(self._client.search_model_versions(f"run_id = '{self.note.run_id}'"))
 
     def _drop(self, name: str) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
         if self._registered():  # in this tracker; here the run's folder may lack the file all the same
             raise UserError("it belongs to a registered model and stays.")
         where = self._client.get_run(self.note.run_id).info.artifact_uri
@@ -399,7 +398,7 @@ class Courier:
                 self._client, self.uri, self.note.run_id or "", self.note.experiment_id or ""
             )
         try:
-            get_artifact_repository(where, tracking_uri=self.uri).delete_artifacts(name)
+            artifact_repository(where, self.uri).delete_artifacts(name)
         except NotImplementedError:
             raise UserError("this artifact store deletes nothing: the file stays there.") from None
 
@@ -496,7 +495,8 @@ class Courier:
         """The SHA-256 of the tracker's copy of an artifact; None where there is none."""
         with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
             try:
-                copy = self._client.download_artifacts(self.note.run_id, name, folder)
+                where = self._client.get_run(self.note.run_id).info.artifact_uri
+                copy = artifact_repository(where, self.uri).download_artifacts(name, folder)
                 with Path(copy).open("rb") as file:
                     return hashlib.file_digest(file, "sha256").hexdigest()
             except Exception as error:

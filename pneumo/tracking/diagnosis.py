@@ -53,6 +53,31 @@ CAUSES = (
         "Start it with --serve-artifacts",
     ),
     Cause(
+        r"NoCredentialsError|Unable to locate credentials|InvalidAccessKeyId|SignatureDoesNotMatch",
+        "the artifact store wants a key, or does not know this one",
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+    Cause(
+        r"NoSuchBucket",
+        "the bucket of the artifact store does not exist",
+        "Create it, or correct the server's --default-artifact-root",
+    ),
+    Cause(
+        r"EndpointConnectionError|Could not connect to the endpoint URL",
+        "the artifact store does not answer",
+        "Start it, or correct MLFLOW_S3_ENDPOINT_URL",
+    ),
+    Cause(
+        r"mlflow-artifacts/.*too many 500 error",
+        "the server failed to store a file",
+        "Read the server's log: its disk may be full, or its artifact store not within reach",
+    ),
+    Cause(
+        r"too many (?P<what>\d{3}) error",
+        "the server answers, but only with error {what}",
+        "Read its log, or that of the proxy before it",
+    ),
+    Cause(
         r"NameResolutionError|Failed to resolve|Name or service not known|could not translate host name",
         "its host name is not known",
         "Check the name in tracking.uri",
@@ -85,7 +110,7 @@ CAUSES = (
     Cause(
         r"error code 404|NotImplementedError|error code 405|ENDPOINT_NOT_FOUND",
         "the address is not an MLflow server's, or the server is too old",
-        "Check the path in tracking.uri; MLflow 2.22 or later is needed",
+        "Check the path in tracking.uri; MLflow 2.14 or later is needed",
     ),
 )
 

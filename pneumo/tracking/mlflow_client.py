@@ -50,6 +50,16 @@ def open_client(uri: str) -> Any:
         return MlflowClient(tracking_uri=uri)
 
 
+def artifact_repository(location: str, uri: str) -> Any:
+    """MLflow's access to the files below `location`, for the store or server at `uri`.
+
+    MlflowClient's own calls ask for logged models first, which a server older than MLflow 3 does not have.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(location, tracking_uri=uri)
+
+
 def error_code(error: Exception) -> str | None:
     """MLflow's own error code; None when something else answered (a proxy, an HTML page) or nothing did."""
     from mlflow.exceptions import MlflowException
@@ -66,6 +76,11 @@ def error_code(error: Exception) -> str | None:
 def is_refusal(error: Exception) -> bool:
     """True where MLflow refuses what was sent, so that sending it again would not help."""
     return isinstance(error, UserError | FileNotFoundError) or error_code(error) in _REFUSALS
+
+
+def lacks_logged_models(error: Exception) -> bool:
+    """True where a server older than MLflow 3 was asked for a logged model."""
+    return error_code(error) == "ENDPOINT_NOT_FOUND" or "error code 404" in str(error)
 
 
 def describe(error: Exception, uri: str) -> str:

@@ -28,7 +28,7 @@ from pneumo.names import (
 )
 from pneumo.tracking import heartbeat
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_client import describe, open_client, sqlite_file
+from pneumo.tracking.mlflow_client import artifact_repository, describe, open_client, sqlite_file
 
 # What a comparison needs of a run, and what it uses where it is there.
 FILES = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG, BEST_FACTS)
@@ -52,6 +52,7 @@ class TrackedRun:
     artifact_uri: str = ""
     files: dict[str, str] = field(default_factory=dict)
     weights_bytes: int | None = None
+    trouble: str = ""  # why files could not be fetched, where the tracker refused
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -223,25 +224,16 @@ class Reader:
                 run.weights_bytes = (folder / BEST_WEIGHTS).stat().st_size
             return
         with TemporaryDirectory(prefix="pneumo-") as target:
-            held = self._listed(run, names)
-            for name in names:
-                # Each store has its own errors for a file that is not there, or not whole.
-                with suppress(Exception):
+            try:  # each kind of store has its own errors
+                repository = artifact_repository(run.artifact_uri, self.uri)
+                held = _listed(repository, names)
+                run.weights_bytes = held.get(BEST_WEIGHTS)
+                for name in names:
                     if name in held:
-                        path = self._client.download_artifacts(run.run_id, name, target)
+                        path = repository.download_artifacts(name, target)
                         run.files[name] = Path(path).read_text("utf-8", "surrogateescape")
-            run.weights_bytes = held.get(BEST_WEIGHTS)
-
-    def _listed(self, run: TrackedRun, names: tuple[str, ...]) -> dict[str, int]:
-        folders = {str(Path(name).parent) for name in names}
-        held: dict[str, int] = {}
-        for folder in sorted(folders):
-            try:
-                entries = self._client.list_artifacts(run.run_id, None if folder == "." else folder)
-            except Exception:
-                continue
-            held |= {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
-        return held
+            except Exception as error:
+                run.trouble = describe(error, self.uri)
 
     def _ask(self, question: Any) -> Any:
         from mlflow.exceptions import MlflowException
@@ -254,6 +246,15 @@ class Reader:
             raise UserError(
                 f"tracking.uri={redact(self.uri)} does not answer: {describe(error, self.uri)}"
             ) from None
+
+
+def _listed(repository: Any, names: tuple[str, ...]) -> dict[str, int]:
+    """The files in the folders of `names`, with their sizes in bytes."""
+    held: dict[str, int] = {}
+    for folder in sorted({str(Path(name).parent) for name in names}):
+        entries = repository.list_artifacts(None if folder == "." else folder)
+        held |= {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
+    return held
 
 
 def tracked(run: Any) -> TrackedRun:

@@ -23,7 +23,7 @@ from pneumo import UserError, __version__
 from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, local_folder, locked
 from pneumo.names import BEST_WEIGHTS, MODEL_CARD, SCORED_TAG, TRAINING_REFERENCE
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_client import error_code
+from pneumo.tracking.mlflow_client import artifact_repository, error_code, lacks_logged_models
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, tracked
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, a model's folder, or a run: id, fingerprint, name, folder"
@@ -34,6 +34,7 @@ MAX_DESCRIPTION_CHARS = 5000  # of a model version, in MLflow's databases
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d{1,9}))")
 _LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")
+_FOLDER_IN_RUN = "model"  # of a model that is registered on a server without logged models
 T = TypeVar("T")
 
 
@@ -167,9 +168,7 @@ class Registry(Reader):
         return target
 
     def _download(self, location: str, names: tuple[str, ...], target: Path) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        repository = get_artifact_repository(location, tracking_uri=self.uri)
+        repository = artifact_repository(location, self.uri)
         sizes: dict[str, int] = {}
         for folder in sorted({str(Path(name).parent) for name in names}):
             entries = repository.list_artifacts(None if folder == "." else folder)
@@ -198,6 +197,35 @@ class Registry(Reader):
     def _register(
         self, folder: Path, run: TrackedRun, name: str, tags: dict[str, str], served: "ServingSpec"
     ) -> str:
+        client = self._client
+        try:
+            model_id = self._log_model(folder, run, name, tags, served)
+            source = f"models:/{model_id}"
+        except Exception as error:
+            if not lacks_logged_models(error):
+                raise
+            model_id, source = None, self._log_in_run(folder, run, served)
+        if self._maybe(lambda: client.get_registered_model(name)) is None:
+            try:
+                client.create_registered_model(name)
+            except Exception as error:
+                if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        with _default_tracker(self.uri):  # where MLflow looks for the source, whatever URI its client has
+            version = client.create_model_version(
+                name,
+                source,
+                run.run_id,
+                tags=tags,
+                description=(folder / MODEL_CARD).read_text()[:MAX_DESCRIPTION_CHARS],
+                model_id=model_id,
+            )
+        return str(version.version)
+
+    def _log_model(
+        self, folder: Path, run: TrackedRun, name: str, tags: dict[str, str], served: "ServingSpec"
+    ) -> str:
+        """Upload the model folder as a logged model of `run`; its id."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
         client = self._client
@@ -212,23 +240,14 @@ class Registry(Reader):
             raise
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         client.log_outputs(run.run_id, models=[LoggedModelOutput(logged.model_id, 0)])
-        if self._maybe(lambda: client.get_registered_model(name)) is None:
-            try:
-                client.create_registered_model(name)
-            except Exception as error:
-                if error_code(error) != "RESOURCE_ALREADY_EXISTS":
-                    raise
-        source = f"models:/{logged.model_id}"
-        with _default_tracker(self.uri):  # where MLflow looks for the source, whatever URI its client has
-            version = client.create_model_version(
-                name,
-                source,
-                run.run_id,
-                tags=tags,
-                description=(folder / MODEL_CARD).read_text()[:MAX_DESCRIPTION_CHARS],
-                model_id=logged.model_id,
-            )
-        return str(version.version)
+        return str(logged.model_id)
+
+    def _log_in_run(self, folder: Path, run: TrackedRun, served: "ServingSpec") -> str:
+        """Upload the model folder as artifacts of `run`, for a server older than MLflow 3; the address."""
+        location = f"{run.artifact_uri}/{_FOLDER_IN_RUN}"
+        _describe(folder, run.run_id, None, served)
+        artifact_repository(location, self.uri).log_artifacts(str(folder))
+        return location
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         self._ask(lambda: self._client.set_registered_model_alias(name, alias, version))
@@ -295,7 +314,7 @@ def version_in(folder: Path) -> str | None:
     return f"{name} {version}" if len(name) < 100 and f"{name}{version}".isprintable() else None
 
 
-def _describe(folder: Path, run_id: str, model_id: str, served: ServingSpec) -> None:
+def _describe(folder: Path, run_id: str, model_id: str | None, served: ServingSpec) -> None:
     """Add to a model folder what MLflow wants: MLmodel, an example, and the packages to install.
 
     mlflow.pyfunc.save_model is not used: it would copy the folder and list every package of the environment.

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import sqlalchemy
 
 from pneumo.tracking.journal import Journal
@@ -115,7 +117,7 @@ class Postgres(Service):
 class Mlflow(Service):
     """`mlflow server` over the database `store` (None: SQLite) with proxied artifacts."""
 
-    environment: ClassVar[Mapping[str, str]] = {
+    environment: Mapping[str, str] = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
@@ -216,3 +218,67 @@ class Serving(Service):
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
+
+
+class Fork:
+    """A process that has imported MLflow and forks servers: see mlflow_fork.py."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("mlflow_fork.py")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        environment = {**os.environ, **Mlflow.environment}
+        self.process = subprocess.Popen([sys.executable, str(script)], env=environment, **pipes)
+
+    def server(self, words: list[str], environment: Mapping[str, str], log: Path) -> "Forked":
+        """The process of `mlflow server WORDS`."""
+        assert self.process.stdin and self.process.stdout
+        order = {"words": words, "environment": dict(environment), "log": str(log)}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return Forked(int(self.process.stdout.readline()))
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Forked(psutil.Process):
+    """A process that is not our child, with what Service needs of a Popen."""
+
+    def poll(self) -> int | None:
+        return None if self.is_running() else 1
+
+
+class ForkedMlflow(Mlflow):
+    """`mlflow server` with `options`, from a Fork: over a copy of `empty`, with `tls` as its certificate."""
+
+    def __init__(self, folder: Path, fork: Fork, empty: Path, tls: Path | None = None) -> None:
+        super().__init__(folder)
+        shutil.copy(empty, self.database)
+        self.fork, self.tls = fork, tls
+        self.options: list[str] = []
+        if tls:
+            self.uri = self.uri.replace("http:", "https:")
+
+    def start(self) -> None:
+        where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        words = [*where, "--backend-store-uri", self.store, *self.options]
+        self.process = self.fork.server(words, self.environment, self.log)  # type: ignore[assignment]
+
+    def ready(self) -> None:
+        context = ssl.create_default_context(cafile=self.tls) if self.tls else None
+        urllib.request.urlopen(self.uri + "/health", timeout=2, context=context).close()
+
+
+class OldMlflow(Mlflow):
+    """The server of the MLflow that is installed in the virtual environment `venv`."""
+
+    def __init__(self, folder: Path, venv: Path) -> None:
+        super().__init__(folder)
+        self.python = venv / "bin" / "python"
+        path = os.pathsep.join([str(venv / "bin"), os.environ["PATH"]])  # it starts gunicorn by name
+        self.environment = {**Mlflow.environment, "PYTHONPATH": "", "PATH": path}
+
+    def command(self) -> list[str]:
+        return [str(self.python), *super().command()[1:]]
