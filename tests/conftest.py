@@ -141,6 +141,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[float, Callable[[], None]]:
         acts.get(dropout, lambda: None)()
         return Tiny(dropout=dropout)
 
+    # Modules that take build_model from there are imported first: they would keep the tiny one.
+    import pneumo.comparison.cost
+    import pneumo.inference.bundle  # noqa: F401
     from pneumo import models
 
     monkeypatch.setattr(models, "build_model", build)

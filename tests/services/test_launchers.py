@@ -321,7 +321,7 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
     command = [
         *("hydra/sweeper=pneumo_optuna", "hydra.sweeper.study=tiny", f"hydra.sweeper.storage={storage}"),
-        *("hydra.sweeper.n_trials=20", "hydra.sweeper.n_startup_trials=3", "hydra.sweeper.n_warmup_steps=0"),
+        *("hydra.sweeper.n_trials=12", "hydra.sweeper.n_startup_trials=3", "hydra.sweeper.n_warmup_steps=0"),
         *("optim.lr=tag(log, interval(1e-6, 1e-2))", "model.dropout=choice(0.0, 0.3)"),
         *("augment=none", "trainer.epochs=3"),
     ]
@@ -334,7 +334,7 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
     hold = Hold(tmp_path / "hold", 3)
     first = Sweep(tmp_path, *command, hold=hold)
     try:
-        first.wait_for(lambda: re.search(r"search\.trial=7\b[\s\S]*epoch   1", first.output))
+        first.wait_for(lambda: re.search(r"search\.trial=4\b[\s\S]*epoch   1", first.output))
         hold.allow(0)
         second = Sweep(tmp_path, *command)
         assert second.end() == 1 and "another process continues the search" in second.output
@@ -349,7 +349,7 @@ def test_search_killed_and_issued_again(tmp_path: Path) -> None:
         again.kill()
     done = trials()
     states = Counter(trial.state.name for trial in done)
-    assert len(done) == 20 and states["COMPLETE"] + states["PRUNED"] == 20 and states["PRUNED"] >= 1, states
+    assert len(done) == 12 and states["COMPLETE"] + states["PRUNED"] == 12 and states["PRUNED"] >= 1, states
     assert [trial.params for trial in done[: len(left)]] == [trial.params for trial in left]
     study = optuna.load_study(study_name="tiny", storage=storage)
     finished = [Journal(file.parent) for file in again.outputs.glob("*/journal.jsonl")]
