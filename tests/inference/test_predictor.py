@@ -135,7 +135,8 @@ def test_two_hundred_odd_files(made_models: dict[str, Path], tmp_path: Path) -> 
         outcome = odd_files.REFUSED if row.error else odd_files.WARNED if row.warnings else odd_files.READ
         outcomes.setdefault(kinds[os.path.relpath(path, tmp_path / "in")], Counter())[outcome] += 1
     for kind in ("X-ray, JPEG", "X-ray, PNG", "X-ray, odd form or size", "X-ray with EXIF orientation",
-                 "wrong suffix", "odd file name", "with something after it"):  # fmt: skip
+                 "wrong suffix", "odd file name", "with something after it",
+                 "X-ray, TIFF, BMP or WebP"):  # fmt: skip
         assert not outcomes[kind][odd_files.REFUSED], kind
     for kind in ("cut short", "empty", "bomb", "another kind of file", "DICOM, of another kind or damaged"):
         assert set(outcomes[kind]) == {odd_files.REFUSED}, kind

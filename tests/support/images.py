@@ -52,6 +52,29 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: b
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+def tiff(tags: dict[int, tuple[int, int, int]], body: bytes = b"", following: int = 0) -> bytes:
+    """A little-endian TIFF written by hand: tag -> (type, count, value or place), then `body`.
+
+    The directory is at byte 8, so `body` begins at 14 + 12 * len(tags).
+    """
+    entries = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", following) + body
+
+
+def grey_tiff(pixels: np.ndarray, photometric: int = 1, **changes: tuple[int, int, int]) -> bytes:
+    """An uncompressed grey TIFF of 8 or 16 bits; `changes` by the tag's number, as t322=(4, 1, 16)."""
+    height, width = pixels.shape
+    content = pixels.astype(f"<u{pixels.itemsize}").tobytes()
+    tags = {
+        256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8 * pixels.itemsize), 259: (3, 1, 1),
+        262: (3, 1, photometric), 273: (4, 1, 0), 277: (3, 1, 1), 278: (4, 1, height),
+        279: (4, 1, len(content)),
+    }  # fmt: skip
+    tags |= {int(name[1:]): change for name, change in changes.items()}
+    tags[273] = (4, 1, 14 + 12 * len(tags))
+    return tiff(tags, content)
+
+
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from pneumo.data import images, phantom
 from pneumo.data.settings import PhantomSettings
+from support.images import tiff
 
 READ, WARNED, REFUSED = "read", "warned", "refused"
 MARK = "was-run"  # the file that a payload would create
@@ -116,6 +117,12 @@ def dicom(
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
         data = packer.compress(data) + packer.flush()
     return b"\0" * 128 + b"DICM" + meta + data
+
+
+def tag_bomb() -> bytes:
+    """A TIFF of 1 MB whose 500 tags all name the same megabyte."""
+    tags = {1000 + number: (1, 2**20, 8192) for number in range(500)}
+    return tiff(tags, bytes(2**20 + 8192))
 
 
 def ct_slice(rng: np.random.Generator) -> Image.Image:
@@ -242,6 +249,16 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     for name in names:
         yield "odd file name", name, data
 
+    others = {
+        "plain.tif": encoded(base, "TIFF"), "deflate.tiff": encoded(base, "TIFF", compression="tiff_deflate"),
+        "sixteen.tif": encoded(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
+        "plain.bmp": encoded(base, "BMP"), "colour.bmp": encoded(rgb, "BMP"),
+        "plain.webp": encoded(base, "WEBP"), "exact.webp": encoded(rgb, "WEBP", lossless=True),
+        "really_tiff.png": encoded(base, "TIFF"), "really_webp.dcm": encoded(base, "WEBP"),
+    }  # fmt: skip
+    for name, content in others.items():
+        yield "X-ray, TIFF, BMP or WebP", name, content
+
     # Images that are not like the chest X-rays of training.
     for kind in STRANGE:
         for number in range(3):
@@ -283,10 +300,13 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     sized[at + 5 : at + 9] = b"\xff\xff\xff\xff"
     yield "bomb", "sized.jpeg", bytes(sized)
 
+    yield "bomb", "tags.tif", tag_bomb()
+    yield "bomb", "pages.tif", encoded(base, "TIFF", save_all=True, append_images=[base] * 3)
+    yield "bomb", "moving.webp", encoded(base, "WEBP", save_all=True, append_images=[base.rotate(9)])
+
     # Other kinds of files.
     others = {
-        "gif.png": encoded(base, "GIF"), "tiff.tif": encoded(base, "TIFF"), "bmp.bmp": encoded(base, "BMP"),
-        "webp.webp": encoded(base, "WEBP"), "ppm.png": encoded(base, "PPM"), "ico.png": encoded(base, "ICO"),
+        "gif.png": encoded(base, "GIF"), "ppm.png": encoded(base, "PPM"), "ico.png": encoded(base, "ICO"),
         "eps.jpeg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "pdf.png": b"%PDF-1.7\n1 0 obj\n",
         "svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
         "html.jpeg": b"<!doctype html><script>fetch('http://127.0.0.1')</script>",
