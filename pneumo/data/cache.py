@@ -234,6 +234,8 @@ def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], 
         raise UserError(
             f"the cache {folder} is damaged ({error}). Remove the folder; the next run builds it again."
         ) from None
+    with suppress(OSError):
+        os.utime(folder)  # when it was last used, for `pneumo data cache list`
     return images, {int(row): reason for row, reason in reasons.items()}, white
 
 

@@ -13,9 +13,13 @@ nothing is decoded again:
 Measured by tools/measure_copies.py; tests/data/test_copies.py asserts it.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +28,15 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from pneumo import UserError
 from pneumo.data.cache import ImageCache
+from pneumo.files import write_atomically
 
+VERSION = 1  # of the search; a change of its results raises it
 SIDE = 96  # pixels of the images that are compared
 LEAST_SIDE = 64  # of the prepared images: smaller ones do not have the fine structure
-# Correlations of the fine structure. Of planted copies 99 % were above .91. Of other pairs all were below .80:
-# the most similar ones are two films of one patient.
+# Correlations of the fine structure. Of planted copies 99 % were above .91. All other pairs were below .80,
+# and the most similar ones are two films of one patient.
 CERTAIN = 0.88
 UNCERTAIN = 0.80
 LEAST_DETAIL = 0.4  # grey levels, root mean square: an image without fine structure is a copy of no other
@@ -62,11 +69,29 @@ class NearCopy:
     is_certain: bool
 
 
-def near_copies(data: ImageCache) -> list[NearCopy]:
+def near_copies(data: ImageCache, cache_dir: Path) -> list[NearCopy]:
     """The pairs of near-copies across splits or labels, the most similar first.
 
-    Each image is compared with those of larger groups (a group: the images of one split and label).
+    Each image is compared with those of larger groups (a group: the images of one split and label). What was
+    found is recorded in `cache_dir`, so the same data are searched once.
     """
+    identity = json.dumps([VERSION, data.digest, data.preprocess], sort_keys=True)
+    record = cache_dir / f"copies-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+    try:
+        return [_from_record(**pair) for pair in json.loads(record.read_text())["pairs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pairs = _search(data)
+    with suppress(OSError, UserError):  # a full or read-only disk: the record only saves time
+        content = {"pairs": [asdict(pair) for pair in pairs]}
+        write_atomically(record, json.dumps(content).encode(errors="surrogateescape"))
+    return pairs
+
+
+def _from_record(splits: list[str], labels: list[int], **rest: Any) -> NearCopy:
+    return NearCopy(splits=(splits[0], splits[1]), labels=(labels[0], labels[1]), **rest)
+
+
+def _search(data: ImageCache) -> list[NearCopy]:
     table = data.manifest.table
     if len(table) == 0 or data.images.shape[1] < LEAST_SIDE:
         return []
@@ -184,7 +209,8 @@ def _hashes(thumbs: NDArray[np.uint8]) -> Floats:
 def _proposed(hashes: Floats, rows: Ints, groups: Ints) -> Ints:
     """Pairs [P, 2] of images of two groups with similar hashes [2, N, 64].
 
-    A larger group has a larger number. Each image is looked for in the larger groups, so each pair of groups is searched once.
+    A larger group has a larger number. Each image is looked for in the larger groups, so each pair of groups
+    is searched once.
     """
     found = [np.zeros((0, 2), np.int64)]
     order = np.argsort(groups, kind="stable")

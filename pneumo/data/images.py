@@ -40,8 +40,8 @@ def read(path: str | Path, *, pixels: int = 1, white: int | None = None) -> Grey
     largest value decides. DICOM declares its range and does not use `white`.
 
     A 16-bit PNG or TIFF with colour or an alpha channel is read as its upper 8 bits, under both rules:
-    Pillow has no mode with several channels of 16 bits. A 12-bit film that was not scaled to 16 bits keeps 16 levels that
-    way, so such a film must be stored as grey.
+    Pillow has no mode with several channels of 16 bits. A 12-bit film that was not scaled to 16 bits keeps
+    16 levels that way, so such a film must be stored as grey.
     """
     return np.asarray(read_image(path, pixels=pixels, white=white))
 

@@ -1,7 +1,8 @@
 """The model behind `mlflow models serve`: base64 images in, probabilities, decisions and warnings out.
 
-A request is a table with one column, `image`: a JPEG, PNG, TIFF, BMP, WebP or DICOM file as base64 text. Sizes
-are bounded before anything is decoded. An image that cannot be read makes the whole request a 400 that names its row.
+A request is a table with one column, `image`: a JPEG, PNG, TIFF, BMP, WebP or DICOM file as base64 text.
+Sizes are bounded before anything is decoded. An image that cannot be read makes the whole request a 400 that
+names its row.
 """
 
 import base64
