@@ -35,10 +35,10 @@ from pneumo.files import write_atomically
 VERSION = 1  # of the search; a change of its results raises it
 SIDE = 96  # pixels of the images that are compared
 LEAST_SIDE = 64  # of the prepared images: smaller ones do not have the fine structure
-# Correlations of the fine structure. Of planted copies 99 % were above .91. All other pairs were below .80,
+# Correlations of the fine structure. Of planted copies 99 % were above .91. All other pairs were below .85,
 # and the most similar ones are two films of one patient.
 CERTAIN = 0.88
-UNCERTAIN = 0.80
+UNCERTAIN = 0.86
 LEAST_DETAIL = 0.4  # grey levels, root mean square: an image without fine structure is a copy of no other
 CANDIDATES = 5  # an image's pairs that are aligned
 MOST_IMAGES = 30_000  # that `pneumo data check` compares; the work grows with the square
@@ -250,7 +250,7 @@ def correlations(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Floats:
     changes = _refined(_band(a[left], 1.5, 6), _band(b[left], 1.5, 6), changes[left], steps=6)
     changes = _refined(_band(a[left], 0.5, 2), _band(b[left], 0.5, 2), changes, steps=4)
     fine = _matched(_band(a[left], 0.5, 1.5), _band(b[left], 0.5, 1.5), changes)
-    keep = fine >= UNCERTAIN - 0.25  # at half the size, copies are about as similar as at the whole one
+    keep = fine >= UNCERTAIN - 0.3  # at half the size, copies are about as similar as at the whole one
     left, changes = left[keep], changes[keep]
     a, b = (part[left].astype(np.float32) for part in (first, second))
     changes = _refined(_band(a, 1, 4), _band(b, 1, 4), changes, steps=4)

@@ -153,7 +153,7 @@ def _from_folders(root: Path) -> Manifest:
     manifest = Manifest(root, table[COLUMNS])
     if others:
         manifest.notes.append(
-            f"{len(others)} files that are not images ({', '.join(SUFFIXES)}) were left out: {_first(others)}"
+            f"{len(others)} files that do not end with {', '.join(SUFFIXES)} were left out: {_first(others)}"
         )
     return manifest
 

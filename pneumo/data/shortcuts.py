@@ -29,7 +29,7 @@ from pneumo.data.workers import worker_count
 TREES = 200
 # The luminance table of the JPEG standard (annex K), which libjpeg scales by the quality. In zigzag order the
 # sum is the same.
-_STANDARD_SUM = 3688
+_STANDARD_SUM, _STANDARD_FIRST = 3688, 16
 BLACK = 4  # grey levels: what counts as border, as in pixel rule 2
 
 # What a column of the facts is called in the report, and its columns.
@@ -119,7 +119,9 @@ def jpeg_quality(tables: Mapping[int, list[int]] | None) -> float:
     """The quality setting, 1 to 100, with which libjpeg writes the first of these tables; 0 without one."""
     if not tables:
         return 0.0
-    scale = 100 * sum(tables[min(tables)]) / _STANDARD_SUM
+    first = tables[min(tables)]
+    # A value is at most 255, so the sum says too little about the lowest qualities.
+    scale = 100 * (sum(first) / _STANDARD_SUM if max(first) < 255 else first[0] / _STANDARD_FIRST)
     return float(np.clip(round((200 - scale) / 2 if scale <= 100 else 5000 / scale), 1, 100))
 
 

@@ -18,6 +18,17 @@ def picture(label: int, seed: int, height: int = 48, width: int = 60) -> np.ndar
     return np.clip(128 + stripes + rng.normal(0, 20, (height, width)), 1, 255).astype(np.uint8)
 
 
+def textured(seed: int, side: int = 160) -> np.ndarray:
+    """A picture with structure of all sizes, uint8 [side, side]."""
+    rng = np.random.default_rng(seed)
+    picture = np.zeros((side, side))
+    for cells in (4, 8, 16, 32, 64):
+        noise = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
+        picture += np.asarray(noise.resize((side, side), Image.Resampling.BICUBIC)) / cells**0.5
+    low, high = np.quantile(picture, (0.01, 0.99))
+    return ((picture - low) / (high - low) * 235 + 20).clip(20, 255).astype(np.uint8)
+
+
 def save(image: np.ndarray | Image.Image, file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
