@@ -189,27 +189,9 @@ def test_flipped_bytes_never_raise_anything_but_bad_image(tmp_path: Path) -> Non
 # ---- in training
 
 
-def in_every_format(root: Path) -> None:
-    """The Kaggle layout with images in all formats, each with the name of its format."""
-    make_kaggle(root)
-    forms: list[tuple[str, Callable[[Image.Image], bytes]]] = [
-        (".tif", lambda image: encoded(image, "TIFF")),
-        (".TIFF", lambda image: grey_tiff(np.asarray(image).astype(np.uint16) * 16)),
-        (".bmp", lambda image: encoded(image, "BMP")),
-        (".webp", lambda image: encoded(image, "WEBP", lossless=True)),
-        (".dcm", lambda image: odd_files.dicom(np.asarray(image).astype(np.uint16) * 16, stored=12)),
-        (".png", lambda image: encoded(image, "PNG")),
-    ]
-    for number, file in enumerate(sorted((root / "train").rglob("*.jpeg"))):
-        suffix, form = forms[number % len(forms)]
-        with Image.open(file) as image:
-            file.with_suffix(suffix).write_bytes(form(image.convert("L")))
-        file.unlink()
-
-
 def test_a_set_in_all_formats_is_prepared_like_one_of_jpegs(tmp_path: Path, settings: Make) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'pneumo[dicom]'")
-    in_every_format(tmp_path / "all")
+    odd_files.in_every_format(tmp_path / "all")
     make_kaggle(tmp_path / "jpeg")
     prepared = {}
     for name in ("all", "jpeg"):
@@ -231,7 +213,7 @@ def test_without_pydicom_each_dicom_is_refused_and_read_once_it_is_there(
 ) -> None:
     """A cache that left files out for want of a package is built again when the package is there."""
     pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'pneumo[dicom]'")
-    in_every_format(tmp_path / "set")
+    odd_files.in_every_format(tmp_path / "set")
     chosen = settings(root=tmp_path / "set", on_bad_image="skip")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pydicom", None)

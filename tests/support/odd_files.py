@@ -10,7 +10,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from pneumo.data import images, phantom
 from pneumo.data.settings import PhantomSettings
-from support.images import tiff
+from support.images import grey_tiff, make_kaggle, tiff
 
 READ, WARNED, REFUSED = "read", "warned", "refused"
 MARK = "was-run"  # the file that a payload would create
@@ -202,6 +202,24 @@ STRANGE = (
     *("rotated 90 degrees", "rotated 270 degrees", "upside down", "inverted", "mirrored"),
     *("two side by side", "cut to a corner"),
 )
+
+
+def in_every_format(root: Path) -> None:
+    """The Kaggle layout with images in all formats, each with the name of its format."""
+    make_kaggle(root)
+    forms: list[tuple[str, Callable[[Image.Image], bytes]]] = [
+        (".tif", lambda image: encoded(image, "TIFF")),
+        (".TIFF", lambda image: grey_tiff(np.asarray(image).astype(np.uint16) * 16)),
+        (".bmp", lambda image: encoded(image, "BMP")),
+        (".webp", lambda image: encoded(image, "WEBP", lossless=True)),
+        (".dcm", lambda image: dicom(np.asarray(image).astype(np.uint16) * 16, stored=12)),
+        (".png", lambda image: encoded(image, "PNG")),
+    ]
+    for number, file in enumerate(sorted((root / "train").rglob("*.jpeg"))):
+        suffix, form = forms[number % len(forms)]
+        with Image.open(file) as image:
+            file.with_suffix(suffix).write_bytes(form(image.convert("L")))
+        file.unlink()
 
 
 def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
