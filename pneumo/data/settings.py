@@ -33,6 +33,7 @@ class DataSettings:
     pixels: int | None = None
     on_bad_image: str = "error"
     near_copies: str = "error"
+    pseudonymise: bool = False
     cache_dir: str | None = None
     num_workers: int | None = None
     phantom: PhantomSettings = field(default_factory=PhantomSettings)
