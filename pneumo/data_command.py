@@ -149,7 +149,7 @@ def _check_copies(data: cache.ImageCache, settings: DataSettings) -> list[str]:
     if settings.image_size < copies.LEAST_SIDE:
         print(f"near-copies: not looked for below data.image_size={copies.LEAST_SIDE}")
         return []
-    if (count := len(data.images)) > copies.MOST_IMAGES:
+    if (count := len(data.rows)) > copies.MOST_IMAGES:
         print(
             f"near-copies: not looked for among {count} images, which takes long; `pneumo data copies` does"
         )

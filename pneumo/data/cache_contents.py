@@ -17,6 +17,7 @@ from pneumo.names import FETCHED_MODELS
 from pneumo.versions import PIXELS
 
 IMAGES, MODEL, RECORD, LEFTOVER = "images", "model", "record", "leftover"
+RECORDS = {"hashes-": "hashes of files", "copies-": "near-copies", "unreadable-": "unreadable files"}
 DAY_S = 86_400
 
 
@@ -95,9 +96,11 @@ def _entry(path: Path) -> Iterator[CacheEntry]:
             orphaned = "damaged"
         words = [f"{side} px", f"pixel rule {rule}", *steps]
         yield _made(path, IMAGES, ", ".join(words), orphaned=orphaned)
-    elif path.is_file() and name.startswith(("hashes-", "copies-")) and name.endswith(".json"):
-        yield _made(path, RECORD, "hashes of files" if name.startswith("hashes-") else "near-copies")
-    elif path.is_file() and name.startswith((".hashes-", ".copies-")) and name.endswith(".tmp"):
+    elif path.is_file() and name.startswith(tuple(RECORDS)):
+        yield _made(path, RECORD, RECORDS[f"{name.partition('-')[0]}-"])
+    elif (
+        path.is_file() and name.startswith(tuple(f".{start}" for start in RECORDS)) and name.endswith(".tmp")
+    ):
         yield _made(path, LEFTOVER, "unfinished", orphaned="its process ended")
 
 
