@@ -183,6 +183,59 @@ COMMANDS: dict[str, Command] = {
                 groups=("data",),
                 paths=_TRAIN_PATHS,
             ),
+            "cache list": Command(
+                purpose="show prepared images and fetched models on disk: size, age, what nothing new uses",
+                examples=(
+                    "pneumo data cache list",
+                    "pneumo data cache list cache_dir=/fast/disk",
+                    "pneumo data cache list cache_dir=.cache",
+                ),
+                config_name="data_cache_list",
+                paths=("cache_dir",),
+                renamed={"data.cache_dir": "cache_dir"},
+            ),
+            "cache prune": Command(
+                purpose="remove from the cache what nothing new uses; lists it only, unless dry_run=false",
+                examples=(
+                    "pneumo data cache prune",
+                    "pneumo data cache prune dry_run=false",
+                    "pneumo data cache prune unused_days=30 dry_run=false",
+                ),
+                config_name="data_cache_prune",
+                paths=("cache_dir",),
+                renamed={"data.cache_dir": "cache_dir"},
+            ),
+            "copies": Command(
+                purpose="find images that were saved again with another quality, size or crop",
+                examples=(
+                    "pneumo data copies",
+                    "pneumo data copies data=csv data.root=DIR",
+                    "pneumo data copies output=pairs.csv",
+                ),
+                config_name="data_copies",
+                paths=("data.root", "data.cache_dir", "output"),
+            ),
+            "labels": Command(
+                purpose="rank the images whose label may be wrong",
+                examples=(
+                    "pneumo data labels",
+                    "pneumo data labels data=csv data.root=DIR",
+                    "pneumo data labels output=ranking.csv",
+                ),
+                config_name="data_labels",
+                paths=("data.root", "data.cache_dir", "output"),
+            ),
+            "shortcuts": Command(
+                purpose="predict the label from size, file type, JPEG quality, border and mean level alone",
+                examples=(
+                    "pneumo data shortcuts",
+                    "pneumo data shortcuts data=csv data.root=DIR",
+                    "pneumo data shortcuts data.num_workers=4",
+                ),
+                config_name="train",
+                groups=("data",),
+                paths=_TRAIN_PATHS,
+            ),
         },
     ),
     "ui": Command(

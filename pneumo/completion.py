@@ -47,10 +47,15 @@ def _query(line: str) -> list[str]:
     if command is None:
         return []
     if command.actions and len(typed) == 1:
-        return _print(last, [f"{name} " for name in (*command.actions, "--help")])
+        return _print(last, [f"{name} " for name in (*command.actions, "--help") if " " not in name])
+    inner = [name.split()[1] for name in command.actions if name.startswith(f"{' '.join(typed[1:])} ")]
+    if last and any(name.startswith(last) for name in inner):  # data cache li
+        return _print(last, [f"{name} " for name in inner])
     if last.startswith("-"):
         return _print(last, [f"{flag} " for flag in FLAG_NAMES])
     names = typed[: 2 if command.actions else 1]
+    if " ".join(typed[1:3]) in command.actions:
+        names = typed[:3]
     flags, words = split_flags(typed[len(names) :])
     os.environ["COMP_LINE"] = " ".join(["pneumo", *flags, *words, last])
     return [*names, "-sc", "query=bash"]

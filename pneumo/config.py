@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pneumo import UserError, __version__, commands, completion, config_help, fingerprint, one_of
 from pneumo.config_arguments import prepare
 from pneumo.config_errors import NO_NAME, Typed, explain, unknown_key
-from pneumo.config_files import project_dir, shipped_dir
+from pneumo.config_files import groups, project_dir, shipped_dir
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
 from pneumo.text import first_line
@@ -187,7 +187,9 @@ def run_hydra(
     command = commands.find(name)
     register()
     folder: str | None = str(shipped_dir("conf"))
-    if schema is not Config:
+    if schema is not Config and groups(command.config_name):
+        ConfigStore.instance().store(name="schema", node=schema)
+    elif schema is not Config:
         _register_small(command.config_name, schema)
         folder = None
         # Hydra would look for options beside the task's module and complete our packages as groups.
@@ -258,6 +260,8 @@ def _one_a_line() -> Iterator[None]:
 def run_action(name: str, actions: Mapping[str, tuple[Callable[[Any], int], type]]) -> int:
     """Run the sub-command of `name` that comes first on the command line; return its exit code."""
     action, *rest = sys.argv[1:] or [""]
+    if rest and f"{action} {rest[0]}" in actions:  # data cache list
+        action, *rest = f"{action} {rest[0]}", *rest[1:]
     if not action:
         print(config_help.of_command(name), file=sys.stderr)
         return USAGE

@@ -31,7 +31,10 @@ IRRELEVANT = {
         "on_code_change",
     ),
     # `pixels` names a version, and the version is hashed.
-    "data": ("root", "cache_dir", "num_workers", "on_bad_image", "pseudonymise", "phantom", "name", "pixels"),
+    "data": (
+        *("root", "cache_dir", "num_workers", "on_bad_image", "near_copies", "pseudonymise"),
+        *("phantom", "name", "pixels"),
+    ),
     "trainer": ("device", "compile", "checkpoint_every_s", "grace_s", "score_test"),
 }
 

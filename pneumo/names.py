@@ -16,6 +16,8 @@ PREDICTIONS = "predictions"
 SWEEP_TABLE = "sweep.json"  # on the parent run: the sweep's jobs
 COMPARISON = "comparison"  # the folder of a comparison, on the parent run of a sweep
 
+FETCHED_MODELS = "models"  # in the cache folder: models from a tracking server
+
 # ---- files of a model folder
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_FACTS = "model.json"

@@ -183,7 +183,8 @@ def command(
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
         line = [*arguments]
-        if "=" in "".join(arguments) and module not in ("predict", "compare", "ui"):
+        own_keys = module == "data" and ({*arguments} & {"copies", "labels", "list", "prune"})
+        if "=" in "".join(arguments) and module not in ("predict", "compare", "ui") and not own_keys:
             line.append(f"output_dir={tmp_path}/outputs")
         monkeypatch.setattr(sys, "argv", [f"pneumo.{module}", *line])
         capfd.readouterr()

@@ -45,6 +45,10 @@ def completed(bash: dict[str, str], line: str) -> list[str]:
         ("pneumo train model=res", ["resnet18", "resnet50"]),
         ("pneumo train model=resnet18 -m trainer.epo", ["trainer.epochs="]),
         ("pneumo runs status wa", ["watch="]),
+        ("pneumo data c", ["check", "cache", "copies"]),
+        ("pneumo data cache l", ["list"]),
+        ("pneumo data cache prune dry", ["dry_run="]),
+        ("pneumo data cache data.ima", ["data.image_size="]),
         ("pneumo runs status t", ["tracking."]),
         ("pneumo compare e", []),  # neither our packages nor the groups of train
         ("pneumo completion ", ["bash"]),

@@ -1,13 +1,15 @@
 """`pneumo data`: what it prints, what it downloads and how it ends."""
 
+import csv
 import shutil
 import sys
 import types
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.commands import Command
-from support.images import make_kaggle, picture, save
+from support.images import make_kaggle, picture, save, textured
 
 from pneumo.data_command import KAGGLE_HANDLE
 
@@ -26,7 +28,7 @@ def test_check_reports_everything(kaggle: Path, command: Command) -> None:
         "test       16 images of 8 patients: 8 NORMAL, 8 PNEUMONIA (4 bacteria, 8 normal, 4 virus)",
         "identical bytes: 1 files repeat another one",
         "unreadable files: 0",
-        "note: 1 files that are not .jpeg",
+        "note: 1 files that do not end with .jpeg",
         "digest: ",
         "result: ready to train on",
     ):
@@ -59,6 +61,106 @@ def test_check_of_a_table_without_patients_warns(tmp_path: Path, command: Comman
     ending = command("data", "check", "data=csv", f"data.root={tmp_path}/set", *SMALL)
     assert ending.code == 0 and "note: 24 images have no patient" in ending.out
     assert "unknown" in ending.out
+
+
+def with_a_copy(root: Path) -> tuple[str, str]:
+    """Textured pictures in the Kaggle layout. One test image is a train image, saved again: their paths."""
+    make_kaggle(root, patients=4, images=1, test_patients=2)
+    for number, file in enumerate(sorted(root.rglob("*.jpeg"))):
+        save(textured(number), file)
+    first, second = "train/NORMAL/IM-0001-0001.jpeg", "test/NORMAL/IM-0701-0001.jpeg"
+    with Image.open(root / first) as image:
+        image.resize((130, 130)).crop((3, 2, 126, 127)).save(root / second, quality=60)
+    return first, second
+
+
+def test_check_finds_a_train_image_that_was_saved_again_in_test(tmp_path: Path, command: Command) -> None:
+    first, second = with_a_copy(tmp_path / "set")
+    keys = (f"data.root={tmp_path}/set", "data.image_size=96", "data.num_workers=1", "data.val_fraction=0.3")
+    ending = command("data", "check", *keys)
+    assert ending.code == 1 and "result: 1 problems" in ending.out, ending.out
+    assert "1 certain, 0 uncertain" in ending.out and "data.near_copies=allow" in ending.err
+    assert first in ending.err and second in ending.err and "Traceback" not in ending.err
+    ending = command("data", "check", *keys, "data.near_copies=allow")
+    assert ending.code == 0 and "result: ready to train on" in ending.out and not ending.err
+    assert first in ending.out and second in ending.out
+    ending = command("data", "check", *keys[:1], "data.image_size=32", *keys[2:])
+    assert ending.code == 0 and "not looked for below data.image_size=64" in ending.out
+    ending = command("data", "check", *keys, "data.near_copies=maybe")
+    assert ending.code == 2 and "error, allow" in ending.err
+
+
+def test_check_leaves_a_large_set_to_the_command_for_copies(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = with_a_copy(tmp_path / "set")
+    monkeypatch.setattr("pneumo.data.copies.MOST_IMAGES", 5)
+    keys = (f"data.root={tmp_path}/set", "data.image_size=96", "data.num_workers=1", "data.val_fraction=0.3")
+    ending = command("data", "check", *keys)
+    assert ending.code == 0 and "`pneumo data copies`" in ending.out
+    ending = command("data", "copies", *keys, "output=pairs.csv")
+    assert ending.code == 0 and "1 certain and 0 uncertain" in ending.out, ending.err
+    (row,) = csv.DictReader((tmp_path / "pairs.csv").open())
+    assert {row["first"], row["second"]} == {first, second} and row["certain"] == "true"
+    assert row["label"] == row["other_label"] == "NORMAL" and float(row["correlation"]) > 0.88
+    ending = command("data", "copies", keys[0], "data.image_size=32")
+    assert ending.code == 1 and "data.image_size=32 is too small; give 64" in ending.err
+
+
+def test_labels_writes_a_ranking_of_all_images(kaggle: Path, tmp_path: Path, command: Command) -> None:
+    wrong = kaggle / "train" / "NORMAL" / "IM-0003-0001.jpeg"
+    for number, file in enumerate(sorted(kaggle.rglob("*.jpeg"))):
+        drawn = textured(number, 64) // 3
+        drawn[:, : 32 if "PNEUMONIA" in str(file) or file == wrong else 64] += 80  # one side or both
+        save(drawn, file)
+    ending = command("data", "labels", f"data.root={kaggle}", *SMALL, f"output={tmp_path}/r/ranking.csv")
+    assert ending.code == 0, ending.err
+    rows = [*csv.DictReader((tmp_path / "r" / "ranking.csv").open())]
+    assert len(rows) == 60 and "of 60 labels are suspect" in ending.out
+    assert rows[0]["path"] == "train/NORMAL/IM-0003-0001.jpeg" and rows[0]["suspect"] == "true"
+    assert rows[0]["label"] == "NORMAL" and rows[0]["suggested"] == "PNEUMONIA"
+    assert "train/NORMAL/IM-0003-0001.jpeg" in ending.out
+    blocked = command("data", "labels", f"data.root={kaggle}", *SMALL, "output=/proc/x.csv")
+    assert blocked.code == 1 and "output=/proc/x.csv cannot be written" in blocked.err
+
+
+def test_shortcuts_prints_an_interval_for_each_part(kaggle: Path, command: Command) -> None:
+    for file in (kaggle / "train" / "NORMAL").iterdir():
+        with Image.open(file) as image:
+            image.resize((90, 60)).save(file, "PNG")
+    ending = command("data", "shortcuts", f"data.root={kaggle}", *SMALL)
+    assert ending.code == 0, ending.err
+    lines = {line.split("  ")[0]: line.split()[-3:] for line in ending.out.splitlines()}
+    for part in ("all", "size", "aspect ratio", "file type", "JPEG quality", "border", "mean level"):
+        auroc, low, high = map(float, lines[part])
+        assert 0 <= low <= auroc <= high <= 1, part
+    assert float(lines["file type"][0]) > 0.7 and "of 60 images of 30 patients" in ending.out
+    ending = command("data", "shortcuts", "data=phantom")
+    assert ending.code == 1 and "data=phantom has no files" in ending.err
+
+
+def test_the_cache_is_listed_and_pruned_only_when_asked(
+    kaggle: Path, tmp_path: Path, command: Command
+) -> None:
+    folder = f"cache_dir={tmp_path}/cache"
+    assert f"{tmp_path}/cache holds nothing" in command("data", "cache", "list", folder).out
+    for rule in (1, 2):
+        assert command("data", "cache", f"data.root={kaggle}", f"data.pixels={rule}", *SMALL).code == 0
+    listed = command("data", "cache", "list", folder)
+    assert listed.code == 0 and "32 px, pixel rule 2, crop_black, equalize" in listed.out
+    assert "made by pixel rule 1; the newest is 2" in listed.out and "pneumo data cache prune" in listed.out
+    kept = sorted((tmp_path / "cache").iterdir())
+    dry = command("data", "cache", "prune", folder)
+    assert dry.code == 0 and "dry_run=false would remove these 1 entries" in dry.out
+    assert sorted((tmp_path / "cache").iterdir()) == kept
+    gone = command("data", "cache", "prune", folder, "dry_run=false")
+    assert gone.code == 0 and "removed 1 entries" in gone.out
+    assert len(kept) - len([*(tmp_path / "cache").iterdir()]) == 1
+    assert "nothing to remove" in command("data", "cache", "prune", folder, "dry_run=false").out
+    everything = command("data", "cache", "prune", f"data.{folder}", "unused_days=0", "dry_run=false")
+    assert everything.code == 0 and not [*(tmp_path / "cache").glob("*.json")]
+    wrong = command("data", "cache", "prune", folder, "unused_days=-1")
+    assert wrong.code == 2 and "unused_days=-1" in wrong.err
 
 
 def test_cache_prepares_ahead(kaggle: Path, command: Command, tmp_path: Path) -> None:

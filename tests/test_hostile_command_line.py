@@ -142,7 +142,7 @@ def spoiled(root: Path) -> dict[str, str]:
     files = {
         "IM-0001-0091.jpeg": (b"", "the file is empty"),
         "IM-0001-0092.jpeg": (jpeg[: len(jpeg) // 2], "damaged"),
-        "IM-0001-0093.jpeg": (b"Dear Sir or Madam\n", "neither a JPEG nor a PNG"),
+        "IM-0001-0093.jpeg": (b"Dear Sir or Madam\n", "not a JPEG, PNG, TIFF"),
         "IM-0001-0094.png": (png(30_000, 30_000, 1, 0, b"\0" * 99), "more pixels than the limit"),
     }
     for name, (content, _) in files.items():

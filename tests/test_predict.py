@@ -36,7 +36,7 @@ def test_a_row_a_file_in_order_and_the_others_go_on(
     rows = table(tmp_path / "out.csv")
     names = ["0.png", "1.png", "2.png", "2b.jpeg", "3.png", "4.png", "deeper/x.png"]
     assert [row["path"] for row in rows] == [str(folder / name) for name in names]
-    assert "neither a JPEG nor a PNG" in rows[3]["error"] and not rows[3]["probability"]
+    assert "not a JPEG, PNG, TIFF" in rows[3]["error"] and not rows[3]["probability"]
     known = model_folder.read(model)
     for row in rows[:3] + rows[4:]:
         square = images.preprocess(images.read(row["path"]), **known.preprocess)

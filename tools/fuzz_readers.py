@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing of the code that reads untrusted files: images, CSV tables, weights and states.
+"""Coverage-guided fuzzing of the code that reads untrusted files: images, DICOM, tables, weights and states.
 
-    python tools/fuzz_readers.py image|csv|checkpoint [--seconds 60] [--corpus DIR] [--findings DIR]
+    python tools/fuzz_readers.py image|dicom|csv|checkpoint [--seconds 60] [--corpus DIR] [--findings DIR]
 
 A finding is an unexpected error, a result that breaks the reader's promise, a path outside the root, an
 attempt to run something, more than 2 GB of memory, or more than ten seconds for one input. The input is kept
 under --findings, and the exit code is 1. Coverage includes only Python code: pneumo and the Python parts of
-Pillow, safetensors and torch's weights_only unpickler. Their compiled parts run without guidance.
+Pillow, pydicom, safetensors and torch's weights_only unpickler. Their compiled parts run without guidance.
 """
 
 import argparse
@@ -27,12 +27,13 @@ from pathlib import Path
 from types import FunctionType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
 RSS_LIMIT_MB = 2000  # the promise; importing torch takes 500 of it
 INPUT_LIMIT_S = 10  # processor time, so that a busy machine does not cause findings
 HANG_S = 600
 PNG = b"\x89PNG\r\n\x1a\n"
-INSTRUMENTED = ["pneumo", "PIL", "safetensors"]
+INSTRUMENTED = ["pneumo", "PIL", "pydicom", "safetensors"]
 Reader = Callable[[bytes], None]
 
 
@@ -186,9 +187,39 @@ def image_seeds() -> list[bytes]:
     add(grey, "PNG", transparency=3, exif=exif, pnginfo=text, icc_profile=bytes(40), dpi=(72, 72))
     add(grey, "PNG", save_all=True, append_images=[grey.rotate(90)])
     add(Image.fromarray(rng.integers(0, 65536, (5, 7), dtype=np.uint16)), "PNG")
-    for kind in ("GIF", "BMP", "TIFF"):
+    for kind in ("GIF", "BMP", "TIFF", "WEBP"):
         add(grey, kind)
-    return made
+    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg", "group4"):
+        add(grey.convert("1") if compression == "group4" else grey, "TIFF", compression=compression)
+    for mode in ("1", "P", "RGBA", "CMYK"):
+        add(grey.convert(mode), "TIFF")
+    add(Image.fromarray(rng.integers(0, 65536, (5, 7), dtype=np.uint16)), "TIFF", exif=exif)
+    add(grey, "TIFF", save_all=True, append_images=[grey.rotate(90)])
+    for mode in ("P", "RGB", "RGBA"):
+        add(grey.convert(mode), "BMP")
+    add(grey.convert("RGBA"), "WEBP", lossless=True, exif=exif)
+    add(grey, "WEBP", save_all=True, append_images=[grey.rotate(90)])
+    return [*made, dicom_seeds()[0]]
+
+
+def dicom_seeds() -> list[bytes]:
+    import numpy as np
+    from PIL import Image
+    from support.odd_files import dicom
+
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 4096, (9, 13), dtype=np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray((deep // 16).astype(np.uint8)).save(buffer, "JPEG")
+    return [
+        dicom(deep, stored=12),
+        dicom(deep, stored=12, window=(2048, 4096), slope=0.5, intercept=-100, padding=0),
+        dicom((deep // 16).astype(np.uint8), colours="MONOCHROME1", modality="CR"),
+        dicom((deep // 16).astype(np.uint8), syntax="1.2.840.10008.1.2.4.50", frame=buffer.getvalue()),
+        dicom(deep, syntax="1.2.840.10008.1.2.5", frame=bytes(64) + bytes(200)),
+        dicom(deep, syntax="1.2.840.10008.1.2.1.99"),
+        dicom(None),
+    ]
 
 
 def csv_seeds() -> list[bytes]:
@@ -240,12 +271,16 @@ def checkpoint_seeds() -> list[bytes]:
     return made
 
 
-TARGETS = {"image": image, "csv": csv, "checkpoint": checkpoint}
-SEEDS = {"image": image_seeds, "csv": csv_seeds, "checkpoint": checkpoint_seeds}
+TARGETS = {"image": image, "dicom": image, "csv": csv, "checkpoint": checkpoint}
+SEEDS = {"image": image_seeds, "dicom": dicom_seeds, "csv": csv_seeds, "checkpoint": checkpoint_seeds}
 WORDS = {
     "image": [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"iCCP", b"zTXt", b"iTXt", b"acTL",
               b"fcTL", b"fdAT", b"gAMA", b"Exif\0\0", b"JFIF\0", b"Adobe", b"\xff\xc0", b"\xff\xc4",
-              b"\xff\xda", b"\xff\xe1", b"MPF\0", b"\x7f\xff\xff\xff"],
+              b"\xff\xda", b"\xff\xe1", b"MPF\0", b"\x7f\xff\xff\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF",
+              b"WEBP", b"VP8X", b"VP8L", b"VP8 ", b"ANMF", b"\x69\x87", b"\x25\x88", b"\x02\x01\x03\0"],
+    "dicom": [b"DICM", b"DX", b"CR", b"MONOCHROME1", b"OB\0\0", b"OW\0\0", b"SQ\0\0", b"UI", b"US", b"DS",
+              b"1.2.840.10008.1.2.4.50", b"1.2.840.10008.1.2.5", b"\xe0\x7f\x10\0", b"\x28\0\x10\0",
+              b"\xff\xff\xff\xff", b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0"],
     "csv": [b"path", b"label", b"patient", b"filepath", b"img", b"NORMAL", b"PNEUMONIA", b"====", b"../",
             b"out/", b"in/", b"/etc/passwd", b"\0", b'"', b"\r", b"\xef\xbb\xbf", b"person1_virus_2", b"\\"],
     "checkpoint": [b"cposix\nsystem\n", b"cos\nsystem\n", b"cbuiltins\nbytearray\n", b"cbuiltins\neval\n",

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pneumo import UserError
-from pneumo.data import phantom
-from pneumo.data.images import BadImage, check_file, is_undeclared
+from pneumo.data import dicom, phantom
+from pneumo.data.images import is_undeclared
 from pneumo.data.levels import white_above
+from pneumo.data.limits import BadImage, check_file
 from pneumo.data.manifest import Manifest, content_problems, digests, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
 from pneumo.data.workers import Load, fill, largest_below, processes, read_below, worker_count
@@ -131,6 +132,9 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
     images, reasons = np.zeros((0, settings.image_size, settings.image_size), np.uint8), {}
     white = None
     if order:
+        if folder.is_dir() and _left_out_in_vain(folder):
+            with _build_lock(folder.with_suffix(".lock")):
+                _remove(folder)
         if not folder.is_dir():
             strict = settings.on_bad_image == "error"
             files = [sources[content] for content in order]
@@ -230,7 +234,34 @@ def _open(folder: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], 
         raise UserError(
             f"the cache {folder} is damaged ({error}). Remove the folder; the next run builds it again."
         ) from None
+    with suppress(OSError):
+        os.utime(folder)  # when it was last used, for `pneumo data cache list`
     return images, {int(row): reason for row, reason in reasons.items()}, white
+
+
+# The reason for every file that was neither, before TIFF, BMP, WebP and DICOM were read.
+_TWO_FORMATS = "neither a JPEG nor a PNG file"
+
+
+def _left_out_in_vain(folder: Path) -> bool:
+    """True for a complete cache that lacks files which can be read now: an older version could not read their
+    format, or pydicom is installed by now."""
+    try:
+        reasons = json.loads((folder / "index.json").read_text())["bad"].values()
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False  # `_open` reports the damage
+    return any(
+        reason.startswith(_TWO_FORMATS) or (dicom.NEEDS in reason and dicom.is_readable())
+        for reason in reasons
+    )
+
+
+def _remove(folder: Path) -> None:
+    """Remove a complete cache. A run that has its images open keeps them."""
+    aside = folder.with_suffix(f".tmp{os.getpid()}")
+    with suppress(FileNotFoundError):
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _build(

@@ -4,6 +4,7 @@ Messages repeat only sizes and types from a file's header, because other values 
 pydicom, and pylibjpeg for compressed images: pip install 'pneumo[dicom]'.
 """
 
+import importlib.util
 import logging
 import struct
 import warnings
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumo.data.images import MAX_PIXELS, BadImage, Grey, check_file, check_rule
 from pneumo.data.levels import between, declared_range, eight_bit
+from pneumo.data.limits import BadImage, Grey, check_file, check_rule, check_size
 
 MODALITIES = ("CR", "DX")
 TAGS = (
@@ -30,6 +31,12 @@ COMPRESSED = {
     **{f"1.2.840.10008.1.2.4.{number}": "JPEG 2000" for number in (90, 91)},
 }
 MAX_LUT = 65536
+NEEDS = "needs pydicom: pip install 'pneumo[dicom]'"
+
+
+def is_readable() -> bool:
+    """True where pydicom is installed."""
+    return importlib.util.find_spec("pydicom") is not None
 
 
 def is_dicom(path: str | Path) -> bool:
@@ -54,7 +61,7 @@ def read(path: str | Path, *, pixels: int = 1) -> Grey:
     try:
         import pydicom
     except ImportError:
-        raise BadImage(path, "a DICOM file, which needs pydicom: pip install 'pneumo[dicom]'") from None
+        raise BadImage(path, f"a DICOM file, which {NEEDS}") from None
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages quote header values
     try:
         with warnings.catch_warnings():
@@ -92,8 +99,7 @@ def _check_header(path: str | Path, header: Any) -> None:
     rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
     if rows < 1 or columns < 1:
         raise BadImage(path, "DICOM: it holds no image")
-    if rows * columns > MAX_PIXELS:
-        raise BadImage(path, f"{columns} x {rows} pixels, more than the limit of {MAX_PIXELS:,}")
+    check_size(path, columns, rows)
     colours = header.get("PhotometricInterpretation")
     if int(header.get("SamplesPerPixel") or 1) != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise BadImage(path, "DICOM: not grey levels (MONOCHROME1 or MONOCHROME2)")
@@ -108,6 +114,8 @@ def _check_pixels(path: str | Path, whole: Any) -> None:
     kind = COMPRESSED.get(str(whole.file_meta.TransferSyntaxUID))
     if kind is None:
         return
+    if not _has_decoder(str(whole.file_meta.TransferSyntaxUID)):
+        raise BadImage(path, f"DICOM: {kind} data need another package: pip install 'pneumo[dicom]'")
     from pydicom.encaps import generate_frames
 
     frame = next(generate_frames(whole.PixelData, number_of_frames=1))
@@ -117,6 +125,12 @@ def _check_pixels(path: str | Path, whole: Any) -> None:
         fits = _stream_size(frame, kind) == (whole.Rows, whole.Columns, 1)
     if not fits:
         raise BadImage(path, f"DICOM: its {kind} data have another size than its header says")
+
+
+def _has_decoder(syntax: str) -> bool:
+    from pydicom.pixels import get_decoder
+
+    return bool(get_decoder(syntax).is_available)
 
 
 def _stream_size(stream: bytes, kind: str) -> tuple[int, int, int] | None:

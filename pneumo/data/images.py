@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,54 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pneumo import UserError
-from pneumo.data import levels
-from pneumo.versions import PIXEL_RULES
+from pneumo.data import dicom, formats, levels
+from pneumo.data.limits import MAX_BYTES as MAX_BYTES
+from pneumo.data.limits import MAX_PIXELS, BadImage, Grey, check_file, check_rule, check_size
 
-MAX_BYTES = 128 * 2**20
-# The largest X-ray detectors give about 20 megapixels. Reading 50 megapixels with transparency takes 1 GB.
-MAX_PIXELS = 50_000_000
 # Decoding a scan of a JPEG visits every pixel, and a scan can be a hundred bytes. Usual files have up to 12.
 MAX_SCANNED_PIXELS = 12 * MAX_PIXELS
-FORMATS = ("JPEG", "PNG")
 COLOUR_GRID = 256  # pixels per side in the check for colour
 COLOUR_LEVELS = 32  # difference between a pixel's channels; JPEG's rounding adds a few levels to a grey image
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
-MAX_CHUNKS = 1000  # of a PNG, before its pixels; usually fewer than ten
+UNKNOWN = "not a JPEG, PNG, TIFF, BMP, WebP or DICOM file, whatever its name says"
 
 NEARLY_BLACK = 4  # of 255: scanners and JPEG leave borders that are not exactly 0
 _SEEN = [0] * (NEARLY_BLACK + 1) + [255] * (255 - NEARLY_BLACK)
 
-Grey = NDArray[np.uint8]
 Result = TypeVar("Result")
 
 
-class BadImage(UserError):
-    """A file that cannot be read as an X-ray: its `path` and the `reason`."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = str(path)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
-        return BadImage, (self.path, self.reason)
-
-
 def read(path: str | Path, *, pixels: int = 1, white: int | None = None) -> Grey:
-    """Read a JPEG or PNG as grey levels, uint8 [H, W]. The content decides the format, not the name.
+    """Read a JPEG, PNG, TIFF, BMP, WebP or DICOM file as grey levels, uint8 [H, W].
 
-    16-bit PNGs are scaled to 8 bits, transparent pixels get a black background, and the EXIF orientation is
-    applied. Sizes are checked before anything is decoded. Raises BadImage with path and reason.
+    The content decides the format, not the name. 16-bit PNGs and TIFFs are scaled to 8 bits, transparent
+    pixels get a black background, and the EXIF orientation is applied. Sizes are checked before anything is
+    decoded. Raises BadImage with path and reason. How DICOM is read is in pneumo.data.dicom.
 
     `pixels` is the pixel rule for 16-bit grey values. Rule 1 divides them by 257. Rule 2 scales them by the
     range that the file declares (sBIT). If it declares none, `white` becomes 255. Without `white`, the file's
-    largest value decides.
+    largest value decides. DICOM declares its range and does not use `white`.
 
-    A 16-bit PNG with colour or an alpha channel is read as its upper 8 bits, under both rules: Pillow has no
-    mode with several channels of 16 bits. A 12-bit film that was not scaled to 16 bits keeps 16 levels that
-    way, so such a film must be stored as grey.
+    A 16-bit PNG or TIFF with colour or an alpha channel is read as its upper 8 bits, under both rules:
+    Pillow has no mode with several channels of 16 bits. A 12-bit film that was not scaled to 16 bits keeps
+    16 levels that way, so such a film must be stored as grey.
     """
     return np.asarray(read_image(path, pixels=pixels, white=white))
 
@@ -74,27 +56,45 @@ def read_with_colour(
 ) -> tuple[Image.Image, float]:
     """Like `read_image`, plus the share of the original's pixels that have colour: about 0 for an X-ray."""
     check_rule(pixels)
+    kind = format_of(path)
+    if kind == "DICOM":
+        return Image.fromarray(dicom.read(path, pixels=pixels)), 0.0
+    tiff = formats.check_tiff(path) if kind == "TIFF" else None
 
     def use(image: Image.Image) -> tuple[Image.Image, float]:
         share = _colour_share(image) if colour else 0.0
-        ImageOps.exif_transpose(image, in_place=True)  # not in place, it would copy an upright image
-        if pixels > 1 and image.mode.startswith("I"):
-            return _scaled(np.asarray(image), significant_bits(path), white), share
-        return _to_grey(image), share
+        if kind != "TIFF":  # Pillow has turned it already
+            ImageOps.exif_transpose(image, in_place=True)  # not in place, it would copy an upright image
+        if not image.mode.startswith("I"):
+            return _to_grey(image), share
+        grey = _scaled(np.asarray(image), significant_bits(path), white) if pixels > 1 else _to_grey(image)
+        # Pillow inverts a TIFF whose 0 is white only up to 8 bits.
+        return (ImageOps.invert(grey) if tiff and tiff.is_negative else grey), share
 
-    return _decoded(path, use)
+    return _decoded(path, kind, use)
+
+
+def format_of(path: str | Path) -> str | None:
+    """The format of a regular file within the size limit, by its content; None if it is not one of ours."""
+    check_file(path)
+    try:
+        return formats.of(formats.start_of(path))
+    except OSError as error:
+        raise BadImage(path, f"cannot be opened: {error.strerror}") from None
 
 
 def is_undeclared(path: str | Path) -> bool:
-    """True for a 16-bit grey PNG that does not declare how many of its bits are used; nothing is decoded.
+    """True for a 16-bit grey PNG or TIFF that does not declare how many of its bits are used.
 
-    A 16-bit file with colour or an alpha channel is not one: only its upper 8 bits are read.
+    Nothing is decoded. A 16-bit file with colour or an alpha channel is not one: only its upper 8 bits are
+    read.
     """
-    check_file(path)
-    with open(path, "rb") as file:  # noqa: PTH123
-        start = file.read(26)
+    kind = format_of(path)
+    if kind == "TIFF":
+        tiff = formats.check_tiff(path)
+        return tiff.is_deep_grey and tiff.bits == 16
     sixteen_bits_one_channel = b"\x10\0"
-    is_deep = start[:8] == PNG_START and start[24:26] == sixteen_bits_one_channel
+    is_deep = kind == "PNG" and formats.start_of(path)[24:26] == sixteen_bits_one_channel
     return is_deep and significant_bits(path) is None
 
 
@@ -105,15 +105,22 @@ def largest_undeclared(path: str | Path) -> int | None:
     """
     if not is_undeclared(path):
         return None
-    return _decoded(path, lambda image: int(np.asarray(image).max(initial=0)))
+    return _decoded(path, format_of(path), lambda image: int(np.asarray(image).max(initial=0)))
 
 
 def significant_bits(path: str | Path) -> int | None:
-    """How many bits of a PNG's grey values are used, from its sBIT chunk; None without that chunk."""
+    """How many bits of a file's grey values are used; None if it does not declare that.
+
+    A PNG declares it in its sBIT chunk. A TIFF does so only if it stores fewer than 16.
+    """
     with open(path, "rb") as file:  # noqa: PTH123
-        if file.read(8) != PNG_START:
+        start = file.read(8)
+        if formats.of(start) == "TIFF":
+            tiff_bits = formats.check_tiff(path).bits
+            return tiff_bits if tiff_bits < 16 else None
+        if start != formats.PNG_START:
             return None
-        for _ in range(MAX_CHUNKS):
+        for _ in range(formats.MAX_CHUNKS):
             head = file.read(8)
             kind = head[4:]
             if len(head) < 8 or kind in (b"IDAT", b"IEND"):  # sBIT comes before the pixels
@@ -124,11 +131,6 @@ def significant_bits(path: str | Path) -> int | None:
                 return bits[0] if bits and 1 <= bits[0] <= 16 else None
             file.seek(size + 4, os.SEEK_CUR)
     return None
-
-
-def check_rule(pixels: int) -> None:
-    if pixels not in PIXEL_RULES:
-        raise UserError(f"pixels={pixels} is not a pixel rule; the rules are 1 and 2.")
 
 
 def _scaled(values: NDArray[np.integer], bits: int | None, white: int | None) -> Image.Image:
@@ -142,17 +144,24 @@ def _scaled(values: NDArray[np.integer], bits: int | None, white: int | None) ->
     return Image.fromarray(levels.table(white or levels.white_above(largest))[values])
 
 
-def _decoded(path: str | Path, use: Callable[[Image.Image], Result]) -> Result:
-    """What `use` returns for the decoded image."""
-    check_file(path)
+def _decoded(path: str | Path, kind: str | None, use: Callable[[Image.Image], Result]) -> Result:
+    """What `use` returns for the decoded image of a file of the format `kind`."""
+    if kind is None:
+        raise BadImage(path, UNKNOWN)
     try:
+        if kind == "WEBP":
+            formats.check_webp(path, formats.start_of(path))
+        elif kind == "BMP":
+            formats.check_bmp(path, formats.start_of(path))
+        elif kind == "TIFF":
+            formats.check_tiff(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own pixel limit is stricter than Pillow's
-            with Image.open(path, formats=FORMATS) as image:
+            # By name, Pillow would map an uncompressed TIFF, and mix up the sides of one that is turned.
+            with open(path, "rb") as file, Image.open(file, formats=(kind,)) as image:  # noqa: PTH123
                 width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise BadImage(path, f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
-                scans = _scans(path) if _may_have_scans(image) else 1
+                check_size(path, width, height)
+                scans = _scans(path) if _may_have_scans(image, kind) else 1
                 if scans * width * height > MAX_SCANNED_PIXELS:
                     raise BadImage(path, f"{scans} scans of {width} x {height} pixels would take too long")
                 image.load()
@@ -162,33 +171,15 @@ def _decoded(path: str | Path, use: Callable[[Image.Image], Result]) -> Result:
     except Image.DecompressionBombError:
         raise BadImage(path, f"more pixels than the limit of {MAX_PIXELS:,}") from None
     except Image.UnidentifiedImageError:
-        raise BadImage(path, "neither a JPEG nor a PNG file, whatever its name says") from None
+        raise BadImage(path, f"damaged, or a {kind} file of an unsupported kind") from None
     except Exception as error:  # a hostile file can raise nearly anything from a decoder
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadImage(path, f"damaged: {reason}") from None
 
 
-def check_file(path: str | Path) -> os.stat_result:
-    """The stat result of a regular file within the size limit; BadImage for anything else.
-
-    It does not open the file: opening a named pipe would wait for ever.
-    """
-    try:
-        info = os.stat(path)  # noqa: PTH116 - strings: 100,000 Path objects cost a second
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-        raise BadImage(path, getattr(error, "strerror", None) or str(error)) from None
-    if not stat.S_ISREG(info.st_mode):
-        raise BadImage(path, "not a regular file")
-    if info.st_size == 0:
-        raise BadImage(path, "the file is empty (0 bytes)")
-    if info.st_size > MAX_BYTES:
-        raise BadImage(path, f"{info.st_size:,} bytes, more than the limit of {MAX_BYTES:,}")
-    return info
-
-
-def _may_have_scans(image: Image.Image) -> bool:
-    """False for a PNG and for most X-rays: libjpeg refuses a second scan of one sequential channel."""
-    return image.format != "PNG" and (image.mode != "L" or "progressive" in image.info)
+def _may_have_scans(image: Image.Image, kind: str) -> bool:
+    """False except for some JPEGs: libjpeg refuses a second scan of one sequential channel."""
+    return kind == "JPEG" and (image.mode != "L" or "progressive" in image.info)
 
 
 def _scans(path: str | Path) -> int:

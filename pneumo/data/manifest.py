@@ -13,11 +13,11 @@ import pandas as pd
 
 from pneumo import UserError
 from pneumo.data import phantom
+from pneumo.data.formats import SUFFIXES
 from pneumo.data.settings import DataSettings
 from pneumo.names import CLASS_NAMES
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".jpeg", ".jpg", ".png")
 PATH_COLUMNS = ("path", "filepath", "img")
 # A table of this size takes about 600 MB to check; the largest public chest sets hold 400,000 images.
 MAX_CSV_ROWS = 1_000_000
@@ -143,7 +143,9 @@ def _from_folders(root: Path) -> Manifest:
                     others.append(name)
     if not rows:
         contents = f"it has only {_first(others)}" if others else "none was found"
-        raise UserError(f"{root} holds no image: .jpeg, .jpg and .png files are read, and {contents}.")
+        raise UserError(
+            f"{root} holds no image: files that end with {', '.join(SUFFIXES)} are read, and {contents}."
+        )
     paths = [path for path, _, _ in rows]
     table = pd.DataFrame({"path": paths, "label": [label for _, label, _ in rows]})
     table["patient"], table["subtype"] = _parse_names(paths)
@@ -151,7 +153,7 @@ def _from_folders(root: Path) -> Manifest:
     manifest = Manifest(root, table[COLUMNS])
     if others:
         manifest.notes.append(
-            f"{len(others)} files that are not .jpeg, .jpg or .png were left out: {_first(others)}"
+            f"{len(others)} files that do not end with {', '.join(SUFFIXES)} were left out: {_first(others)}"
         )
     return manifest
 

@@ -32,6 +32,7 @@ class DataSettings:
     crop_black: bool = True
     pixels: int | None = None
     on_bad_image: str = "error"
+    near_copies: str = "error"
     pseudonymise: bool = False
     cache_dir: str | None = None
     num_workers: int | None = None
@@ -41,6 +42,7 @@ class DataSettings:
         one_of("data.name", self.name, ("chest_xray", "csv", "phantom"))
         one_of("data.val_protocol", self.val_protocol, ("patient", "official"))
         one_of("data.on_bad_image", self.on_bad_image, ("error", "skip"))
+        one_of("data.near_copies", self.near_copies, ("error", "allow"))
         if not 0 < self.val_fraction < 1:
             raise UserError(
                 f"data.val_fraction={self.val_fraction} must be between 0 and 1, for example 0.1."

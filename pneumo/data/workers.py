@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pneumo.data.images import BadImage, Grey, largest_undeclared, preprocess, read_image
+from pneumo.data.images import largest_undeclared, preprocess, read_image
+from pneumo.data.limits import BadImage, Grey
 
 Load = Callable[[str], Grey | Image.Image]
 

@@ -7,13 +7,8 @@ from pathlib import Path
 
 from pneumo import UserError
 from pneumo.data import dicom
+from pneumo.data.formats import SUFFIXES, UNREAD
 from pneumo.data.manifest import is_clutter
-
-# Names that count as images. The formats of the second line are refused, with the reason in their row.
-SUFFIXES = (
-    *(".jpeg", ".jpg", ".png", ".dcm", ".dicom"),
-    *(".jpe", ".jfif", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".heic"),
-)
 
 
 @dataclass
@@ -47,14 +42,14 @@ def find(given: str | Path) -> InputFiles:
             path = os.path.join(folder, name)  # noqa: PTH118 - strings: 100,000 Path objects cost a second
             if is_clutter(name):
                 continue
-            if not name.lower().endswith(SUFFIXES) and not dicom.is_dicom(path):
+            if not name.lower().endswith((*SUFFIXES, *UNREAD)) and not dicom.is_dicom(path):
                 found.left_out.append(path)
             elif _is_link(folder, name) and not _is_below(os.path.realpath(path), real_root):
                 found.outside.append(path)
             else:
                 found.files.append(path)
     if not found.files and not found.outside:
-        raise UserError(f"input={given} contains no image; images end with {', '.join(SUFFIXES[:5])}.")
+        raise UserError(f"input={given} contains no image; images end with {', '.join(SUFFIXES)}.")
     return found
 
 

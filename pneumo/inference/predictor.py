@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from pneumo import UserError
-from pneumo.data import dicom
-from pneumo.data.images import BadImage, Grey, largest_undeclared, preprocess, read_with_colour
+from pneumo.data.images import largest_undeclared, preprocess, read_with_colour
+from pneumo.data.limits import BadImage, Grey
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.workers import worker_count
 from pneumo.inference import model_folder, ood
@@ -91,13 +90,8 @@ class Predictor:
     def prepare(self, path: str | Path, keep_grey: bool = False) -> PreparedImage:
         """Read `path` and prepare it exactly as for training. Raises BadImage."""
         rule, white = self.bundle.pixel_rule, self.bundle.white
-        grey: Grey | Image.Image
-        largest = None
-        if dicom.is_dicom(path):
-            grey, colour_share = dicom.read(path, pixels=rule), 0.0
-        else:
-            grey, colour_share = read_with_colour(path, pixels=rule, white=white)
-            largest = largest_undeclared(path) if rule > 1 and white is not None else None
+        grey, colour_share = read_with_colour(path, pixels=rule, white=white)
+        largest = largest_undeclared(path) if rule > 1 and white is not None else None
         square = preprocess(grey, **self.bundle.preprocess)
         return PreparedImage(square, np.asarray(grey) if keep_grey else square, colour_share, largest)
 

@@ -1,7 +1,8 @@
 """The model behind `mlflow models serve`: base64 images in, probabilities, decisions and warnings out.
 
-A request is a table with one column, `image`: a JPEG, PNG or DICOM file as base64 text. Sizes are bounded
-before anything is decoded. An image that cannot be read makes the whole request a 400 that names its row.
+A request is a table with one column, `image`: a JPEG, PNG, TIFF, BMP, WebP or DICOM file as base64 text.
+Sizes are bounded before anything is decoded. An image that cannot be read makes the whole request a 400 that
+names its row.
 """
 
 import base64
@@ -86,7 +87,7 @@ def _texts(table: Any) -> list[str]:
     columns = [str(column) for column in getattr(table, "columns", [])]
     if columns != [COLUMN]:
         raise registry.bad_request(
-            f"give a table with one column, {COLUMN}: JPEG or PNG files as base64 text"
+            f"give a table with one column, {COLUMN}: files such as JPEG, PNG or DICOM as base64 text"
         )
     texts = table[COLUMN].tolist()
     if not 1 <= len(texts) <= MAX_ROWS:

@@ -26,7 +26,9 @@ def choices(overrides: Iterable[str]) -> list[str]:
         key, _, value = text.partition("=")
         group, _, name = key.lstrip("+~").partition(".")
         # Not all of data's: another root or phantom is another question, although equal images may result.
-        left_out = ("cache_dir", "num_workers") if group == "data" else IRRELEVANT.get(group, ())
+        left_out = (
+            ("cache_dir", "num_workers", "near_copies") if group == "data" else IRRELEVANT.get(group, ())
+        )
         if group in (*IRRELEVANT[""], "sweep") or name in left_out:
             continue
         try:

@@ -21,7 +21,7 @@ import yaml
 
 from pneumo import UserError, __version__
 from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, local_folder, locked
-from pneumo.names import BEST_WEIGHTS, MODEL_CARD, SCORED_TAG, TRAINING_REFERENCE
+from pneumo.names import BEST_WEIGHTS, FETCHED_MODELS, MODEL_CARD, SCORED_TAG, TRAINING_REFERENCE
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import artifact_repository, error_code, lacks_logged_models
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, tracked
@@ -64,7 +64,7 @@ class Registry(Reader):
 
     def __init__(self, uri: str, cache: Path) -> None:
         super().__init__(uri)
-        self.cache = cache.expanduser() / "models"
+        self.cache = cache.expanduser() / FETCHED_MODELS
 
     # ---- finding
 
@@ -151,6 +151,8 @@ class Registry(Reader):
         # It appeared whole, and nothing changes in a version or a finished run. Version 0.1 also kept an
         # empty folder, of a server whose artifact store was not there.
         if target.is_dir() and any(target.iterdir()):
+            with suppress(OSError):
+                os.utime(target)  # when it was last used, for `pneumo data cache list`
             return target
         self.cache.mkdir(parents=True, exist_ok=True)
         aside = Path(mkdtemp(prefix=".fetch-", dir=self.cache))

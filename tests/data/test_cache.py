@@ -193,8 +193,8 @@ def spoil(root: Path) -> dict[str, str]:
     bad = {
         "train/NORMAL/IM-0001-0091.jpeg": (b"", "empty"),
         "train/NORMAL/IM-0001-0092.jpeg": (b"", "empty"),  # the same bytes twice: both are reported
-        "train/PNEUMONIA/person1_virus_91.jpeg": (b"no image at all", "neither a JPEG nor a PNG"),
-        "test/PNEUMONIA/person701_virus_92.jpeg": (b"no image at all", "neither a JPEG nor a PNG"),
+        "train/PNEUMONIA/person1_virus_91.jpeg": (b"no image at all", "not a JPEG, PNG, TIFF"),
+        "test/PNEUMONIA/person701_virus_92.jpeg": (b"no image at all", "not a JPEG, PNG, TIFF"),
     }
     good = (root / "train" / "NORMAL" / "IM-0001-0001.jpeg").read_bytes()
     bad["test/NORMAL/IM-0701-0093.jpeg"] = (good[: len(good) // 2], "damaged")

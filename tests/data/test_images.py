@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from support.images import GREY, chunk, encoded, picture, png, save
 
 from pneumo import UserError
-from pneumo.data import images
+from pneumo.data import formats, images
 from pneumo.data.images import BadImage, preprocess, read
 
 # ---- what must be read
@@ -140,7 +140,7 @@ def test_a_12_bit_film_keeps_16_levels_if_it_is_stored_with_colour(tmp_path: Pat
 
 
 def test_many_chunks_before_the_pixels_end_the_search(tmp_path: Path) -> None:
-    text = [chunk(b"tEXt", b"k\0v")] * images.MAX_CHUNKS
+    text = [chunk(b"tEXt", b"k\0v")] * formats.MAX_CHUNKS
     rows = b"\0" + np.array([4095], ">u2").tobytes()
     (tmp_path / "x.png").write_bytes(png(1, 1, 16, 0, rows, *text, chunk(b"sBIT", b"\x0c")))
     assert images.significant_bits(tmp_path / "x.png") is None
@@ -227,10 +227,10 @@ def hostile(folder: Path) -> dict[str, tuple[Path | str, str]]:
         "cut_jpeg": (jpeg[: len(jpeg) // 2], "damaged"),
         "cut_png": (data[: len(data) // 2], "damaged"),
         "cut_in_header": (jpeg[:10], "damaged"),
-        "text": (b"this is not an image\n" * 20, "neither a JPEG nor a PNG"),
-        "gif": (encoded(GREY, "GIF"), "neither a JPEG nor a PNG"),
-        "tiff": (encoded(GREY, "TIFF"), "neither a JPEG nor a PNG"),
-        "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "neither a JPEG nor a PNG"),
+        "text": (b"this is not an image\n" * 20, images.UNKNOWN),
+        "gif": (encoded(GREY, "GIF"), images.UNKNOWN),
+        "ppm": (encoded(GREY, "PPM"), images.UNKNOWN),
+        "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", images.UNKNOWN),
         "bomb": (png(30_000, 30_000, 1, 0, b"\0" * 99), "limit of 50,000,000"),
         "wide": (png(20_000, 6_000, 8, 0, b"\0" * 99), "20000 x 6000"),
         "no_width": (png(0, 5, 8, 0, b"\0"), ""),

@@ -131,8 +131,8 @@ def test_a_set_without_images_is_refused(tmp_path: Path, settings: Make) -> None
             (tmp_path / split / name).mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds no image: .* none was found"):
         build(settings(root=tmp_path))
-    (tmp_path / "train" / "NORMAL" / "one.dcm").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"only train/NORMAL/one\.dcm"):
+    (tmp_path / "train" / "NORMAL" / "one.gif").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"only train/NORMAL/one\.gif"):
         build(settings(root=tmp_path))
 
 

@@ -19,7 +19,7 @@ GOOD = Prediction(
     warnings=["seems upside down", "colour in 30% of the pixels: an X-ray has none"],
 )
 ODD = Prediction(path="x\udcff.png", probability=float("nan"), threshold=None)
-BAD = Prediction(path="bad.png", model="pneumo 3", error="neither a JPEG nor a PNG")
+BAD = Prediction(path="bad.png", model="pneumo 3", error="not a JPEG, PNG, TIFF")
 
 
 def test_csv_and_json_hold_the_same_values(tmp_path: Path) -> None:

@@ -87,6 +87,28 @@ def test_the_pixels_are_those_of_training(
         assert image is not None and image.square.tobytes() == trained[path].tobytes(), path
 
 
+@pytest.mark.parametrize("rule", [1, 2])
+def test_every_format_is_prepared_as_in_training(predictor: Predictor, tmp_path: Path, rule: int) -> None:
+    """TIFF, BMP, WebP, PNG and DICOM, with the white level that training found."""
+    pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'pneumo[dicom]'")
+    odd_files.in_every_format(tmp_path / "set")
+    settings = DataSettings(
+        root=str(tmp_path / "set"),
+        image_size=predictor.bundle.image_size,
+        cache_dir=str(tmp_path / "cache"),
+        num_workers=1,
+        pixels=rule,
+    )
+    data = cache.prepare(manifest.build(settings), settings)
+    assert data.white == (None if rule == 1 else 4095)
+    same = by_rule(predictor, rule, white=data.white)
+    paths = data.manifest.table["path"].tolist()
+    assert {Path(path).suffix for path in paths} >= {".dcm", ".tif", ".TIFF", ".bmp", ".webp", ".png"}
+    for path, row in zip(paths, data.rows, strict=True):
+        prepared = same.prepare(tmp_path / "set" / path)
+        assert prepared.square.tobytes() == data.images[row].tobytes(), path
+
+
 def test_a_film_is_scaled_as_in_training_and_a_brighter_one_gets_a_warning(
     predictor: Predictor, tmp_path: Path
 ) -> None:
@@ -135,7 +157,8 @@ def test_two_hundred_odd_files(made_models: dict[str, Path], tmp_path: Path) -> 
         outcome = odd_files.REFUSED if row.error else odd_files.WARNED if row.warnings else odd_files.READ
         outcomes.setdefault(kinds[os.path.relpath(path, tmp_path / "in")], Counter())[outcome] += 1
     for kind in ("X-ray, JPEG", "X-ray, PNG", "X-ray, odd form or size", "X-ray with EXIF orientation",
-                 "wrong suffix", "odd file name", "with something after it"):  # fmt: skip
+                 "wrong suffix", "odd file name", "with something after it",
+                 "X-ray, TIFF, BMP or WebP"):  # fmt: skip
         assert not outcomes[kind][odd_files.REFUSED], kind
     for kind in ("cut short", "empty", "bomb", "another kind of file", "DICOM, of another kind or damaged"):
         assert set(outcomes[kind]) == {odd_files.REFUSED}, kind

@@ -52,7 +52,7 @@ def test_the_example_is_answered(model_dir: Path) -> None:
         (table(*[GOOD] * 65), "65 rows; give 1 to 64 images"),
         (table(GOOD, 17), "row 1: image is int, not base64 text"),
         (table(GOOD, "not base64 !"), "row 1: image is not base64 text"),
-        (table(GOOD, "AAAA"), "row 1: neither a JPEG nor a PNG"),
+        (table(GOOD, "AAAA"), "row 1: not a JPEG, PNG, TIFF"),
         (table("A" * (pyfunc.MAX_CHARS + 4)), "more than the limit of"),
     ],
 )

@@ -90,7 +90,7 @@ def test_what_cannot_be_answered_gets_its_status(
     status, headers, text = ask(predictor, "POST", "/predict", encoded(GREY, "PNG"), x_pneumo="page")
     assert status == 200 and '"decision"' in text and headers["cache-control"] == "no-store"
     status, _, text = ask(predictor, "POST", "/predict", b"no image", x_pneumo="page")
-    assert status == 400 and "neither a JPEG nor a PNG" in text
+    assert status == 400 and "not a JPEG, PNG, TIFF" in text
     assert ask(predictor, "POST", "/predict", b"x", x_pneumo="other")[0] == 403
     assert ask(predictor, "GET", "/", host="evil.example")[0] == 400
     monkeypatch.setattr(web_page, "MAX_BYTES", 10)

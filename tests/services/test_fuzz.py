@@ -10,7 +10,7 @@ from support.commands import PROJECT
 
 SCRIPT = PROJECT / "tools" / "fuzz_readers.py"
 # Two cores that also trained did 2,200 images, 790 tables and 900 checkpoints in 10 s; far less is asked.
-EXECUTIONS = {"image": 100, "csv": 20, "checkpoint": 90}
+EXECUTIONS = {"image": 100, "dicom": 50, "csv": 20, "checkpoint": 90}
 
 pytestmark = pytest.mark.services
 

@@ -160,7 +160,7 @@ def test_dropped_files_in_a_real_browser(probed: str, tmp_path: Path) -> None:
     assert good["decision"] in ("NORMAL", "PNEUMONIA") and good["image"] > 200 and not good["warned"]
     assert re.search(r"Of the \d+ validation images .* interval \d+\s% to \d+\s%", good["past"])
     assert photo["shown"] and photo["warned"] and "colour" in photo["warnings"][0]
-    assert not text["shown"] and "neither a JPEG nor a PNG" in text["state"]
+    assert not text["shown"] and "not a JPEG, PNG, TIFF" in text["state"]
     assert "Not a medical device" in result["text"] and "synthetic images" in result["text"]
     assert all(state["width"] == 390 for state in seen.values())
     assert result["loaded"] and all(name.startswith((probed, "data:")) for name in result["loaded"])

@@ -10,7 +10,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from pneumo.data import images, phantom
 from pneumo.data.settings import PhantomSettings
+from support.images import grey_tiff, make_kaggle, tiff
 
 READ, WARNED, REFUSED = "read", "warned", "refused"
 MARK = "was-run"  # the file that a payload would create
@@ -118,6 +119,12 @@ def dicom(
     return b"\0" * 128 + b"DICM" + meta + data
 
 
+def tag_bomb() -> bytes:
+    """A TIFF of 1 MB whose 500 tags all name the same megabyte."""
+    tags = {1000 + number: (1, 2**20, 8192) for number in range(500)}
+    return tiff(tags, bytes(2**20 + 8192))
+
+
 def ct_slice(rng: np.random.Generator) -> Image.Image:
     """The cross-section of a body: a bright ring of fat and bone, two dark lungs, a spine, on black."""
     image = Image.new("L", (512, 512))
@@ -197,6 +204,24 @@ STRANGE = (
 )
 
 
+def in_every_format(root: Path) -> None:
+    """The Kaggle layout with images in all formats, each with the name of its format."""
+    make_kaggle(root)
+    forms: list[tuple[str, Callable[[Image.Image], bytes]]] = [
+        (".tif", lambda image: encoded(image, "TIFF")),
+        (".TIFF", lambda image: grey_tiff(np.asarray(image).astype(np.uint16) * 16)),
+        (".bmp", lambda image: encoded(image, "BMP")),
+        (".webp", lambda image: encoded(image, "WEBP", lossless=True)),
+        (".dcm", lambda image: dicom(np.asarray(image).astype(np.uint16) * 16, stored=12)),
+        (".png", lambda image: encoded(image, "PNG")),
+    ]
+    for number, file in enumerate(sorted((root / "train").rglob("*.jpeg"))):
+        suffix, form = forms[number % len(forms)]
+        with Image.open(file) as image:
+            file.with_suffix(suffix).write_bytes(form(image.convert("L")))
+        file.unlink()
+
+
 def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     """(kind, name, content) of every plain file."""
     rng = np.random.default_rng(0)
@@ -242,6 +267,16 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     for name in names:
         yield "odd file name", name, data
 
+    others = {
+        "plain.tif": encoded(base, "TIFF"), "deflate.tiff": encoded(base, "TIFF", compression="tiff_deflate"),
+        "sixteen.tif": encoded(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
+        "plain.bmp": encoded(base, "BMP"), "colour.bmp": encoded(rgb, "BMP"),
+        "plain.webp": encoded(base, "WEBP"), "exact.webp": encoded(rgb, "WEBP", lossless=True),
+        "really_tiff.png": encoded(base, "TIFF"), "really_webp.dcm": encoded(base, "WEBP"),
+    }  # fmt: skip
+    for name, content in others.items():
+        yield "X-ray, TIFF, BMP or WebP", name, content
+
     # Images that are not like the chest X-rays of training.
     for kind in STRANGE:
         for number in range(3):
@@ -283,10 +318,13 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     sized[at + 5 : at + 9] = b"\xff\xff\xff\xff"
     yield "bomb", "sized.jpeg", bytes(sized)
 
+    yield "bomb", "tags.tif", tag_bomb()
+    yield "bomb", "pages.tif", encoded(base, "TIFF", save_all=True, append_images=[base] * 3)
+    yield "bomb", "moving.webp", encoded(base, "WEBP", save_all=True, append_images=[base.rotate(9)])
+
     # Other kinds of files.
     others = {
-        "gif.png": encoded(base, "GIF"), "tiff.tif": encoded(base, "TIFF"), "bmp.bmp": encoded(base, "BMP"),
-        "webp.webp": encoded(base, "WEBP"), "ppm.png": encoded(base, "PPM"), "ico.png": encoded(base, "ICO"),
+        "gif.png": encoded(base, "GIF"), "ppm.png": encoded(base, "PPM"), "ico.png": encoded(base, "ICO"),
         "eps.jpeg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "pdf.png": b"%PDF-1.7\n1 0 obj\n",
         "svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
         "html.jpeg": b"<!doctype html><script>fetch('http://127.0.0.1')</script>",
