@@ -10,7 +10,7 @@ from typing import Any
 
 from pneumo import UserError, config
 from pneumo.config import Config
-from pneumo.data import cache, manifest
+from pneumo.data import cache, manifest, unreadable
 from pneumo.text import first_line
 
 KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia"
@@ -79,6 +79,8 @@ def check(run: Config) -> int:
     data = cache.inspect(table, replace(settings, on_bad_image="skip"))
     found = manifest.problems(table) + data.problems
     print(f"{settings.name} in {table.root}, validation by data.val_protocol={settings.val_protocol}")
+    if table.columns:
+        print("columns: " + ", ".join(f"{role} {column!r}" for role, column in table.columns.items()))
     for split, counts in table.counts().items():
         if not sum(counts.values()):
             continue
@@ -88,8 +90,8 @@ def check(run: Config) -> int:
         print(f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}")
     print(f"identical bytes: {data.copies} files repeat another one")
     print(f"unreadable files: {len(data.bad)}")
-    for bad in data.bad:
-        print(f"  {bad.path}: {bad.reason}")
+    for line in unreadable.lines(data.bad, cache.bad_file(table, settings)):
+        print(f"  {line}")
     for note in table.notes:
         print(f"note: {note}")
     print(f"digest: {data.digest}")

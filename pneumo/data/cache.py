@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pneumo import UserError
-from pneumo.data import phantom
+from pneumo.data import phantom, unreadable
 from pneumo.data.images import BadImage, check_file, is_undeclared
 from pneumo.data.levels import white_above
 from pneumo.data.manifest import Manifest, content_problems, digests, keep_copies_together, problems
@@ -63,11 +63,11 @@ class ImageCache:
 
 
 class BadImages(UserError):
-    """Several unreadable images, all in one report."""
+    """Several unreadable images, all in one report, by reason. A long report is in `file`."""
 
-    def __init__(self, bad: Sequence[BadImage]) -> None:
+    def __init__(self, bad: Sequence[BadImage], file: Path | None = None) -> None:
         self.bad = list(bad)
-        lines = "\n".join(f"  {image.path}: {image.reason}" for image in self.bad)
+        lines = "\n".join(f"  {line}" for line in unreadable.lines(self.bad, file))
         super().__init__(
             f"{len(self.bad)} images cannot be read:\n{lines}\n"
             "Replace or remove them, or leave them out with data.on_bad_image=skip."
@@ -81,9 +81,19 @@ def prepare(manifest: Manifest, settings: DataSettings) -> ImageCache:
     Raises UserError for identical bytes in two splits or a cache folder that cannot be written.
     """
     data = inspect(manifest, settings)
-    if messages := data.problems + (problems(manifest) if data.bad else []):
+    messages = data.problems + (problems(manifest) if data.bad else [])
+    if messages and data.bad:
+        messages.append(f"{len(data.bad):,} unreadable images were left out (data.on_bad_image=skip):")
+        messages += [f"  {line}" for line in unreadable.lines(data.bad, bad_file(manifest, settings))]
+    if messages:
         raise UserError("\n".join(messages))
     return data
+
+
+def bad_file(manifest: Manifest, settings: DataSettings) -> Path:
+    """Where a long list of unreadable images is written: in data.cache_dir, one file for each root."""
+    cache_dir = Path(settings.cache_dir or ".cache").expanduser()
+    return cache_dir / f"unreadable-{_sha256(str(manifest.root))[:16]}.txt"
 
 
 def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
@@ -112,13 +122,14 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
     if settings.name == "phantom":
         base = phantom.digest(settings.phantom)
         hashes = {path: hashlib.sha256(f"{base} {path}".encode()).hexdigest() for path in paths}
-        unreadable: list[BadImage] = []
+        missing: list[BadImage] = []
         load = partial(phantom.render, settings=settings.phantom)
     else:
-        hashes, unreadable = content_hashes(manifest.root, paths, cache_dir)
+        hashes, missing = _hashes_of(manifest, paths, cache_dir)
         root = str(manifest.root)
         load = partial(read_below, root, settings.pixel_rule)
-    sources = {content: path for path, content in reversed(hashes.items())}  # decodes identical files once
+    # Decodes identical files once.
+    sources = {content: manifest.file_of(path) for path, content in reversed(hashes.items())}
     order = sorted(sources)
     pixels: dict[str, Any] = {
         "image_size": settings.image_size,
@@ -134,17 +145,13 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         if not folder.is_dir():
             strict = settings.on_bad_image == "error"
             files = [sources[content] for content in order]
-            reasons = _build(
-                folder, files, load, pixels, settings.num_workers, strict, bool(unreadable), root
-            )
+            reasons = _build(folder, files, load, pixels, settings.num_workers, strict, bool(missing), root)
         if folder.is_dir():
             images, reasons, white = _open(folder, len(order))
     damaged = {order[row]: reason for row, reason in reasons.items()}
-    bad = unreadable + [
-        BadImage(path, damaged[hashes[path]]) for path in paths if hashes.get(path) in damaged
-    ]
+    bad = missing + [BadImage(path, damaged[hashes[path]]) for path in paths if hashes.get(path) in damaged]
     if bad and settings.on_bad_image == "error":
-        raise BadImages(bad)
+        raise BadImages(bad, bad_file(manifest, settings))
     if bad:
         left_out = {image.path for image in bad}
         manifest.table = manifest.table[~manifest.table["path"].isin(left_out)].reset_index(drop=True)
@@ -162,6 +169,21 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         white=white,
         digests=digests(manifest.table, hashes),
     )
+
+
+def _hashes_of(
+    manifest: Manifest, paths: list[str], cache_dir: Path
+) -> tuple[dict[str, str], list[BadImage]]:
+    """Like `content_hashes`, by the set's own paths. Raises UserError if every image is missing."""
+    by_file, bad_files = content_hashes(
+        manifest.root, list(dict.fromkeys(map(manifest.file_of, paths))), cache_dir
+    )
+    reasons = {image.path: image.reason for image in bad_files}
+    hashes = {path: by_file[file] for path in paths if (file := manifest.file_of(path)) in by_file}
+    bad = [BadImage(path, reasons[file]) for path in paths if (file := manifest.file_of(path)) in reasons]
+    if message := unreadable.all_missing(manifest.root, paths, bad):
+        raise UserError(message)
+    return hashes, bad
 
 
 def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[str, str], list[BadImage]]:

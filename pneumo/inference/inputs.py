@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pneumo import UserError
 from pneumo.data import dicom
-from pneumo.data.manifest import is_clutter
+from pneumo.data.listing import is_clutter
 
 # Names that count as images. The formats of the second line are refused, with the reason in their row.
 SUFFIXES = (

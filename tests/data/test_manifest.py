@@ -1,6 +1,7 @@
 """Folders and CSV files to one table; the validation split; refusals and their messages."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from support.images import make_kaggle, picture, save
 
 from pneumo import UserError
-from pneumo.data import manifest
-from pneumo.data.manifest import Manifest, build, describe, digests, parse_name
+from pneumo.data import manifest, splits, tables
+from pneumo.data.manifest import Manifest, build, describe, digests
+from pneumo.data.patients import keys as patient_keys
+from pneumo.data.patients import parse_name
 from pneumo.data.settings import DataSettings
 from pneumo.names import CLASS_NAMES
 
@@ -262,9 +265,9 @@ def test_a_table_past_the_limits_is_refused_before_it_fills_the_memory(
     tmp_path: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_csv(tmp_path / "set", rows(8))
-    monkeypatch.setattr(manifest, "MAX_CSV_ROWS", 16)
+    monkeypatch.setattr(tables, "MAX_ROWS", 16)
     build(settings(name="csv", root=root))
-    monkeypatch.setattr(manifest, "MAX_CSV_ROWS", 15)
+    monkeypatch.setattr(tables, "MAX_ROWS", 15)
     assert "more rows than the limit of 15" in refused(settings(name="csv", root=root))
     with (root / "train.csv").open("ab") as file:
         file.truncate(3 * 2**30)  # sparse
@@ -290,8 +293,8 @@ def test_carving_depends_on_split_seed_alone(
     kaggle_read_only: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build(settings(root=kaggle_read_only)).table
-    scandir = manifest.os.scandir
-    monkeypatch.setattr(manifest.os, "scandir", lambda folder: reversed(list(scandir(folder))))
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: reversed(list(scandir(folder))))
     assert build(settings(root=kaggle_read_only)).table.equals(first)
     other = build(settings(root=kaggle_read_only, split_seed=1)).table
     assert not other.equals(first)
@@ -333,13 +336,13 @@ def test_carving_is_disjoint_and_keeps_every_row(
 ) -> None:
     table = table_of(patients)
     settings = DataSettings(val_fraction=fraction, split_seed=split_seed)
-    groups = manifest._patient_keys(table)
-    carved = manifest._carve_validation(table, settings, groups)
+    groups = patient_keys(table)
+    carved = splits.carve_validation(table, settings, groups)
     assert carved.drop(columns="split").equals(table.drop(columns="split"))
     assert set(carved["split"]) <= {"train", "val"}
     assert (carved.groupby("patient")["split"].nunique() == 1).all()
     shuffled = table.sample(frac=1, random_state=split_seed)
-    again = manifest._carve_validation(shuffled, settings, groups.loc[shuffled.index])
+    again = splits.carve_validation(shuffled, settings, groups.loc[shuffled.index])
     assert again.sort_index()["split"].equals(carved["split"])
     for label in (0, 1):  # a class with two patients or more gives some and keeps some
         single = [labels for labels in patients if max(labels) == label]
