@@ -106,7 +106,7 @@ def register() -> None:
 
 
 def data_root(table: str | None, default: str) -> str:
-    """data.root where none is given: the folder of an existing data.table, else $PNEUMO_DATA, else `default`."""
+    """data.root where none is given: the folder of an existing data.table, else $PNEUMO_DATA or `default`."""
     if table and Path(table).expanduser().is_file():
         return str(Path(table).parent)
     return os.environ.get("PNEUMO_DATA", default)

@@ -152,8 +152,8 @@ def _patient(names: Sequence[str], settings: DataSettings, place: str) -> str | 
         )
     if known and settings.patient_pattern is not None:
         raise UserError(
-            f"{place} has the column {known[0]}, and data.patient_pattern={settings.patient_pattern} takes the "
-            f"patient from the path. Use one: leave out data.patient_pattern, or give "
+            f"{place} has the column {known[0]}, and data.patient_pattern={settings.patient_pattern} takes "
+            f"the patient from the path. Use one: leave out data.patient_pattern, or give "
             f"data.columns.patient={NO_COLUMN}."
         )
     return known[0] if known else None

@@ -110,8 +110,8 @@ def _class_folders(folder: Path, reader: labels.Reader, root: Path) -> list[str]
     if missing:
         raise UserError(
             f"{folder / missing[0]} is missing; each split needs the folders {CLASS_NAMES[0]} and "
-            f"{CLASS_NAMES[1]}. {contents(folder)} For other names give data.positive=[NAME,...] (against all "
-            "other folders) or data.classes=[HEALTHY,OTHER]."
+            f"{CLASS_NAMES[1]}. {contents(folder)} For other names give data.positive=[NAME,...] (against "
+            "all other folders) or data.classes=[HEALTHY,OTHER]."
         )
     return [name for name in names if meanings[name] in (0, 1)]
 
@@ -148,8 +148,8 @@ def _read_below(
 def _found(root: Path, settings: DataSettings, images: _Images, *, has_split: bool) -> Found:
     refuse_links(sorted(images.outside), root)
     if not images.rows:
-        contents = f"it has only {listed(images.others)}" if images.others else "none was found"
-        raise UserError(f"{root} holds no image: .jpeg, .jpg and .png files are read, and {contents}.")
+        held = f"it has only {listed(images.others)}" if images.others else "none was found"
+        raise UserError(f"{root} holds no image: .jpeg, .jpg and .png files are read, and {held}.")
     reader = labels.Reader(settings, sorted({name for _, name, _ in images.rows}))
     paths = [path for path, _, _ in images.rows]
     table = pd.DataFrame({"path": paths, "label": [reader.meaning(name) for _, name, _ in images.rows]})

@@ -5,6 +5,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pneumo import UserError
@@ -46,8 +47,8 @@ def fold(value: Any) -> str:
     return "" if text == EMPTY else text
 
 
-def findings(text: str) -> list[str]:
-    """The findings that a label lists: `A|B`, or a Python list in text such as "['A', 'B']".
+def findings(text: str) -> dict[str, str]:
+    """The findings that a label lists, as compared and as written: `A|B`, or a list as "['A', 'B']".
 
     Raises ValueError for a broken list.
     """
@@ -57,10 +58,9 @@ def findings(text: str) -> list[str]:
             values = ast.literal_eval(stripped)
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             raise ValueError("a broken list") from None
-        parts = [fold(value) for value in values]
     else:
-        parts = [fold(part) for part in stripped.split(SEPARATOR)]
-    return [part for part in parts if part]
+        values = stripped.split(SEPARATOR)
+    return {folded: str(value).strip() for value in values if (folded := fold(value))}
 
 
 class Reader:
@@ -94,19 +94,19 @@ class Reader:
         return names[fold(value)]
 
     def _check_positive(self) -> None:
-        known = dict.fromkeys(self.mapped)
+        known = {fold(key): str(key) for key in self.settings.labels or {}}
         for value in self.values:
             try:
-                known |= dict.fromkeys(findings(value))
+                known |= findings(value)
             except ValueError:
                 continue  # reported with its line
         for name in self.settings.positive or ():
             if fold(name) not in known:
-                close = difflib.get_close_matches(fold(name), [str(k) for k in known], n=1)
-                hint = f" Did you mean {close[0]}?" if close else ""
+                close = difflib.get_close_matches(fold(name), known, n=1)
+                hint = f" Did you mean {known[close[0]]}?" if close else ""
                 raise UserError(
                     f"data.positive names {str(name)!r}, which no label has. The labels are "
-                    f"{listed(sorted(known))}.{hint}"
+                    f"{listed(sorted(known.values()))}.{hint}"
                 )
 
     def meaning(self, text: str) -> int | None:
@@ -135,24 +135,24 @@ class Reader:
     def _options(self, texts: Sequence[str]) -> str:
         if self.settings.positive is not None:
             return (
-                "a label is a name, names separated by |, or a list in brackets. Give data.labels={empty: null} "
-                "to leave out images without a label, or {empty: NORMAL} to count them as that class."
+                "a label is a name, names separated by |, or a list in brackets. Give "
+                "data.labels={empty: null} to leave out images without a label, or {empty: NORMAL} to count "
+                "them as that class."
             )
         if self.classes:
-            names = [str(name) for name in self.settings.classes or ()]
-            return (
-                f"data.classes gives {names[0]} and {names[1]}. data.labels={{VALUE: null}} leaves one out."
-            )
+            given = " and ".join(str(name) for name in self.settings.classes or ())
+            return f"data.classes gives {given}. data.labels={{VALUE: null}} leaves one out."
         words = f"give 0 or {CLASS_NAMES[0]}, 1 or {CLASS_NAMES[1]}"
-        counts = Counter(part for text in dict.fromkeys(texts) for part in _parts(text))
-        names = [name for name in counts if name not in WORDS and not _NUMBER.fullmatch(name)]
-        if not names:
+        names: dict[str, str] = {}
+        for text in dict.fromkeys(texts):
+            with suppress(ValueError):
+                names |= findings(text[:MAX_CHARS])
+        if not any(name not in WORDS and not _NUMBER.fullmatch(name) for name in names):
             return f"{words}. data.labels={{VALUE: CLASS}} gives other values a class, null leaves them out."
-        close = [name for name in names if "pneumonia" in name]
-        example = (close or names)[0]
+        example = next((name for folded, name in names.items() if "pneumonia" in folded), "NAME")
         return (
             f"{words}; or say which names are the positive class, for example data.positive=[{example}] (all "
-            f"other names are negative). The names are {listed(sorted(names))}."
+            f"other names are negative). The names are {listed(sorted(names.values()), 20)}."
         )
 
     def left_out_note(self, texts: Sequence[str], meanings: Sequence[int]) -> list[str]:
@@ -166,10 +166,3 @@ class Reader:
             return []
         parts = listed([f"{count:,} {text}" for text, count in sorted(counts.items())])
         return [f"{counts.total():,} images are left out by data.labels: {parts}."]
-
-
-def _parts(text: str) -> list[str]:
-    try:
-        return findings(text)
-    except ValueError:
-        return []

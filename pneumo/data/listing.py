@@ -1,8 +1,8 @@
-"""What is below a data set's root: files and links, the name nearest to a missing one, and what is not used."""
+"""What is below a data set's root: its files, the name nearest to a missing one, and what is not used."""
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".dcm", ".dicom", ".tif", ".tiff", ".
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx", ".xls", ".parquet")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".7z", ".rar")
 MAX_FILES = 5_000_000  # below a root; a listing of a million files takes 300 MB
-MAX_SHOWN = 10
 
 
 def is_clutter(name: str) -> bool:
@@ -53,7 +52,7 @@ class Listing:
     def known(self) -> frozenset[str]:
         return frozenset(self.files)
 
-    def _by(self, key) -> dict[str, list[str]]:  # type: ignore[no-untyped-def]
+    def _by(self, key: Callable[[str], str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         for path in self.files:
             if is_image(path):
@@ -88,7 +87,7 @@ def scan(root: Path, skip: Iterable[Path] = ()) -> Listing:
                 files.append(path)
         if len(files) > MAX_FILES:
             raise UserError(
-                f"data.root={root} has more than {MAX_FILES:,} files below it; name the folder of the data set."
+                f"data.root={root} has more than {MAX_FILES:,} files below it; name the data set's folder."
             )
     return Listing(root, sorted(files), sorted(closed))
 
@@ -126,8 +125,8 @@ def refuse_links(links: list[str], root: Path) -> None:
     """Raise UserError for links that lead out of the root."""
     if links:
         raise UserError(
-            f"{len(links)} links lead out of data.root={root}: {listed(links)}. A link is followed if it stays "
-            "below data.root: copy the images there, or set data.root higher."
+            f"{len(links)} links lead out of data.root={root}: {listed(links)}. A link is followed while it "
+            "stays below data.root: copy the images there, or set data.root higher."
         )
 
 

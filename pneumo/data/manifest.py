@@ -1,4 +1,4 @@
-"""Folders or tables -> table of path, label, patient, subtype and split, with checks for leaks and mistakes."""
+"""Folders or tables -> table of path, label, patient, subtype, split, checked for leaks and mistakes."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ class Manifest:
 
     `table` has the columns path (as the set spells it, relative to `root`), label (0 NORMAL, 1 PNEUMONIA),
     patient (str, or None where unknown), subtype (normal, bacteria, virus or None) and split. `files` gives
-    the file, relative to `root`, of each path that is not a file itself. `made_test` is True where the set has
-    no test images of its own. `columns` gives the table's column for each role; `subgroups` has the columns
-    of subgroups as text, by path.
+    the file, relative to `root`, of each path that is not a file itself. `made_test` is True where the set
+    has no test images of its own. `columns` gives the table's column for each role; `subgroups` has the
+    columns of subgroups as text, by path.
     """
 
     root: Path
@@ -131,7 +131,7 @@ def find_root(settings: DataSettings) -> Path:
 
 
 def _read(root: Path, settings: DataSettings) -> Found:
-    """What the folders or tables of `root` hold, with a note about everything below data.root that is not used."""
+    """What the folders or tables of `root` hold, and a note about what is below data.root and not used."""
     above = Path(settings.root or "data/chest_xray").expanduser().resolve()
     skip = [Path(settings.cache_dir).expanduser().resolve()] if settings.cache_dir else []
     below = listing.scan(above, skip)
@@ -166,8 +166,8 @@ def _made_test_notes(table: pd.DataFrame, settings: DataSettings) -> list[str]:
     """What was split, and the patients with images of both classes."""
     share = 100 * splits.test_fraction(settings)
     notes = [
-        f"the set has no test images of its own: {share:g} % of the images of each class, by patient, are the "
-        "test set (data.split.test_fraction, data.split.seed)"
+        f"the set has no test images of its own: {share:g} % of the images of each class, by patient, are "
+        "the test set (data.split.test_fraction, data.split.seed)"
     ]
     known = table.dropna(subset=["patient"])
     if both := int((known["label"].groupby(patients.keys(known)).nunique() > 1).sum()):

@@ -14,7 +14,7 @@ MISSING = frozenset(
 )
 # A number as Excel shortens it: the digits after the shown ones are lost.
 _SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+)?E\+\d+", re.IGNORECASE)
-_NUMBER = r"\+?0*(\d+)(?:\.0*)?"
+_NUMBER = re.compile(r"\+?0*(\d+)(?:\.0*)?", re.ASCII)
 
 # Kaggle: person<N>_<bacteria|virus>_<serial>[_k] and [NORMAL2-]IM-<N>-<k>[-<kkkk>]; Mendeley V3:
 # <NORMAL|BACTERIA|VIRUS>-<patient>-<image>. The number is not a key: bacteria and virus count separately.
@@ -85,17 +85,19 @@ def keys(table: pd.DataFrame) -> pd.Series:
     """What stands for the patient in groups: one of the patient's spellings, or the path if it is unknown.
 
     Ids that are equal as numbers are one patient: `101`, `101.0` and `00000101`. Each id counts for itself,
-    so that one id that is not a number does not switch this off. The key is the first spelling in alphabetical
-    order. So where each patient has one spelling, it is the id itself. An image without a patient is a group
-    of its own.
+    so that one id that is not a number does not switch this off. The key is the first spelling in
+    alphabetical order. So where each patient has one spelling, it is the id itself. An image without a
+    patient is a group of its own.
     """
     patients = table["patient"]
-    unique = pd.Series(patients.dropna().unique(), dtype=object)
-    numbers = unique.astype(str).str.extract(f"^{_NUMBER}$", expand=False)
-    first = unique[numbers.notna()].groupby(numbers.dropna()).transform("min")
-    renamed = dict(zip(unique[first.index], first, strict=True))
-    changed = {spelling: key for spelling, key in renamed.items() if spelling != key}
-    known = patients.map(changed).fillna(patients) if changed else patients
+    first: dict[str, str] = {}  # of each number, its first spelling
+    numbers: dict[str, str] = {}
+    for spelling in patients.dropna().unique():
+        if match := _NUMBER.fullmatch(spelling):
+            numbers[spelling] = match[1]
+            first[match[1]] = min(spelling, first.get(match[1], spelling))
+    changed = {spelling: first[number] for spelling, number in numbers.items() if first[number] != spelling}
+    known = patients.map(lambda patient: changed.get(patient, patient)) if changed else patients
     return known.where(known.notna(), "path:" + table["path"])
 
 

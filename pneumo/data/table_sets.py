@@ -1,4 +1,4 @@
-"""A data set described by tables: one table, or one for each split. Rows become images, none silently lost."""
+"""A data set described by tables: one table, or one for each split. No row is lost silently."""
 
 import os
 from collections.abc import Sequence
@@ -70,8 +70,8 @@ def _split_files(root: Path, settings: DataSettings) -> dict[str, Path]:
             found = f"The tables of {root} are {listed(there)}. " if there else f"{contents(root)} "
             example = next((name for name in there if name.lower().endswith(tables.READ_SUFFIXES)), "FILE")
             raise UserError(
-                f"{root / split}.csv is missing; data={settings.name} needs train.csv and test.csv (val.csv is "
-                f"optional). {found}One table for all images is data.table={example}; "
+                f"{root / split}.csv is missing; data={settings.name} needs train.csv and test.csv (val.csv "
+                f"is optional). {found}One table for all images is data.table={example}; "
                 "data.split.test_fraction=0.2 makes a test set."
             )
     return {split: files[split] for split in SPLITS if split in files}
@@ -222,8 +222,8 @@ class _Paths:
             path = self._below(text.replace("\\", "/"))
             if not path or len(path) > MAX_CHARS or "\0" in path or os.path.isabs(path):  # noqa: PTH117
                 raise UserError(
-                    f"{place}: path {text[:MAX_CHARS]!r} leaves data.root={self.root} or is not a path. Paths "
-                    "are relative to data.root; copy the images there or set data.root higher."
+                    f"{place}: path {text[:MAX_CHARS]!r} leaves data.root={self.root} or is not a path. "
+                    "Paths are relative to data.root; copy the images there or set data.root higher."
                 )
             if not self.boundary.holds(path):
                 link = " is a link, or below a link, that" if self.boundary.is_link(path) else ""
@@ -265,7 +265,7 @@ class _Paths:
             if len(files) > 1:
                 raise UserError(
                     f"{place}: {path!r} is there {len(files)} times below data.root={self.root}: "
-                    f"{listed(files)}. Write the folder into the table, or set data.root to one of the folders."
+                    f"{listed(files)}. Write the folder into the table, or name one folder by data.root."
                 )
             if files:
                 found[path] = files[0]

@@ -38,7 +38,7 @@ def find_splits(root: Path) -> dict[str, Path]:
             continue
         if split in found:
             raise UserError(
-                f"{root} has {found[split].name} and {file.name}, which both mean {split}. Remove one of them."
+                f"{root} has {found[split].name} and {file.name}, which both mean {split}; remove one."
             )
         found[split] = file
     return found
@@ -107,7 +107,7 @@ def _check_size(file: Path) -> bool:
                 size += len(part)
         if size > MAX_BYTES:
             raise UserError(
-                f"{file} has more than {MAX_BYTES:,} bytes when it is unpacked, the limit; split the data set."
+                f"{file} has more than the limit of {MAX_BYTES:,} bytes when unpacked; split the data set."
             )
     if size > MAX_BYTES:
         raise UserError(
@@ -117,8 +117,8 @@ def _check_size(file: Path) -> bool:
 
 
 def _open(file: Path, compressed: bool) -> IO[bytes]:
-    stream: Any = gzip.open(file) if compressed else file.open("rb")
-    return stream
+    stream: Any = gzip.open if compressed else open
+    return stream(file, "rb")
 
 
 def _encoding(file: Path, compressed: bool) -> str:

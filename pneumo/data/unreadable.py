@@ -53,6 +53,6 @@ def all_missing(root: Path, paths: Sequence[str], bad: Sequence[BadImage]) -> st
         else f"No image of that name is below {root}; name the folder of the images with data.root=DIR."
     )
     return (
-        f"none of the {len(paths):,} images exists below data.root={root}. The first is {first!r}, looked for "
-        f"as {root / first}. {words}"
+        f"none of the {len(paths):,} images exists below data.root={root}. The first is {first!r}, looked "
+        f"for as {root / first}. {words}"
     )

@@ -213,8 +213,8 @@ def test_csv_forms_that_spreadsheets_write(tmp_path: Path, settings: Make) -> No
     ("text", "words"),
     [
         ("path,lable\nx/a.png,0\n", ["no column label", "path, lable"]),
-        ("file,label\nx/a.png,0\n", ["no column path (or filepath, or img)", "file, label"]),
-        ("path;label\nx/a.png;0\n", ["no column path", "separated by commas"]),
+        ("picture,label\nx/a.png,0\n", ["no column path (or filepath, or img)", "picture, label"]),
+        ("picture;label\nx/a.png;0\n", ["no column path", "picture, label", "data.columns.path=NAME"]),
         ("path,label\nx/a.png,0\nx/b.png,7\n", ["line 3", "'7'", "0 or NORMAL, 1 or PNEUMONIA"]),
         ("path,label\n\nx/a.png,0\n\nx/b.png,7\n", ["line 5", "'7'"]),
         ("path,label\nx/a.png\n", ["line 2", "''"]),
@@ -223,8 +223,8 @@ def test_csv_forms_that_spreadsheets_write(tmp_path: Path, settings: Make) -> No
         ("path,label\n../a.png,0\n", ["line 2", "'../a.png'", "leaves data.root"]),
         ("path,label\nx/../../a.png,0\n", ["leaves data.root"]),
         ("path,label\n/etc/passwd,0\n", ["'/etc/passwd'", "leaves data.root"]),
-        ("path,label\nout/a.png,0\n", ["'out/a.png'", "leaves data.root"]),
-        ("path,label\nlink.png,0\n", ["'link.png'", "leaves data.root"]),
+        ("path,label\nout/a.png,0\n", ["'out/a.png' is a link, or below a link,", "leaves data.root"]),
+        ("path,label\nlink.png,0\n", ["'link.png' is a link", "leaves data.root"]),
         ("path,label\na\0b.png,0\n", ["is not a path"]),
         ("path,label\n,0\n", ["line 2", "is not a path"]),
         ("path,label\n", ["no rows"]),
@@ -232,7 +232,7 @@ def test_csv_forms_that_spreadsheets_write(tmp_path: Path, settings: Make) -> No
         ("", ["cannot be read as CSV"]),
         (b"path,label\n\xff\xfe,0\n", ["cannot be read as CSV (UTF-8)", "utf-8"]),
         ('path,label\n"x/a.png,0\n', ["cannot be read as CSV"]),
-        ("path,label\nx/a.png,0\nx/a.png,0\n", ["listed more than once", "x/a.png"]),
+        ("path,label\nx/a.png,0\nx/a.png,1\n", ["listed more than once", "x/a.png (label NORMAL and PNEUMO"]),
     ],
 )
 def test_csv_errors(tmp_path: Path, settings: Make, text: str | bytes, words: list[str]) -> None:
