@@ -85,7 +85,10 @@ def test_help(command: Command) -> None:
     ending = command("data", "--help")
     assert ending.code == 0 and "fetch" in ending.out and not ending.err
     of_check = command("data", "check", "-h")
-    assert of_check.code == 0 and "data=chest_xray|chexpert|covid_radiography|csv|nih14|phantom|rsna" in of_check.out
+    assert (
+        of_check.code == 0
+        and "data=chest_xray|chexpert|covid_radiography|csv|nih14|phantom|rsna" in of_check.out
+    )
     assert "\nmodel=" not in of_check.out and of_check.out.count("  pneumo data check") == 3
 
 

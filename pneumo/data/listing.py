@@ -31,7 +31,7 @@ def is_image(name: str) -> bool:
 class Listing:
     """The files below `root`, as sorted paths relative to it. Folders behind links are not entered.
 
-    Hidden folders and the clutter of macOS are left out. `closed` lists folders that may not be read.
+    Hidden folders, hidden files that are not images, and the clutter of macOS are left out. `closed` lists folders that may not be read.
     """
 
     root: Path
@@ -77,14 +77,13 @@ def scan(root: Path, skip: Iterable[Path] = ()) -> Listing:
             closed.append(above)
             continue
         for entry in entries:
-            if is_clutter(entry.name):
+            if is_clutter(entry.name) or (entry.name.startswith(".") and not is_image(entry.name)):
                 continue
             path = f"{above}/{entry.name}" if above else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if not entry.name.startswith(".") and entry.path not in left_out:
-                    pending.append(path)
-            else:
+            if not entry.is_dir(follow_symlinks=False):
                 files.append(path)
+            elif entry.path not in left_out:
+                pending.append(path)
         if len(files) > MAX_FILES:
             raise UserError(
                 f"data.root={root} has more than {MAX_FILES:,} files below it; name the data set's folder."
@@ -185,12 +184,12 @@ def unused(listing: Listing, used: Iterable[str]) -> list[str]:
             partly[above] += 1
         else:
             single.append(path)
-    folders = [(-count, f"{name}/ ({_images(count, others[name])})") for name, count in whole.items()]
+    folders = [(-count, name, f"{name}/ ({_images(count, others[name])})") for name, count in whole.items()]
     folders += [
-        (-count, f"{count:,} images in {name + '/' if name else 'the root itself'}")
+        (-count, name, f"{count:,} images in {name + '/' if name else 'the root itself'}")
         for name, count in partly.items()
     ]
-    items = [text for _, text in sorted(folders)]
+    items = [text for _, _, text in sorted(folders)]
     return items + [f"{path} (a table)" if suffix_of(path) in TABLE_SUFFIXES else path for path in single]
 
 

@@ -251,10 +251,11 @@ def _contradictions(manifest: Manifest) -> list[str]:
     messages = []
     for _, rows in list(repeated.groupby(files, sort=True))[:MAX_SHOWN]:
         path, names = rows["path"].iloc[0], [CLASS_NAMES[label] for label in rows["label"]]
+        values = {"label": names, "split": rows["split"], "patient": rows["patient"].dropna()}
         differing = [
-            f"{role} {' and '.join(dict.fromkeys(map(str, values)))}"
-            for role, values in (("label", names), ("split", rows["split"]), ("patient", rows["patient"]))
-            if len(set(map(str, values))) > 1
+            f"{role} {' and '.join(dict.fromkeys(found))}"
+            for role, found in values.items()
+            if len(set(found)) > 1
         ]
         messages.append(f"{path} ({'; '.join(differing)})" if differing else path)
     if not messages:
