@@ -31,12 +31,14 @@ def is_image(name: str) -> bool:
 class Listing:
     """The files below `root`, as sorted paths relative to it. Folders behind links are not entered.
 
-    Hidden folders, hidden files that are not images, and the clutter of macOS are left out. `closed` lists folders that may not be read.
+    Hidden folders, hidden files that are not images, and the clutter of macOS are left out. `closed` lists
+    folders that may not be read, `links` the links among the files.
     """
 
     root: Path
     files: list[str]
     closed: list[str] = field(default_factory=list)
+    links: set[str] = field(default_factory=set)
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
@@ -66,6 +68,7 @@ def scan(root: Path, skip: Iterable[Path] = ()) -> Listing:
     left_out = {str(path) for path in skip}
     files: list[str] = []
     closed: list[str] = []
+    links: set[str] = set()
     pending = [""]
     while pending:
         above = pending.pop()
@@ -82,13 +85,15 @@ def scan(root: Path, skip: Iterable[Path] = ()) -> Listing:
             path = f"{above}/{entry.name}" if above else entry.name
             if not entry.is_dir(follow_symlinks=False):
                 files.append(path)
+                if entry.is_symlink():
+                    links.add(path)
             elif entry.path not in left_out:
                 pending.append(path)
         if len(files) > MAX_FILES:
             raise UserError(
                 f"data.root={root} has more than {MAX_FILES:,} files below it; name the data set's folder."
             )
-    return Listing(root, sorted(files), sorted(closed))
+    return Listing(root, sorted(files), sorted(closed), links)
 
 
 class Boundary:
@@ -129,19 +134,28 @@ def refuse_links(links: list[str], root: Path) -> None:
         )
 
 
-def behind_links(listing: Listing, paths: Iterable[str]) -> list[str]:
-    """`paths` as the listing has them: one that leads through a link is replaced by where it leads."""
+def with_targets(listing: Listing, paths: Iterable[str]) -> list[str]:
+    """`paths`, with the links that they lead through and the files that they lead to."""
     found: list[str] = []
     folders: dict[str, str] = {}
     base = os.path.realpath(listing.root)
     for path in paths:
-        if path not in listing.known:
-            above, _, name = path.rpartition("/")
-            if above not in folders:
-                folders[above] = os.path.realpath(os.path.join(base, above))  # noqa: PTH118
-            path = os.path.relpath(os.path.join(folders[above], name), base)  # noqa: PTH118
         found.append(path)
+        if path in listing.known and path not in listing.links:
+            continue
+        above, _, name = path.rpartition("/")
+        if above not in folders:
+            folders[above] = os.path.realpath(os.path.join(base, above))  # noqa: PTH118
+            found += listing.links.intersection(_above(above))
+        target = os.path.join(folders[above], name)  # noqa: PTH118
+        found.append(os.path.relpath(os.path.realpath(target), base))
     return found
+
+
+def _above(path: str) -> list[str]:
+    """`path` and the folders that hold it."""
+    parts = path.split("/")
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
 
 
 def suffix_of(name: str) -> str:

@@ -149,7 +149,7 @@ def _read(root: Path, settings: DataSettings) -> Found:
 def _note_unused(found: Found, below: listing.Listing, tables: list[Path]) -> None:
     base = "" if found.root == below.root else found.root.relative_to(below.root).as_posix() + "/"
     used = [base + found.files.get(path, path) for path in found.table["path"]]
-    used = listing.behind_links(below, used)
+    used = listing.with_targets(below, used)
     used += [
         path.resolve().relative_to(below.root).as_posix()
         for path in tables
@@ -251,7 +251,8 @@ def _contradictions(manifest: Manifest) -> list[str]:
     messages = []
     for _, rows in list(repeated.groupby(files, sort=True))[:MAX_SHOWN]:
         path, names = rows["path"].iloc[0], [CLASS_NAMES[label] for label in rows["label"]]
-        values = {"label": names, "split": rows["split"], "patient": rows["patient"].dropna()}
+        known = rows["patient"].dropna().tolist()
+        values = {"label": names, "split": rows["split"].tolist(), "patient": known}
         differing = [
             f"{role} {' and '.join(dict.fromkeys(found))}"
             for role, found in values.items()

@@ -113,10 +113,9 @@ def _fill(found: Found, read_tables: Sequence[_Table], settings: DataSettings, l
     keep = table["label"] != LEFT_OUT
     found.notes += reader.left_out_note(texts, meanings)
     subgroups = _subgroups(read_tables)
-    found.passed_over = table["path"][~keep].tolist()
-    table, places = table[keep], [place for place, kept in zip(places, keep, strict=True) if kept]
     found.files = paths.located(table["path"].tolist(), places)
-    table = _collapse(table, found)
+    found.passed_over = [found.files.get(path, path) for path in table["path"][~keep]]
+    table = _collapse(table[keep], found)
     if not subgroups.empty:
         found.subgroups = subgroups.loc[table.index].set_index(pd.Index(table["path"], name="path"))
     found.table = table[COLUMNS].reset_index(drop=True)

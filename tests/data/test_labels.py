@@ -23,7 +23,8 @@ def refused(*texts: str, **keys: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "meaning"),
     [
-        ("0", 0), ("1", 1), ("0.0", 0), ("1.0", 1), (" 1. ", 1), ("NORMAL", 0), ("pneumonia", 1), ("No Finding", 0),
+        ("0", 0), ("1", 1), ("0.0", 0), ("1.0", 1), (" 1. ", 1), ("NORMAL", 0), ("pneumonia", 1),
+        ("No Finding", 0),
         ("negative", 0), ("Positive", 1), ("False", 0), ("TRUE", 1), ("yes", 1), ("no", 0), ("healthy", 0),
     ],
 )  # fmt: skip
@@ -76,8 +77,8 @@ def test_classes_name_both_classes() -> None:
 @pytest.mark.parametrize(
     ("texts", "keys", "words"),
     [
-        (("0", "7"), {}, ["t.csv, line 3", "'7'", "0 or NORMAL, 1 or PNEUMONIA", "data.labels={VALUE: CLASS}"]),
-        (("No Finding", "Edema|Pneumonia"), {}, ["line 3", "data.positive=[Pneumonia]", "Edema, No Finding, Pneumonia"]),
+        (("0", "7"), {}, ["t.csv, line 3", "'7'", "0 or NORMAL, 1 or PNEUMONIA", "data.labels={VAL"]),
+        (("Edema", "A|Pneumonia"), {}, ["line 2", "data.positive=[Pneumonia]", "A, Edema, Pneumonia"]),
         (("Edema", "Mass"), {"positive": ["Edma"]}, ["'Edma'", "Edema, Mass", "Did you mean Edema?"]),
         (("Edema", ""), {"positive": ["Edema"]}, ["line 3", "''", "data.labels={empty: null}"]),
         (("Edema", "['a"), {"positive": ["Edema"]}, []),

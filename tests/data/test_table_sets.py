@@ -1,7 +1,6 @@
 """Sets described by tables: no patient and no file is lost silently."""
 
 import gzip
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from support.images import picture, save
 
 from pneumo import UserError
-from pneumo.data import cache, manifest
+from pneumo.data import cache
 from pneumo.data.manifest import build, describe
 from pneumo.data.settings import ColumnSettings, DataSettings, SplitSettings
 
@@ -449,7 +448,7 @@ def test_if_all_are_missing_the_nearest_name_is_shown(
     tmp_path: Path, settings: Make, change: Callable[[str], str], hint: str
 ) -> None:
     root = one_table(tmp_path / "set") / "images"
-    names = sorted(os.listdir(root))
+    names = sorted(file.name for file in root.iterdir())
     if "/below/" in hint:
         (root / "below").mkdir()
         for name in names:
@@ -466,7 +465,7 @@ def test_if_all_are_missing_the_nearest_name_is_shown(
 
 def test_a_prefix_is_removed_where_a_file_is_missing(tmp_path: Path, settings: Make) -> None:
     root = one_table(tmp_path / "set") / "images"
-    names = sorted(os.listdir(root))
+    names = sorted(file.name for file in root.iterdir())
     rows = [f"NIH/all/{name},{number // 2 % 2},p{number // 2}" for number, name in enumerate(names)]
     (root / "labels.csv").write_text("\n".join(["path,label,patient", *rows]))
     made = settings(name="csv", table="labels.csv", root=root, path_prefix="NIH/all/")
@@ -500,7 +499,8 @@ def test_an_emptied_class_reports_what_was_left_out_and_why(tmp_path: Path, sett
         name="csv", table="labels.csv", root=root, positive=["Pneumonia"], on_bad_image="skip",
         split=SplitSettings(seed=3),
     )  # fmt: skip
-    kept = [int(name[:8]) for name in os.listdir(root / "images") if not int(name[:8]) % 6]
+    names = [file.name for file in (root / "images").iterdir()]
+    kept = [int(name[:8]) for name in names if not int(name[:8]) % 6]
     assert kept  # some images of the class remain, in some of the splits
     for number in {*kept}:
         (root / "images" / f"{number:08d}_001.png").write_bytes(b"")

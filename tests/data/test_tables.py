@@ -40,7 +40,7 @@ def test_gzip_counts_by_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("t.csv", "path,label\né.png,0\n".encode("latin-1"), ["cannot be read as CSV (UTF-8)", "Save it as CSV"]),
+        ("t.csv", "path,label\né.png,0\n".encode("latin-1"), ["(UTF-8)", "Save it as CSV"]),
         ("t.csv.gz", gzip.compress(text(",").encode())[:-9], ["cannot be read as CSV"]),
         ("t.csv", b"", ["cannot be read as CSV"]),
         ("t.csv", b"path,label\n", ["has no rows", "path, label"]),
