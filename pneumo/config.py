@@ -97,7 +97,9 @@ def register() -> None:
     OmegaConf.register_new_resolver("pneumo.shipped", lambda name: str(shipped_dir(name)), replace=True)
     OmegaConf.register_new_resolver("pneumo.data_root", data_root, replace=True)
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_struct(schema.data.labels, False)  # its keys are values of the user's
+    store.store(name="schema", node=schema)
     for file in sorted(shipped_dir("sweeps").glob("*.yaml")):
         store.store(group="sweep", name=file.stem, node=OmegaConf.load(file), package="_global_")
     Plugins.instance()  # finds the published launchers

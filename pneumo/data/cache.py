@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,9 +32,11 @@ from pneumo.data.levels import white_above
 from pneumo.data.manifest import Manifest, content_problems, digests, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
 from pneumo.data.workers import Load, fill, largest_below, processes, read_below, worker_count
+from pneumo.data.workers import unreadable as read_chunk
 from pneumo.files import DISK_FULL, Busy, locked, sync, write_atomically
 
 VERSION = 1  # of the folder's format; the key contains the pixel rule separately
+Task = Callable[[tuple[int, list[str]]], dict[int, str]]
 CHUNK = 32  # images per task: small enough for a smooth progress bar, large enough to cost nothing
 
 
@@ -96,12 +98,16 @@ def bad_file(manifest: Manifest, settings: DataSettings) -> Path:
     return cache_dir / f"unreadable-{_sha256(str(manifest.root))[:16]}.txt"
 
 
-def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
-    """Like `prepare`, but accepts a data set that has `problems`."""
+def inspect(manifest: Manifest, settings: DataSettings, *, keep: bool = True) -> ImageCache:
+    """Like `prepare`, but accepts a data set that has `problems`.
+
+    Without `keep`, a missing cache is not built: the images are read to find the bad ones, and `images` is
+    empty.
+    """
     cache_dir = Path(settings.cache_dir or ".cache").expanduser()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        return _prepare(manifest, settings, cache_dir)
+        return _prepare(manifest, settings, cache_dir, keep)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(
@@ -115,7 +121,7 @@ def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
         raise
 
 
-def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> ImageCache:
+def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path, keep: bool) -> ImageCache:
     paths = manifest.table["path"].tolist()
     load: Load
     root: str | None = None
@@ -142,9 +148,11 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
     images, reasons = np.zeros((0, settings.image_size, settings.image_size), np.uint8), {}
     white = None
     if order:
-        if not folder.is_dir():
+        files = [sources[content] for content in order]
+        if not folder.is_dir() and not keep:
+            reasons = _in_chunks(partial(read_chunk, load), files, "Read images", settings.num_workers)
+        elif not folder.is_dir():
             strict = settings.on_bad_image == "error"
-            files = [sources[content] for content in order]
             reasons = _build(folder, files, load, pixels, settings.num_workers, strict, bool(missing), root)
         if folder.is_dir():
             images, reasons, white = _open(folder, len(order))
@@ -336,10 +344,14 @@ def _fill(
     with file.open("r+b") as handle:
         # Without this, a full disk would cause a bus error in the middle of the build.
         os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+    return _in_chunks(partial(fill, file, load, pixels), sources, "Prepare images", workers)
+
+
+def _in_chunks(task: Task, sources: list[str], words: str, workers: int | None) -> dict[int, str]:
+    """Give `task` all sources in chunks, each with its first row, in several processes; the bad rows."""
     chunks = [(start, sources[start : start + CHUNK]) for start in range(0, len(sources), CHUNK)]
-    task = partial(fill, file, load, pixels)
     bad: dict[int, str] = {}
-    bar = tqdm(total=len(sources), desc="Prepare images", unit="image", disable=None)
+    bar = tqdm(total=len(sources), desc=words, unit="image", disable=None)
     try:
         with bar, processes(min(worker_count(workers), len(chunks))) as pool:
             for done in pool.map(task, chunks):

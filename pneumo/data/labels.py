@@ -73,7 +73,7 @@ class Reader:
         self.settings = settings
         self.values = list(dict.fromkeys(values))
         self.classes = {fold(name): label for label, name in enumerate(settings.classes or ())}
-        self.mapped = {fold(key): self._class(key, value) for key, value in (settings.labels or {}).items()}
+        self.mapped = {fold(key): self._class(key, value) for key, value in settings.labels.items()}
         self.positive = {fold(name) for name in settings.positive or ()}
         if settings.positive is not None and not self.positive:
             raise UserError("data.positive=[] names no class; give data.positive=[NAME,...].")
@@ -94,7 +94,7 @@ class Reader:
         return names[fold(value)]
 
     def _check_positive(self) -> None:
-        known = {fold(key): str(key) for key in self.settings.labels or {}}
+        known = {fold(key): str(key) for key in self.settings.labels}
         for value in self.values:
             try:
                 known |= findings(value)

@@ -104,6 +104,8 @@ def find_root(settings: DataSettings) -> Path:
     """The folder that holds the images. It may be nested, as in chest_xray/chest_xray."""
     root = Path(settings.root or "data/chest_xray").expanduser()
     if not root.is_dir():
+        if settings.table is not None:
+            table_sets.find_table(settings, root)  # raises if there is no such table, the likely mistake
         archive = root.is_file() and listing.suffix_of(root.name) in listing.ARCHIVE_SUFFIXES
         kind = "is an archive: unpack it first" if archive else "is not a folder"
         raise UserError(

@@ -70,7 +70,7 @@ class DataSettings:
     table: str | None = None
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     positive: list[Any] | None = None
-    labels: dict[Any, Any] | None = None
+    labels: dict[Any, Any] = field(default_factory=dict)  # Hydra cannot put a mapping where None is
     classes: list[Any] | None = None
     patient_pattern: str | None = None
     path_prefix: str | None = None

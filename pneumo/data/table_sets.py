@@ -38,10 +38,12 @@ def find_table(settings: DataSettings, root: Path) -> Path | None:
     for file in (root / asked, asked):
         if file.is_file():
             return file
-    there = tables.others(root)
+    places = dict.fromkeys(str(place.absolute()) for place in (root / asked, asked))
+    folder = next((place for place in (root, asked.absolute().parent) if place.is_dir()), Path.cwd())
+    there = tables.others(folder)
     raise UserError(
-        f"data.table={settings.table} is not a file: looked for {root / asked} and {asked.absolute()}. "
-        + (f"The tables of {root} are {listed(there)}." if there else contents(root))
+        f"data.table={settings.table} is not a file: looked for {' and '.join(places)}. "
+        + (f"The tables of {folder} are {listed(there)}." if there else contents(folder))
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pneumo import UserError
 from pneumo.data.found import SPLIT_NAMES, listed
-from pneumo.data.listing import TABLE_SUFFIXES
+from pneumo.data.listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, suffix_of
 
 # A table of this size takes about 600 MB to check; the largest public chest sets hold 400,000 images.
 MAX_ROWS = 1_000_000
@@ -57,6 +57,8 @@ def read(file: Path) -> pd.DataFrame:
     """
     if file.suffix.lower() in (".xlsx", ".xls", ".ods", ".parquet"):
         raise UserError(f"{file} is not a text table; save it as CSV (UTF-8).")
+    if suffix_of(file.name) in ARCHIVE_SUFFIXES:
+        raise UserError(f"{file} is an archive: unpack it first.")
     try:
         compressed = _check_size(file)
         encoding = _encoding(file, compressed)

@@ -31,7 +31,7 @@ def test_text_ids_are_compared_as_they_are() -> None:
     assert keys("p1", "p01", "1.5", "1e5", "-101", "101") == ["p1", "p01", "1.5", "1e5", "-101", "101"]
 
 
-@pytest.mark.parametrize("value", ["", " ", "NaN", "nan", "None", "NULL", "n/a", "-1", "unknown", "<NA>"])
+@pytest.mark.parametrize("value", ["", " ", "NaN", "nan", "None", "n/a", "-1", "unknown", "<NA>"])
 def test_what_means_not_known_is_nobody(value: str) -> None:
     assert column("p1", value) == ["p1", None]
 
@@ -51,8 +51,8 @@ def test_a_number_that_excel_has_shortened_is_refused(value: str) -> None:
 def test_a_note_names_patients_with_several_spellings() -> None:
     table = pd.DataFrame({"path": list("abcd"), "patient": ["101.0", "101", "5", None]})
     assert patients.spelling_note(table) == [
-        "1 patients are spelled in several ways, for example 101 and 101.0: ids that are equal as numbers are "
-        "one patient."
+        "1 patients are spelled in several ways, for example 101 and 101.0: ids that are equal as numbers "
+        "are one patient."
     ]
     assert patients.spelling_note(table.iloc[[0, 2]]) == []
 

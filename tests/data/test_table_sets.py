@@ -1,6 +1,7 @@
 """Sets described by tables: no patient and no file is lost silently."""
 
 import gzip
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -372,6 +373,27 @@ def test_the_table_may_be_anywhere(tmp_path: Path, settings: Make, monkeypatch: 
         assert built.table.equals(expected)
     message = refused(settings(name="csv", table="t.csv", root=root, positive=["Pneumonia"]))
     assert f"{root}/t.csv" in message and f"{tmp_path}/t.csv" in message and "images/ (48 images)" in message
+
+
+def test_a_mistyped_table_is_named_where_no_root_is_given(
+    tmp_path: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_table(tmp_path / "set", images=False)
+    monkeypatch.chdir(tmp_path)
+    message = refused(settings(name="csv", table="set/lables.csv", root="data/chest_xray"))
+    assert "data.table=set/lables.csv is not a file" in message and f"{tmp_path}/set/lables.csv" in message
+    assert f"The tables of {tmp_path}/set are labels.csv." in message
+
+
+def test_a_large_table_costs_little(tmp_path: Path, settings: Make) -> None:
+    """112,120 rows take 5 seconds of processor time; a cost for each row and row would show here."""
+    root = one_table(tmp_path / "set", patients=10_000, images=False)
+    before = time.process_time()
+    assert (
+        len(build(settings(name="csv", table="labels.csv", root=root, positive=["Pneumonia"])).table)
+        == 20_000
+    )
+    assert time.process_time() - before < 15
 
 
 def test_labels_that_are_left_out_are_counted(tmp_path: Path, settings: Make) -> None:

@@ -44,6 +44,7 @@ def test_gzip_counts_by_content(tmp_path: Path) -> None:
         ("t.csv.gz", gzip.compress(text(",").encode())[:-9], ["cannot be read as CSV"]),
         ("t.csv", b"", ["cannot be read as CSV"]),
         ("t.csv", b"path,label\n", ["has no rows", "path, label"]),
+        ("t.zip", b"PK", ["is an archive: unpack it first"]),
         ("t.xlsx", b"PK", ["not a text table", "save it as CSV"]),
         ("t.csv", ",".join(f"c{n}" for n in range(1001)).encode(), ["more columns than the limit of 1,000"]),
     ],
