@@ -1,7 +1,7 @@
 """Question: how often is a claim of the comparison false, and how often does an interval cover the truth?
 
 Worlds are drawn from a known population. Patients have one or more images, and the images of a patient share
-an effect. Networks of one recipe differ by training: their AUROC has a true value of its own (SD about .005
+an effect. Networks of one recipe differ by training: their AUROC has its own true value (SD about .005
 at AUROC .965), and on one test set of the public set's size their scores vary by .0116 in accuracy and .0059
 in AUROC, as docs/results has it. All recipes are equal unless an effect is asked for.
 Command: python benchmarks/statistics_simulation.py [worlds] [part]. A part is intervals, verdicts, near_one,

@@ -45,7 +45,10 @@ IRRELEVANT = {
     ),
     # `pixels` names a version, and the version is hashed. What the keys of TABLE_KEYS yield (paths, labels,
     # patients, splits) is in the data's digest, which is hashed.
-    "data": ("root", "cache_dir", "num_workers", "on_bad_image", "phantom", "name", "pixels", *TABLE_KEYS),
+    "data": (
+        *("root", "cache_dir", "num_workers", "on_bad_image", "pseudonymise", "phantom", "name", "pixels"),
+        *TABLE_KEYS,
+    ),
     "trainer": ("device", "compile", "checkpoint_every_s", "grace_s", "score_test"),
 }
 

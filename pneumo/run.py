@@ -175,6 +175,8 @@ def _skip(plan: RunPlan, log: RunLog, stop: StopRequest) -> Outcome:
             print(f"{plan.name}: {done}, skipped (force=true trains it again)")
             _tidy_state(plan, log)
             happened = "skipped"
+            if state == "FINISHED" and plan.settings.data.pseudonymise:
+                _pseudonymise(plan, log)
         plan.update_job(happened=happened)
         log.send()
         _wait_until_sent(plan, log, stop)
@@ -201,6 +203,17 @@ def _score(plan: RunPlan, log: RunLog) -> str:
     print(f"{plan.name}: done already; its test set is scored now (trainer.score_test=true)")
     run_scores.score_test(plan, log)
     return "scored"
+
+
+def _pseudonymise(plan: RunPlan, log: RunLog) -> None:
+    """Replace the names in a finished run that recorded them (data.pseudonymise=true)."""
+    while not log.journal.hold():
+        time.sleep(0.5)  # another process does it; a signal interrupts
+    if run_scores.pseudonymise(plan, log):
+        print(
+            f"{plan.name}: patients and files have pseudonyms now, also in the tracker. Pages of older "
+            "comparisons still name them: run pneumo compare again"
+        )
 
 
 def _saved_state(plan: RunPlan, log: RunLog) -> tuple[StartRecord, dict[str, Any] | None]:
@@ -299,7 +312,7 @@ def _start_record(plan: RunPlan, log: RunLog, start: StartRecord) -> None:
         log.keep_text(names.CONFIG, settings.as_yaml())
         log.append_json(names.STARTS, start.as_dict())
         if data.bad:
-            log.keep_text(names.BAD_IMAGES, "".join(f"{bad.path}: {bad.reason}\n" for bad in data.bad))
+            log.keep_text(names.BAD_IMAGES, run_scores.bad_images(plan))
     log.sender.notify()
 
 

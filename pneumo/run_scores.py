@@ -9,8 +9,9 @@ import torch
 from pneumo import UserError, config, models, names, run_note
 from pneumo.data import cache, manifest
 from pneumo.data.loader import Split, splits
+from pneumo.data.pseudonyms import Pseudonyms
 from pneumo.evaluation import run_report
-from pneumo.evaluation.predictions import SplitResult
+from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_predictions
 from pneumo.files import write_atomically
 from pneumo.inference import ood
 from pneumo.run_overrides import train_again
@@ -61,7 +62,7 @@ def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
     reference = ood.fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
     content = json.dumps(reference, indent=1).encode()
     write_atomically(log.artifacts / names.TRAINING_REFERENCE, content)
-    results = {name: _result(trainer.splits[name], evaluation) for name, evaluation in scored.items()}
+    results = {name: _result(plan, trainer.splits[name], evaluation) for name, evaluation in scored.items()}
     scores = _write(plan, log, results, progress.history, progress.best_epoch)
     best_values = {
         "best/epoch": float(progress.best_epoch),
@@ -144,7 +145,7 @@ def score_test(plan: RunPlan, log: RunLog) -> None:
     if not evaluation.finite:
         raise UserError(f"{plan.name} gives test probabilities that are not finite in {machine.precision}.")
     epoch = int(facts["epoch"])
-    result = _result(split, evaluation)
+    result = _result(plan, split, evaluation)
     scores = _write(plan, log, {"test": result}, facts["history"], epoch)
     _record_test(plan, log, scores["test"], epoch)
     log.record_artifacts()
@@ -159,12 +160,53 @@ def recorded(journal: Journal) -> str:
     return f"its test set was scored at {when}:\n  {'  '.join(figures)}"
 
 
-def _result(split: Split, evaluation: Evaluation) -> SplitResult:
-    return SplitResult(
+def pseudonymise(plan: RunPlan, log: RunLog) -> bool:
+    """Replace the names of patients and files in what a finished run recorded; False if it was done before.
+
+    The tracker replaces its copies. The journal must be held. Safe to repeat after a kill.
+    """
+    saved = config.from_saved(log.artifacts / names.CONFIG)
+    if saved.data.pseudonymise:
+        return False
+    for name in (names.VAL_PREDICTIONS, names.TEST_PREDICTIONS):
+        file = log.artifacts / name
+        if file.is_file():
+            hidden = _hidden(read_predictions(file.read_bytes().decode(errors="surrogateescape")))
+            write_atomically(file, predictions_csv(hidden))
+    if plan.data.bad:
+        log.keep_text(names.BAD_IMAGES, bad_images(plan))
+    # Last, because it says that all the others are done.
+    hiding = replace(saved, data=replace(saved.data, pseudonymise=True))
+    write_atomically(log.artifacts / names.CONFIG, hiding.as_yaml().encode())
+    log.record_artifacts()
+    return True
+
+
+def bad_images(plan: RunPlan) -> str:
+    """A line for each image that was left out: its path and the reason."""
+    if not plan.settings.data.pseudonymise:
+        return "".join(f"{bad.path}: {bad.reason}\n" for bad in plan.data.bad)
+    hide = Pseudonyms().path
+    return "".join(f"{hide(bad.path)}: {bad.reason.replace(bad.path, '...')}\n" for bad in plan.data.bad)
+
+
+def _result(plan: RunPlan, split: Split, evaluation: Evaluation) -> SplitResult:
+    result = SplitResult(
         paths=[split.paths[index] for index in evaluation.indices],
         patients=[split.patients[index] for index in evaluation.indices],
         labels=evaluation.labels,
         probabilities=evaluation.probabilities,
+    )
+    return _hidden(result) if plan.settings.data.pseudonymise else result
+
+
+def _hidden(result: SplitResult) -> SplitResult:
+    """`result` with pseudonyms of its patients and paths."""
+    hide = Pseudonyms()
+    return replace(
+        result,
+        paths=[hide.path(path) for path in result.paths],
+        patients=[hide.patient(patient) for patient in result.patients],
     )
 
 

@@ -9,13 +9,15 @@ from typing import Any
 
 from pneumo import UserError, config
 from pneumo.commands import RUN_FORMS
+from pneumo.names import FINGERPRINT_TAG, HEARTBEAT_TAG
 from pneumo.reproduce import reproduce as reproduce_run
 from pneumo.run_lookup import find_run, find_sweep, model_of, run_folders, run_id_of, uri_of
 from pneumo.sweep import jobs
 from pneumo.text import clock, table
-from pneumo.tracking import reading, sender
+from pneumo.tracking import heartbeat, reading, sender
 from pneumo.tracking.courier import is_sweep, read_note
 from pneumo.tracking.journal import DONE, Journal, redact
+from pneumo.tracking.mlflow_client import sqlite_file
 from pneumo.tracking.registry import RUN_ID, Registry, resolve
 from pneumo.tracking.settings import TrackingSettings
 
@@ -123,10 +125,14 @@ def status(settings: StatusConfig) -> int:
 
 def _run_status(settings: StatusConfig) -> int:
     """Print the runs; the number of those that are running."""
+    sweeps: list[Path] = []
     if settings.which:
         folders = [find_run(settings.output_dir, settings.which, settings.tracking.uri)]
+    elif _is_remote(settings.tracking.uri) and not Path(settings.output_dir).expanduser().is_dir():
+        folders = []  # other machines have some
     else:
         folders = run_folders(settings.output_dir)
+        sweeps = run_folders(settings.output_dir, "sweeps/*")
     rows = []
     for folder in folders:
         try:
@@ -138,10 +144,42 @@ def _run_status(settings: StatusConfig) -> int:
             config.complain(error)
             continue
         rows.append({"run": journal.name or "-", **_identity(folder, settings), **_progress(journal)})
+    if not settings.which:
+        rows += _elsewhere(settings, {folder.name for folder in folders})
     print(table(rows, MOST_COLUMNS))
-    for folder in [] if settings.which else run_folders(settings.output_dir, "sweeps/*"):
+    for folder in sweeps:
         print(f"sweep {folder.name}: {Journal(folder).status} (status sweep_id={folder.name} shows its jobs)")
     return sum(row["state"] == "RUNNING" for row in rows)
+
+
+def _is_remote(uri: str | None) -> bool:
+    return bool(uri) and sqlite_file(uri or "") is None
+
+
+def _elsewhere(settings: StatusConfig, here: set[str]) -> list[dict[str, Any]]:
+    """Runs that the tracker shows as running and that have no folder here: those of other machines.
+
+    A SQLite file is not asked: it is on this machine, as the folders are, and loading MLflow takes seconds.
+    """
+    if not _is_remote(settings.tracking.uri):
+        return []
+    try:
+        running = reading.Reader(settings.tracking.uri or "").running()
+    except UserError as error:
+        config.complain(error, 1)
+        return []
+    rows = []
+    for run in running:
+        fingerprint, beat = run.tags.get(FINGERPRINT_TAG), run.tags.get(HEARTBEAT_TAG)
+        if fingerprint is None or fingerprint in here:
+            continue
+        line = {"run": run.name, "fingerprint": fingerprint, "MLflow": run.run_id[:8], **NOT_KNOWN}
+        passed = heartbeat.age(beat)
+        line["reason"] = "another machine; last sign of life " + (
+            f"{clock(passed.total_seconds())} ago" if passed else "unknown"
+        )
+        rows.append({**line, "state": "STALE" if heartbeat.is_stale(beat) else "RUNNING"})
+    return rows
 
 
 def _sweep_status(settings: StatusConfig, sweep_id: str) -> int:

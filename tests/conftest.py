@@ -136,7 +136,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[float, Callable[[], None]]:
 
     acts: dict[float, Callable[[], None]] = {}
 
-    def build(name: str, dropout: float, **_: Any) -> "Tiny":
+    def build(name: str, dropout: float = 0.09, **_: Any) -> "Tiny":
         acts.get(dropout, lambda: None)()
         return Tiny(dropout=dropout)
 

@@ -49,7 +49,7 @@ class Losses:
     """Power losses of one command, each followed by the same command, compared with its undisturbed end."""
 
     overrides: list[str]
-    work: Path  # a folder of its own
+    work: Path  # an empty folder
     built: Path  # LazyFS
     environment: dict[str, str] = field(default_factory=lambda: {"PNEUMO_TEST_TINY": "on"})
     cache_size: str = "128mb"

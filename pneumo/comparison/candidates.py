@@ -12,6 +12,7 @@ import yaml
 from pneumo import UserError, fingerprint
 from pneumo.comparison.content import EpochScores, LeftOut, SplitSize, Unscored
 from pneumo.data import manifest
+from pneumo.data.pseudonyms import is_pseudonym
 from pneumo.data.settings import DataSettings, PhantomSettings
 from pneumo.evaluation.metrics import checked
 from pneumo.evaluation.predictions import SplitResult, read_predictions
@@ -291,7 +292,9 @@ def image_root(kept: Sequence[Candidate], given: str | None) -> Path | None:
         for folder in (path, path / "chest_xray", path / "chest_xray" / "chest_xray"):
             if (folder / first).is_file():
                 return folder
-    if given:
+    if is_pseudonym(first):
+        print("note: the runs hold pseudonyms (data.pseudonymise=true): mistakes are shown without images")
+    elif given:
         shown = first.encode(errors="backslashreplace").decode()  # file names may not be UTF-8
         print(f"note: data.root={given} does not contain the test images ({shown}, ...)")
     return None

@@ -77,7 +77,7 @@ def compare(
     by_id = {each.row["id"]: spread[rank_by] for each, spread in zip(configurations, spreads, strict=True)}
     _add_equivalence(pairs, by_id, rank_by, patients, margin)
     names = {configuration.row["id"]: configuration.name for configuration in configurations}
-    # An ensemble has no settings of its own.
+    # An ensemble has no settings.
     configs = {each.row["id"]: {} if each.average else each.runs[0].config for each in configurations}
     return [
         {

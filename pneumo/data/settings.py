@@ -83,6 +83,7 @@ class DataSettings:
     crop_black: bool = True
     pixels: int | None = None
     on_bad_image: str = "error"
+    pseudonymise: bool = False
     cache_dir: str | None = None
     num_workers: int | None = None
     phantom: PhantomSettings = field(default_factory=PhantomSettings)

@@ -22,7 +22,7 @@ import numpy as np
 from pneumo.evaluation.metrics import Floats
 from pneumo.evaluation.statistics import LEVEL, Z, small_sample
 
-POWER = 0.80  # of the smallest difference that a comparison is said to be able to show
+POWER = 0.80  # with this chance a comparison finds the difference that is called its smallest
 MOST_RUNS = 1000  # above that, more seeds are not the answer
 STILL = 1e-12  # a standard error below this is rounding: nothing varies
 

@@ -28,8 +28,8 @@ class InputFiles:
 def find(given: str | Path) -> InputFiles:
     """The file `given`, or all images in and below the folder `given`.
 
-    Links that lead out of the folder are not followed, and linked folders are not entered. UserError if there
-    is no image.
+    Links that lead out of the folder are not followed, and linked folders are not entered. UserError if
+    no image is there.
     """
     root = Path(given).expanduser()
     if not root.is_dir():

@@ -18,7 +18,7 @@ from pneumo.tracking.mlflow_client import error_code
 from pneumo.tracking.registry import RUN_FILES
 
 KIND_TAG = "pneumo.checkpoint"  # marks these models: registering a run makes another one
-_SCORES = {"best/": "validation", "test/": "test"}  # the first part of a metric, and the data set it is of
+_SCORES = {"best/": "validation", "test/": "testing"}  # the first part of a metric, and the data set it is of
 _MAX_VALUE_CHARS = 500
 _log = logging.getLogger(__name__)
 
@@ -96,14 +96,16 @@ def _copy_files(journal: Journal, run_location: str, model_location: str, uri: s
         above = {name: str(Path(name).parent).strip(".") or None for name in names}
         held = {entry.path for folder in set(above.values()) for entry in repository.list_artifacts(folder)}
         for name in names:
-            if name not in held:
+            if name not in held or name != BEST_WEIGHTS:  # the small ones may have changed
                 repository.log_artifact(str(source / name), above[name])
         return
     target = Path(local_file_uri_to_path(model_location))
     for name in names:
         copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if copy.exists() and not copy.samefile(store / name):
+            copy.unlink()  # the run's file was replaced
         if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(store / name, copy)
             except OSError:  # another file system, or one without hard links

@@ -42,6 +42,7 @@ from pneumo.tracking.mlflow_client import (
     is_refusal,
     open_client,
 )
+from pneumo.tracking.registry import RUN_FILES
 
 MAX_ITEMS = 1000  # a call: MLflow's own limit on metrics; its client splits params and tags by 100
 MAX_PARAM_CHARS = 6000
@@ -171,6 +172,7 @@ class Courier:
         self._records, self._offset = 0, 0
         self._start: Record = {}
         self._running = False  # by the last record read
+        self._finish: int | None = None  # the record that finished the run
         self._unsent: list[Record] = []
         # What of the first unsent records is through: where every third request is lost, a step that takes
         # several must not start over each time.
@@ -192,6 +194,8 @@ class Courier:
         for record in new:
             if record["kind"] in ("start", "resume", "end"):
                 self._running = record["kind"] != "end"
+                done = not self._running and record["body"]["status"] in DONE
+                self._finish = record["n"] if done else None
         self._records += len(new)
         self._unsent = [record for record in self._unsent + new if record["n"] > noted.sequence]
 
@@ -274,7 +278,16 @@ class Courier:
             else:
                 self._checked = error_code(error) is None  # the run may be gone: look at the next pass
                 raise
+        if any(self._changes_model(record) for record in self._unsent[: count or 1]):
+            checkpoint_model.save(self._client, self.uri, self.note.run_id or "", self.folder)
         self._done(count or 1)
+
+    def _changes_model(self, record: Record) -> bool:
+        """True for the record that finishes the run, and for its model's scores and files that come later."""
+        if self._finish is None or record["n"] < self._finish:
+            return False
+        kind, name = record["kind"], record["body"].get("name")
+        return kind in ("end", "metrics") or (kind == "artifact" and name in RUN_FILES)
 
     def _log_batch(self, items: list[Item]) -> None:
         """Log `items`; one that MLflow refuses is found by halving, noted, and left out."""
@@ -428,16 +441,9 @@ class Courier:
             if reason := body["reason"]:
                 self._once("tag", lambda: client.set_tag(run_id, REASON_TAG, _text(reason, MAX_TAG_CHARS)))
             self._once("only", self._only_run)
-            if body["status"] in DONE:
-                self._once(
-                    "model", lambda: checkpoint_model.save(client, self.uri, run_id or "", self.folder)
-                )
             status = "KILLED" if body["status"] == "PRUNED" else body["status"]  # MLflow knows no PRUNED
             client.set_terminated(run_id, status, end_time=record["t"])
             self._save_view()
-
-    def _save_model(self) -> None:
-        checkpoint_model.save(self._client, self.uri, self.note.run_id or "", self.folder)
 
     def _save_view(self) -> None:
         """Bring the saved view of the experiment up to date, or that of the sweep which has ended.

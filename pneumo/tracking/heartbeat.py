@@ -12,12 +12,15 @@ STALE_S = 300.0  # a run whose time is older is taken for dead; it reopens itsel
 REASON = "its process ended without a report: kill -9, a power cut, or no memory left"
 
 
+def age(beat: str | None) -> timedelta | None:
+    """How long ago the last beat was. None for a run without one, of version 0.1."""
+    try:
+        return datetime.now(UTC) - datetime.strptime(beat or "", UTC_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
 def is_stale(beat: str | None) -> bool:
     """True where the last beat is too old. A run without one, of version 0.1, is not judged."""
-    if beat is None:
-        return False
-    try:
-        then = datetime.strptime(beat, UTC_FORMAT).replace(tzinfo=UTC)
-    except ValueError:
-        return False
-    return datetime.now(UTC) - then > timedelta(seconds=STALE_S)
+    passed = age(beat)
+    return passed is not None and passed > timedelta(seconds=STALE_S)

@@ -135,21 +135,23 @@ class Reader:
             missing=missing,
         )
 
+    def running(self) -> list[TrackedRun]:
+        """Every run of this project that is recorded as running, in any experiment."""
+        query = f"attributes.status = 'RUNNING' AND tags.`{HEARTBEAT_TAG}` != ''"
+        return [
+            tracked(run) for known in self._experiments() for run in self._search(known.experiment_id, query)
+        ]
+
     def close_stale(self) -> list[str]:
         """Close as KILLED every run of this project that shows no sign of life; their names.
 
         The process of a run closed wrongly, in an outage, opens it again at its next beat.
         """
-        closed = []
-        query = f"attributes.status = 'RUNNING' AND tags.`{HEARTBEAT_TAG}` != ''"
-        for known in self._experiments():
-            for run in self._search(known.experiment_id, query):
-                if heartbeat.is_stale(run.data.tags.get(HEARTBEAT_TAG)):
-                    run_id = run.info.run_id
-                    self._ask(partial(self._client.set_tag, run_id, REASON_TAG, heartbeat.REASON))
-                    self._ask(partial(self._client.set_terminated, run_id, "KILLED"))
-                    closed.append(run.info.run_name or run_id)
-        return closed
+        stale = [run for run in self.running() if heartbeat.is_stale(run.tags.get(HEARTBEAT_TAG))]
+        for run in stale:
+            self._ask(partial(self._client.set_tag, run.run_id, REASON_TAG, heartbeat.REASON))
+            self._ask(partial(self._client.set_terminated, run.run_id, "KILLED"))
+        return [run.name for run in stale]
 
     def _experiments(self) -> list[Any]:
         """Every experiment: a server gives them in pages of a thousand."""

@@ -16,8 +16,10 @@ from mlflow import MlflowClient
 from support.commands import Hold, environment
 from support.servers import Mlflow, Postgres
 from support.tracked import without_ids
+from support.warm import Train
 
 from pneumo.names import HEARTBEAT_TAG, JOURNAL_TAG, MEASURED, SCORED_TAG, STARTS
+from pneumo.tracking import view
 from pneumo.tracking.journal import Journal
 
 pytestmark = pytest.mark.services
@@ -58,6 +60,14 @@ class Job:
         endings = [(process.wait(), self.log("runs").read_text()) for process in processes]
         assert not any(code for code, _ in endings), endings
         return endings[-1][1]
+
+    def says(self, *arguments: str) -> str:
+        """The output of a command that succeeds."""
+        module, *rest = arguments
+        self.log(module).unlink(missing_ok=True)
+        code = self.start(module, *rest, "output_dir=outputs").wait()
+        assert code == 0, self.log(module).read_text()
+        return self.log(module).read_text()
 
     def log(self, module: str) -> Path:
         return self.folder / f"{module}.log"
@@ -228,3 +238,46 @@ def test_a_server_that_was_never_there_is_synced_later(jobs: dict[str, Any], lat
     # The credentials in its address are nowhere.
     for path, content in contents(job.folder).items():
         assert PASSWORD.encode() not in content, path
+
+
+def test_a_run_killed_on_one_machine_is_closed_from_another(jobs: dict[str, Any], server: Mlflow) -> None:
+    folder = jobs["whole"].folder.with_name("one_machine")
+    hold = Hold(folder.with_name("held"), 1)
+    folder.mkdir()
+    own = environment(folder.parent, MLFLOW_TRACKING_URI=server.uri, OMP_NUM_THREADS="1", **hold.environment)
+    run = Train([*OVERRIDES, "seed=1"], folder, folder / "train.log", own)
+
+    def beats() -> int:
+        return len(server.query("SELECT value FROM tags WHERE key = :key", key=HEARTBEAT_TAG))
+
+    before = beats()
+    deadline = time.monotonic() + 300
+    while beats() == before:
+        assert run.poll() is None and time.monotonic() < deadline, (folder / "train.log").read_text()
+        time.sleep(0.1)
+    (path,) = folder.glob("outputs/*/journal.jsonl")
+    fingerprint = path.parent.name
+    other = Job(folder.with_name("other_machine"), server.uri)
+    try:
+        assert re.search(rf"{fingerprint} .* RUNNING .*last sign of life 0:0", other.says("runs", "status"))
+    finally:
+        run.kill()
+    client = MlflowClient(server.uri)
+    (run_id,) = server.run_ids(Journal(path.parent))
+    assert client.get_run(run_id).info.status == "RUNNING"  # nobody could report its end
+    client.set_tag(run_id, HEARTBEAT_TAG, "2026-01-01T00:00:00Z")  # as if five minutes had passed
+    assert re.search(rf"{fingerprint} .* STALE ", other.says("runs", "status"))
+    assert "closed as KILLED" in other.says("runs", "sync", f"tracking.uri={server.uri}")
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert fingerprint not in other.says("runs", "status")
+    hold.release()
+    again = Train([*OVERRIDES, "seed=1"], folder, folder / "train.log", own)
+    assert again.wait(300) == 0, (folder / "train.log").read_text()
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert len(server.run_ids(Journal(path.parent))) == 1
+
+
+def test_the_saved_view_of_the_experiment_is_in_the_database(jobs: dict[str, Any], server: Mlflow) -> None:
+    (experiment,) = {run.info.experiment_id for run in MlflowClient(server.uri).search_runs(["1"])}
+    tags = MlflowClient(server.uri).get_experiment(experiment).tags
+    assert f"mlflow.sharedViewState.{view.KEY}" in tags

@@ -1,6 +1,6 @@
 """Starts train commands from a process that has loaded everything: in a second instead of ten.
 
-Each command is a process of its own all the same, forked by Python's fork server: it can be killed like any.
+Each command is still a separate process, forked by Python's fork server. A test can kill it.
 """
 
 import importlib

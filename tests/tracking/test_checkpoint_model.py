@@ -22,7 +22,7 @@ def _ended(folder: Path, *, scored: bool = True) -> Journal:
     journal = begun(folder)
     journal.dataset("phantom", "a" * 36, "phantom", "training")
     journal.dataset("phantom validation", "b" * 36, "phantom", "validation")
-    journal.dataset("phantom test", "c" * 36, "phantom", "test")
+    journal.dataset("phantom testing", "c" * 36, "phantom", "testing")
     artifact(journal, BEST_WEIGHTS, b"weights" * 1000)
     journal.metrics({"best/epoch": 2.0, "best/val_auroc": 0.9}, 2)
     if scored:
@@ -52,8 +52,8 @@ def test_a_kept_checkpoint_is_a_logged_model(tmp_path: Path, uri: str) -> None:
     assert scores == {
         "best/epoch": (2.0, "phantom validation"),
         "best/val_auroc": (0.9, "phantom validation"),
-        "test/auroc": (0.8, "phantom test"),
-        "test/accuracy": (0.75, "phantom test"),
+        "test/auroc": (0.8, "phantom testing"),
+        "test/accuracy": (0.75, "phantom testing"),
     }
     outputs = client.get_run(run_id).outputs.model_outputs
     assert [(output.model_id, output.step) for output in outputs] == [(model.model_id, 2)]
@@ -65,14 +65,23 @@ def test_a_kept_checkpoint_is_a_logged_model(tmp_path: Path, uri: str) -> None:
 def test_scores_that_come_later_are_added(tmp_path: Path, uri: str) -> None:
     journal = _ended(tmp_path / "run", scored=False)
     sync(journal.folder, SETTINGS, uri)
-    journal.resume()
     _score(journal)
-    journal.end("FINISHED")
     run_id = sync(journal.folder, SETTINGS, uri).run_id
     assert run_id is not None
     (model,) = _models(MlflowClient(uri), run_id)
     assert {"test/auroc", "best/epoch"} <= {score.key for score in model.metrics}
     assert (Path(model.artifact_location.removeprefix("file://")) / TEST_PREDICTIONS).is_file()
+
+
+def test_a_file_that_is_replaced_is_replaced_there_too(tmp_path: Path, uri: str) -> None:
+    journal = _ended(tmp_path / "run")
+    sync(journal.folder, SETTINGS, uri)
+    artifact(journal, TEST_PREDICTIONS, b"path,label\nimage-1.png,0\n")
+    run_id = sync(journal.folder, SETTINGS, uri).run_id
+    assert run_id is not None
+    (model,) = _models(MlflowClient(uri), run_id)
+    stored = Path(model.artifact_location.removeprefix("file://")) / TEST_PREDICTIONS
+    assert b"image-1.png" in stored.read_bytes()
 
 
 def test_weights_that_are_dropped_take_the_logged_model_with_them(tmp_path: Path, uri: str) -> None:
