@@ -227,9 +227,9 @@ class _Paths:
                     "Paths are relative to data.root; copy the images there or set data.root higher."
                 )
             if not self.boundary.holds(path):
-                link = " is a link, or below a link, that" if self.boundary.is_link(path) else ""
+                link = ": it is a link, or below a link" if self.boundary.is_link(path) else ""
                 raise UserError(
-                    f"{place}: path {text[:MAX_CHARS]!r}{link} leaves data.root={self.root}. Paths and links "
+                    f"{place}: path {text[:MAX_CHARS]!r} leaves data.root={self.root}{link}. Paths and links "
                     "lead to places below data.root; copy the images there or set data.root higher."
                 )
             found.append(os.path.normpath(path).replace(os.sep, "/"))
