@@ -27,7 +27,7 @@ class Command:
     actions: Mapping[str, "Command"] = field(default_factory=dict)
 
 
-_TRAIN_PATHS = ("data.root", "data.cache_dir", "model.weights", "output_dir")
+_TRAIN_PATHS = ("data.root", "data.table", "data.cache_dir", "model.weights", "output_dir")
 _RUN = {"word": "which", "paths": ("which", "output_dir", "cache_dir", "output")}
 
 COMMANDS: dict[str, Command] = {
@@ -165,8 +165,8 @@ COMMANDS: dict[str, Command] = {
                 purpose="report splits, classes, patients, copies and unreadable files; exit 1 on a problem",
                 examples=(
                     "pneumo data check",
-                    "pneumo data check data=csv data.root=DIR",
-                    "pneumo data check data=phantom",
+                    "pneumo data check data=csv data.table=labels.csv data.positive=[Pneumonia]",
+                    "pneumo data check data=nih14 data.root=DIR",
                 ),
                 config_name="train",
                 groups=("data",),

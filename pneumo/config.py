@@ -95,13 +95,23 @@ def register() -> None:
     """Make the schema, the sweeps and the resolvers known to Hydra."""
     OmegaConf.register_new_resolver("pneumo.project", lambda name: str(project_dir() / name), replace=True)
     OmegaConf.register_new_resolver("pneumo.shipped", lambda name: str(shipped_dir(name)), replace=True)
+    OmegaConf.register_new_resolver("pneumo.data_root", data_root, replace=True)
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_struct(schema.data.labels, False)  # its keys are values of the user's
+    store.store(name="schema", node=schema)
     for file in sorted(shipped_dir("sweeps").glob("*.yaml")):
         store.store(group="sweep", name=file.stem, node=OmegaConf.load(file), package="_global_")
     Plugins.instance()  # finds the published launchers
     for file in (shipped_dir("conf") / "hydra").rglob("*.yaml"):  # whose schemas would refuse our keys
         store.repo.get("hydra", {}).get(file.parent.name, {}).pop(file.name, None)
+
+
+def data_root(table: str | None, default: str) -> str:
+    """data.root where none is given: the folder of an existing data.table, else $PNEUMO_DATA or `default`."""
+    if table and Path(table).expanduser().is_file():
+        return str(Path(table).parent)
+    return os.environ.get("PNEUMO_DATA", default)
 
 
 def _register_small(config_name: str, schema: type) -> None:

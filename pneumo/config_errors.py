@@ -139,6 +139,8 @@ def _type_of(schema: type, full_key: str) -> str:
 def _wanted(schema: type, full_key: str) -> str:
     type_, _, optional = _type_of(schema, full_key).partition(" | ")
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+    words |= {"list[typing.Any]": "a list", "list[str]": "a list"}
+    words |= {"dict[typing.Any, typing.Any]": "a mapping"}
     return words[type_] + " or null" * bool(optional) if type_ in words else ""
 
 
@@ -147,4 +149,6 @@ def _example(schema: type, full_key: str) -> str:
     beside = _inner(schema, where)
     assert beside is not None
     default = {field.name: field.default for field in dataclasses.fields(beside)}[key]
+    if example := {"list": "[A,B]", "dict": "{A: NORMAL}"}.get(_type_of(schema, full_key).partition("[")[0]):
+        return example
     return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)

@@ -14,6 +14,7 @@ from pneumo.config_files import KeyLine, groups, key_lines, options, shipped_dir
 WIDTH = 100
 COLUMN = 40  # where the explanations begin
 _FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+),'?(.*?)'?\}$")
+_DATA_ROOT = re.compile(r"\$\{pneumo\.data_root:\$\{\.table\},(.*?)\}$")
 _IN_PROJECT = re.compile(r"\$\{pneumo\.project:([^}]*)\}")
 _SEVERAL_RUNS, _MORE_OPTIONS = "-m, --multirun", "-cd DIR, --config-dir DIR"
 FLAGS = {
@@ -103,6 +104,7 @@ def _shown(lines: Iterable[KeyLine]) -> dict[str, str]:
 def _plain(value: str) -> str:
     """A default as people read it: "$PNEUMO_DATA, else ./data/chest_xray"."""
     value = _IN_PROJECT.sub(r"<project>/\1", value)
+    value = _DATA_ROOT.sub(r"the table's folder, else $PNEUMO_DATA, else \1", value)
     return _FROM_ENVIRONMENT.sub(r"$\1, else \2", value)
 
 

@@ -17,6 +17,19 @@ from pneumo.versions import CORE, PIXELS, core_touches, pixels_touches
 
 Flat = dict[str, Any]
 
+# How the images, labels, patients and splits are read. Another value is another sweep and another study, but
+# the same run where it yields the same data.
+TABLE_KEYS = (
+    "table",
+    "columns",
+    "positive",
+    "labels",
+    "classes",
+    "patient_pattern",
+    "path_prefix",
+    "split",
+)
+
 # What cannot change a run's result: where things are, how many workers, which device, how it is tracked.
 IRRELEVANT = {
     "": (
@@ -30,10 +43,12 @@ IRRELEVANT = {
         "keep_state",
         "on_code_change",
     ),
-    # `pixels` names a version, and the version is hashed.
+    # `pixels` names a version, and the version is hashed. What the keys of TABLE_KEYS yield (paths, labels,
+    # patients, splits) is in the data's digest, which is hashed.
     "data": (
         *("root", "cache_dir", "num_workers", "on_bad_image", "near_copies", "pseudonymise"),
         *("phantom", "name", "pixels"),
+        *TABLE_KEYS,
     ),
     "trainer": ("device", "compile", "checkpoint_every_s", "grace_s", "score_test"),
 }
@@ -73,6 +88,19 @@ class LaterKey:
 
 LATER: dict[str, LaterKey] = {
     "data.pixels": LaterKey(neutral=None),  # hashed as a version, but another rule is another sweep
+    "data.table": LaterKey(neutral=None),
+    "data.columns.path": LaterKey(neutral=None),
+    "data.columns.label": LaterKey(neutral=None),
+    "data.columns.patient": LaterKey(neutral=None),
+    "data.columns.split": LaterKey(neutral=None),
+    "data.columns.subgroups": LaterKey(neutral=None),
+    "data.positive": LaterKey(neutral=None),
+    "data.labels": LaterKey(neutral={}),
+    "data.classes": LaterKey(neutral=None),
+    "data.patient_pattern": LaterKey(neutral=None),
+    "data.path_prefix": LaterKey(neutral=None),
+    "data.split.test_fraction": LaterKey(neutral=None),
+    "data.split.seed": LaterKey(neutral=0),
     "trainer.sync_batchnorm": LaterKey(neutral=False),
 }
 
@@ -87,16 +115,36 @@ def is_neutral(key: str, value: Any, flat: Mapping[str, Any] | None = None) -> b
 
 def without_neutral(values: Mapping[str, Any], above: str) -> Flat:
     """`values`, the keys below `above`, without those at their neutral value: what a hash may cover."""
-    return {key: value for key, value in values.items() if not is_neutral(f"{above}.{key}", value)}
+    kept: Flat = {}
+    for key, value in values.items():
+        name = f"{above}.{key}"
+        if isinstance(value, Mapping) and name not in LATER:
+            if inner := without_neutral(value, name):
+                kept[key] = inner
+        elif not is_neutral(name, value):
+            kept[key] = value
+    return kept
+
+
+def reading(data: Mapping[str, Any]) -> Flat:
+    """The keys of `data` that say how it is read, without those at their neutral value."""
+    return without_neutral({key: data[key] for key in TABLE_KEYS if key in data}, "data")
 
 
 def with_neutral(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved configuration, completed by the neutral values of the keys that came after it."""
     whole = {group: dict(part) if isinstance(part, Mapping) else part for group, part in saved.items()}
     for key, later in LATER.items():
-        group, _, name = key.partition(".")
-        if isinstance(whole.get(group), dict):
-            whole[group].setdefault(name, later.neutral)
+        *above, name = key.split(".")
+        part: Any = whole
+        for group in above:
+            if part is not whole:  # a nested group may have come later too
+                part[group] = dict(part.get(group) or {})
+            part = part.get(group)
+            if not isinstance(part, dict):
+                break
+        else:
+            part.setdefault(name, later.neutral)
     return whole
 
 

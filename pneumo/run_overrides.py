@@ -1,6 +1,7 @@
 """The command line of a run, found from the configuration that the run saved."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from omegaconf import OmegaConf
 
 from pneumo import UserError, config, names
 from pneumo.config_files import shipped_dir
-from pneumo.fingerprint import IRRELEVANT, fingerprint, with_neutral
+from pneumo.fingerprint import IRRELEVANT, TABLE_KEYS, fingerprint, with_neutral
 from pneumo.tracking.journal import Journal
 from pneumo.versions import CORE
 
 UNSCORED = "trainer.score_test=false"
 # Keys of `data` that lead to the same images; the other keys outside the fingerprint are not needed again.
-_NEEDED = ("root", "on_bad_image", "phantom", "pixels")
+_NEEDED = ("root", "on_bad_image", "phantom", "pixels", *TABLE_KEYS)
+_VALUES = ("data.labels",)  # mappings that are a value, not a group of keys
+_TO_ESCAPE = re.compile(r"([\\()\[\]{}:=,\s])")
 
 
 def train_again(folder: Path) -> str:
@@ -67,7 +70,8 @@ def overrides_of(saved: dict[str, Any]) -> list[str]:
         for key, entry in value.items():
             if entry == base[group].get(key) or (key in skipped and not (group == "data" and key in _NEEDED)):
                 continue
-            parts = entry.items() if isinstance(entry, dict) else [("", entry)]
+            nested = isinstance(entry, dict) and f"{group}.{key}" not in _VALUES
+            parts = entry.items() if nested else [("", entry)]
             for inner, own in parts:
                 if not inner or own != base[group][key][inner]:
                     found.append(f"{group}.{key}{'.' + inner if inner else ''}={_written(own)}")
@@ -82,4 +86,10 @@ def _written(value: Any) -> str:
     """A value as an override writes it."""
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, dict):  # Hydra takes no quotes around a key
+        keys = (_TO_ESCAPE.sub(r"\\\1", str(key)) for key in value)
+        pairs = (f"{key}: {_written(own)}" for key, own in zip(keys, value.values(), strict=True))
+        return f"{{{', '.join(pairs)}}}"
     return json.dumps(str(value), ensure_ascii=False) if not str(value).isalnum() else str(value)

@@ -37,3 +37,19 @@ def test_a_number_is_not_told_to_be_quoted(command: Command) -> None:
     ending = command("train", "trainer.epochs=[1", "data=phantom")
     assert ending.code == 2 and "trainer.epochs takes a whole number" in ending.err
     assert "pneumo train" not in ending.err
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        (
+            "data.positive=pneumonia",
+            "data.positive=pneumonia is not a list or null: give data.positive=[A,B]",
+        ),
+        ("data.columns.subgroups=sex", "is not a list or null: give data.columns.subgroups=[A,B]"),
+        ("data.labels=null", "data.labels=null is not a mapping: give data.labels={A: NORMAL}"),
+    ],
+)
+def test_a_value_that_is_no_list_is_answered_with_one(command: Command, argument: str, words: str) -> None:
+    ending = command("data", "check", argument)
+    assert ending.code == 2 and words in ending.err and ending.err.count("\n") == 1

@@ -163,6 +163,101 @@ def test_the_cache_is_listed_and_pruned_only_when_asked(
     assert wrong.code == 2 and "unused_days=-1" in wrong.err
 
 
+def nih(root: Path, patients: int = 16) -> Path:
+    """Synthetic rows in the columns of the NIH set; every fourth patient has both classes."""
+    lines = ["Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position"]
+    for number in range(1, patients + 1):
+        for k in range(2):
+            label = int(number % 2 == 1 or (number % 4 == 0 and k == 1))
+            name = f"{number:08d}_{k:03d}.png"
+            save(picture(label, 2 * number + k), root / "images" / name)
+            lines.append(f"{name},{'Effusion|Pneumonia' if label else 'No Finding'},{number},40,F,PA")
+    (root / "labels.csv").write_text("\n".join(lines))
+    return root
+
+
+def test_check_of_a_table_as_it_is(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = nih(tmp_path / "set")
+    save(picture(0, 99), root / "COVID19" / "a.png")
+    monkeypatch.chdir(root)
+    ending = command(
+        "data", "check", "data=csv", "data.table=labels.csv", "data.positive=[Pneumonia]", *SMALL
+    )
+    assert ending.code == 0, ending.err
+    for words in (
+        f"csv in {root}",
+        "columns: path 'Image Index', label 'Finding Labels', patient 'Patient ID', subgroups 'Patient ",
+        "note: not used: COVID19/ (1 images)",
+        "note: the set has no test images of its own: 20 % of the images of each class, by patient",
+        "note: 4 patients have images of both classes; all images of a patient are in one split",
+        "result: ready to train on",
+    ):
+        assert words in ending.out, (words, ending.out)
+    assert "outputs" not in ending.out
+    ending = command("data", "check", "data=csv", "data.table=labels.csv", *SMALL)
+    assert ending.code == 1 and "data.positive=[Pneumonia]" in ending.err and ending.err.count("\n") == 1
+    (tmp_path / "elsewhere").mkdir()
+    (root / "images").rename(tmp_path / "elsewhere" / "images")
+    ending = command(
+        "data", "check", "data=csv", "data.table=labels.csv", "data.positive=[Pneumonia]", *SMALL
+    )
+    assert ending.code == 1 and ending.err.count("\n") == 1 and "none of the 32 images exists" in ending.err
+
+
+def test_long_lists_of_unreadable_files_are_short(tmp_path: Path, command: Command) -> None:
+    root = nih(tmp_path / "set")
+    lines = [f"{number}x/gone.png,No Finding,{number},40,F,PA" for number in range(1000, 3000)]
+    (root / "labels.csv").write_text("\n".join([(root / "labels.csv").read_text(), *lines]))
+    table = ("data=csv", f"data.table={root}/labels.csv", "data.positive=[Pneumonia]")
+    ending = command("data", "check", *table, *SMALL)
+    assert ending.code == 1 and "unreadable files: 2000" in ending.out
+    assert "and 1,990 more: No such file or directory" in ending.out and ending.out.count("gone.png") == 10
+    (listing,) = (tmp_path / "cache").glob("unreadable-*.txt")
+    assert (
+        f"all 2,000 are listed in {listing}" in ending.out and len(listing.read_text().splitlines()) == 2000
+    )
+    ending = command("train", *table, "trainer.epochs=1", *SMALL)
+    assert ending.code == 1 and len(ending.err.splitlines()) < 20
+
+
+def test_a_large_set_is_checked_without_preparing_it(
+    kaggle: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pneumo import data_command
+
+    (kaggle / "train" / "NORMAL" / "IM-0001-0091.jpeg").write_bytes(b"no image")
+    arguments = ("data", "check", f"data.root={kaggle}", "data.on_bad_image=skip", *SMALL)
+    monkeypatch.setattr(data_command, "MOST_PREPARED", 60)
+    large = command(*arguments)
+    assert large.code == 0 and "IM-0001-0091.jpeg: neither" in large.out
+    assert not [entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]
+    monkeypatch.setattr(data_command, "MOST_PREPARED", 61)
+    small = command(*arguments)
+    assert small.out == large.out
+    assert [entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("column", "same"),
+    [("patient_id", "P1"), ("Patient ID", "101.0"), ("Patient", "00000101"), ("MRN", " 101 ")],
+)  # fmt: skip
+def test_a_patient_in_two_splits_is_never_ready(
+    tmp_path: Path, command: Command, column: str, same: str
+) -> None:
+    for split, first in (("train", 0), ("test", 20)):
+        lines = [f"path,label,{column}"]
+        for number in range(first, first + 12):
+            save(picture(number % 2, number), tmp_path / "set" / f"{number}.png")
+            patient = (
+                ("101" if split == "test" and same != "P1" else same) if number == first else f"9{number}"
+            )
+            lines.append(f"{number}.png,{number % 2},{patient}")
+        (tmp_path / "set" / f"{split}.csv").write_text("\n".join(lines))
+    ending = command("data", "check", "data=csv", f"data.root={tmp_path}/set", *SMALL)
+    assert ending.code == 1 and "1 patients are in more than one split" in ending.err
+    assert "ready to train on" not in ending.out
+
+
 def test_cache_prepares_ahead(kaggle: Path, command: Command, tmp_path: Path) -> None:
     ending = command("data", "cache", f"data.root={kaggle}", *SMALL)
     assert ending.code == 0 and f"60 images of 32 px are ready in {tmp_path}/cache" in ending.out
@@ -187,7 +282,10 @@ def test_help(command: Command) -> None:
     ending = command("data", "--help")
     assert ending.code == 0 and "fetch" in ending.out and not ending.err
     of_check = command("data", "check", "-h")
-    assert of_check.code == 0 and "data=chest_xray|csv|phantom" in of_check.out
+    assert (
+        of_check.code == 0
+        and "data=chest_xray|chexpert|covid_radiography|csv|nih14|phantom|rsna" in of_check.out
+    )
     assert "\nmodel=" not in of_check.out and of_check.out.count("  pneumo data check") == 3
 
 
@@ -197,7 +295,7 @@ def test_help(command: Command) -> None:
         (("check", "data.root=nowhere"), 1, ["nowhere", "`pneumo data fetch", "data=phantom"]),
         (("check", "data.rot=nowhere"), 2, ["data.rot", "data.root"]),
         (("chekc",), 2, ["'chekc' is not a sub-command", "Did you mean check?"]),
-        (("check", "data=cvs"), 2, ["data=cvs", "chest_xray, csv, phantom", "Did you mean csv?"]),
+        (("check", "data=cvs"), 2, ["data=cvs", "csv, nih14, phantom", "Did you mean csv?"]),
         (("fetch", "data=phantom"), 1, ["data=phantom"]),
     ],
 )

@@ -21,6 +21,7 @@ from pneumo.fingerprint import (
     IRRELEVANT,
     KEYS_0_1,
     LATER,
+    TABLE_KEYS,
     LaterKey,
     fingerprint,
     older_fingerprints,
@@ -51,6 +52,7 @@ VERSION_0_1 = {
     "data.val_protocol=official": "d82eadf05b9130ce",
 }
 DIGEST = "0" * 64
+LATER_SETS = ("nih14", "chexpert", "rsna", "covid_radiography")
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +86,12 @@ def test_the_literals_cover_every_option() -> None:
         for group in groups
         for file in (config.shipped_dir("conf") / group).glob("*.yaml")
     }
-    assert options <= given | defaults
+    assert options <= given | defaults | {f"data={name}" for name in LATER_SETS}
+
+
+@pytest.mark.parametrize("name", LATER_SETS)
+def test_presets_of_later_versions_differ_from_a_table_only_in_how_they_are_read(name: str) -> None:
+    assert of(f"data={name}") == of("data=csv")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,7 @@ def test_the_literals_cover_every_option() -> None:
         "data.root=/elsewhere",
         "data.cache_dir=/elsewhere",
         "data.num_workers=3",
+        "data=csv data.table=x.csv data.columns.path=y data.positive=[A] data.split.seed=3",  # in the digest
         "output_dir=/elsewhere",
         "trainer.device=cuda",
         "trainer.compile=true",
@@ -232,7 +240,26 @@ def test_every_key_is_declared() -> None:
             continue
         keys = value if isinstance(value, dict) else {"": None}
         flat |= {f"{group}.{key}".rstrip(".") for key in keys if key not in IRRELEVANT.get(group, ())}
-    assert flat == KEYS_0_1 | (LATER.keys() - {"data.pixels"})
+    outside = {key for key in LATER if key.split(".")[1] in IRRELEVANT.get(key.split(".")[0], ())}
+    assert flat == KEYS_0_1 | (LATER.keys() - outside)
+    assert {f"data.{key}" for key in TABLE_KEYS} <= {".".join(key.split(".")[:2]) for key in outside}
+
+
+def test_another_way_of_reading_is_another_sweep_and_another_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    neutral = choices(["data=csv", "seed=0,1"])
+    assert choices(["data=csv", "seed=0,1", "data.table=null", "data.split.seed=0"]) == neutral
+    assert choices(["data=csv", "seed=0,1", "data.positive=[A]"]) != neutral
+    assert identity.reading(composed("data=csv")["data"]) == {}
+    read = identity.reading(composed("data=csv data.split.seed=2 data.columns.path=A")["data"])
+    assert read == {"split": {"seed": 2}, "columns": {"path": "A"}}
+
+
+def test_a_saved_configuration_without_nested_keys_has_their_neutral_values() -> None:
+    saved = composed("")
+    for key in TABLE_KEYS:
+        del saved["data"][key]
+    assert identity.with_neutral(saved)["data"] == composed("")["data"]
+    assert "table" not in saved["data"]
 
 
 def test_a_new_key_at_its_neutral_value_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

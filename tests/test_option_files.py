@@ -14,6 +14,7 @@ TRAIN = OmegaConf.load(CONF / "train.yaml")
 SCHEMAS: dict[str, Any] = {
     field.name: field.type for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)
 }
+MAPPINGS = {"labels"}  # of values to classes: one value, not a group of keys
 INTERNAL = {"search"}  # set by the Optuna sweeper, no group to choose from
 OPTIONS = [
     (group, file.stem)
@@ -32,7 +33,8 @@ DEFAULTS = {
 def flat(keys: dict[str, Any], above: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in keys.items():
-        values |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+        nested = isinstance(value, dict) and above + key not in MAPPINGS
+        values |= flat(value, f"{above}{key}.") if nested else {above + key: value}
     return values
 
 

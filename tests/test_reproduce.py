@@ -31,6 +31,9 @@ def saved(outputs: Path, settings: Config, digest: str = "d" * 64) -> Path:
         ["data=phantom", "model=resnet50", "optim=sgd", "schedule=cosine", "augment=light", "seed=3"],
         ["data=phantom", "data.phantom.train_patients=24", "trainer.monitor=val/f1", "model.dropout=0.2"],
         ["experiment=seed_report", 'data.root="/an odd, place"'],
+        ["data=csv", "data.table=/a/t.csv", "data.positive=[Viral Pneumonia,Edema]", "data.split.seed=3"],
+        ["data=csv", "data.labels={No Finding: 0, a\\,b|c: null, -1.0: PNEUMONIA}", "data.columns.path=A B"],
+        ["data=chexpert", "data.labels={-1.0: 1}", "data.columns.subgroups=[Sex]", "data.root=/x"],
     ],
 )
 def test_the_command_composes_to_the_same_configuration(
@@ -43,6 +46,7 @@ def test_the_command_composes_to_the_same_configuration(
     assert line.startswith("pneumo train model=")
     made = compose(shlex.split(line)[2:])
     assert fingerprint(made.as_dict(), "d" * 64) == folder.name
+    assert made.data == compose(overrides).data
 
 
 def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def image(folder: Path) -> Reader:
 
 def csv(folder: Path) -> Reader:
     from pneumo import UserError
-    from pneumo.data import manifest
+    from pneumo.data import found, manifest
     from pneumo.data.settings import DataSettings
 
     root = folder / "root"
@@ -79,7 +79,7 @@ def csv(folder: Path) -> Reader:
     settings = [DataSettings(name="csv", root=str(root), val_protocol=way) for way in ("patient", "official")]
 
     def one(data: bytes) -> None:
-        for split, text in zip(manifest.SPLITS, [*data.split(b"====", 2), b"", b""], strict=False):
+        for split, text in zip(found.SPLITS, [*data.split(b"====", 2), b"", b""], strict=False):
             (root / f"{split}.csv").write_bytes(text)
         if not data.count(b"===="):
             (root / "test.csv").write_bytes(data)
@@ -97,7 +97,7 @@ def csv(folder: Path) -> Reader:
             for path in table["path"]:
                 if "\0" in path or not (os.path.realpath(root / path) + os.sep).startswith(inside):
                     raise Finding(f"{path!r} leaves the root")
-            if not set(table["label"]) <= {0, 1} or not set(table["split"]) <= set(manifest.SPLITS):
+            if not set(table["label"]) <= {0, 1} or not set(table["split"]) <= set(found.SPLITS):
                 raise Finding("an unknown label or split")
 
     return one

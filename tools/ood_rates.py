@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from support import odd_files
 
 from pneumo.data import cache, images, manifest
+from pneumo.data.patients import parse_name
 from pneumo.data.settings import DataSettings
 from pneumo.inference.ood import OodDetector, fit, fit_split
 
@@ -87,9 +88,9 @@ def warned_files(detector: OodDetector, files: list[Path]) -> list[list[str]]:
 
 def folded(files: list[Path]) -> list[list[str]]:
     """Warnings for each file, with a reference of other patients' files; a quarter of those set limits."""
-    patients = sorted({(manifest.parse_name(file.name) or ("",))[0] for file in files})
+    patients = sorted({(parse_name(file.name) or ("",))[0] for file in files})
     place = {patient: number % FOLDS for number, patient in enumerate(patients)}
-    folds = [place[(manifest.parse_name(file.name) or ("",))[0]] for file in files]
+    folds = [place[(parse_name(file.name) or ("",))[0]] for file in files]
     squares = [images.preprocess(images.read(file), image_size=SIZE) for file in files]
     warnings = []
     for fold in range(FOLDS):

@@ -183,6 +183,8 @@ def _value(written: str) -> str:
     """A readable value: environment variables and the project's folder by name."""
     text = written.strip("'\"")
     text = re.sub(r"\$\{pneumo\.project:([^}]*)\}", r"<project>/\1", text)
+    if match := re.fullmatch(r"\$\{pneumo\.data_root:\$\{\.table\},(.*)\}", text):
+        return f"the folder of `data.table`, else `$PNEUMO_DATA`, else {_value(match[1])}"
     if match := re.fullmatch(r"\$\{oc\.env:(\w+),(.*)\}", text):
         return f"`${match[1]}`, else {_value(match[2])}"
     return f"`{text}`" if text else "`''`"

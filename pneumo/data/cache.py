@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,16 +26,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pneumo import UserError
-from pneumo.data import dicom, phantom
+from pneumo.data import dicom, phantom, unreadable
 from pneumo.data.images import is_undeclared
 from pneumo.data.levels import white_above
 from pneumo.data.limits import BadImage, check_file
 from pneumo.data.manifest import Manifest, content_problems, digests, keep_copies_together, problems
 from pneumo.data.settings import DataSettings
 from pneumo.data.workers import Load, fill, largest_below, processes, read_below, worker_count
+from pneumo.data.workers import unreadable as read_chunk
 from pneumo.files import DISK_FULL, Busy, locked, sync, write_atomically
 
 VERSION = 1  # of the folder's format; the key contains the pixel rule separately
+Task = Callable[[tuple[int, list[str]]], dict[int, str]]
 CHUNK = 32  # images per task: small enough for a smooth progress bar, large enough to cost nothing
 
 
@@ -64,11 +66,11 @@ class ImageCache:
 
 
 class BadImages(UserError):
-    """Several unreadable images, all in one report."""
+    """Several unreadable images, all in one report, by reason. A long report is in `file`."""
 
-    def __init__(self, bad: Sequence[BadImage]) -> None:
+    def __init__(self, bad: Sequence[BadImage], file: Path | None = None) -> None:
         self.bad = list(bad)
-        lines = "\n".join(f"  {image.path}: {image.reason}" for image in self.bad)
+        lines = "\n".join(f"  {line}" for line in unreadable.lines(self.bad, file))
         super().__init__(
             f"{len(self.bad)} images cannot be read:\n{lines}\n"
             "Replace or remove them, or leave them out with data.on_bad_image=skip."
@@ -82,17 +84,31 @@ def prepare(manifest: Manifest, settings: DataSettings) -> ImageCache:
     Raises UserError for identical bytes in two splits or a cache folder that cannot be written.
     """
     data = inspect(manifest, settings)
-    if messages := data.problems + (problems(manifest) if data.bad else []):
+    messages = data.problems + (problems(manifest) if data.bad else [])
+    if messages and data.bad:
+        messages.append(f"{len(data.bad):,} unreadable images were left out (data.on_bad_image=skip):")
+        messages += [f"  {line}" for line in unreadable.lines(data.bad, bad_file(manifest, settings))]
+    if messages:
         raise UserError("\n".join(messages))
     return data
 
 
-def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
-    """Like `prepare`, but accepts a data set that has `problems`."""
+def bad_file(manifest: Manifest, settings: DataSettings) -> Path:
+    """Where a long list of unreadable images is written: in data.cache_dir, one file for each root."""
+    cache_dir = Path(settings.cache_dir or ".cache").expanduser()
+    return cache_dir / f"unreadable-{_sha256(str(manifest.root))[:16]}.txt"
+
+
+def inspect(manifest: Manifest, settings: DataSettings, *, keep: bool = True) -> ImageCache:
+    """Like `prepare`, but accepts a data set that has `problems`.
+
+    Without `keep`, a missing cache is not built: the images are read to find the bad ones, and `images` is
+    empty.
+    """
     cache_dir = Path(settings.cache_dir or ".cache").expanduser()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        return _prepare(manifest, settings, cache_dir)
+        return _prepare(manifest, settings, cache_dir, keep)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(
@@ -106,20 +122,21 @@ def inspect(manifest: Manifest, settings: DataSettings) -> ImageCache:
         raise
 
 
-def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> ImageCache:
+def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path, keep: bool) -> ImageCache:
     paths = manifest.table["path"].tolist()
     load: Load
     root: str | None = None
     if settings.name == "phantom":
         base = phantom.digest(settings.phantom)
         hashes = {path: hashlib.sha256(f"{base} {path}".encode()).hexdigest() for path in paths}
-        unreadable: list[BadImage] = []
+        missing: list[BadImage] = []
         load = partial(phantom.render, settings=settings.phantom)
     else:
-        hashes, unreadable = content_hashes(manifest.root, paths, cache_dir)
+        hashes, missing = _hashes_of(manifest, paths, cache_dir)
         root = str(manifest.root)
         load = partial(read_below, root, settings.pixel_rule)
-    sources = {content: path for path, content in reversed(hashes.items())}  # decodes identical files once
+    # Decodes identical files once.
+    sources = {content: manifest.file_of(path) for path, content in reversed(hashes.items())}
     order = sorted(sources)
     pixels: dict[str, Any] = {
         "image_size": settings.image_size,
@@ -135,20 +152,18 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         if folder.is_dir() and _left_out_in_vain(folder):
             with _build_lock(folder.with_suffix(".lock")):
                 _remove(folder)
-        if not folder.is_dir():
+        files = [sources[content] for content in order]
+        if not folder.is_dir() and not keep:
+            reasons = _in_chunks(partial(read_chunk, load), files, "Read images", settings.num_workers)
+        elif not folder.is_dir():
             strict = settings.on_bad_image == "error"
-            files = [sources[content] for content in order]
-            reasons = _build(
-                folder, files, load, pixels, settings.num_workers, strict, bool(unreadable), root
-            )
+            reasons = _build(folder, files, load, pixels, settings.num_workers, strict, bool(missing), root)
         if folder.is_dir():
             images, reasons, white = _open(folder, len(order))
     damaged = {order[row]: reason for row, reason in reasons.items()}
-    bad = unreadable + [
-        BadImage(path, damaged[hashes[path]]) for path in paths if hashes.get(path) in damaged
-    ]
+    bad = missing + [BadImage(path, damaged[hashes[path]]) for path in paths if hashes.get(path) in damaged]
     if bad and settings.on_bad_image == "error":
-        raise BadImages(bad)
+        raise BadImages(bad, bad_file(manifest, settings))
     if bad:
         left_out = {image.path for image in bad}
         manifest.table = manifest.table[~manifest.table["path"].isin(left_out)].reset_index(drop=True)
@@ -166,6 +181,21 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path) -> Ima
         white=white,
         digests=digests(manifest.table, hashes),
     )
+
+
+def _hashes_of(
+    manifest: Manifest, paths: list[str], cache_dir: Path
+) -> tuple[dict[str, str], list[BadImage]]:
+    """Like `content_hashes`, by the set's own paths. Raises UserError if every image is missing."""
+    by_file, bad_files = content_hashes(
+        manifest.root, list(dict.fromkeys(map(manifest.file_of, paths))), cache_dir
+    )
+    reasons = {image.path: image.reason for image in bad_files}
+    hashes = {path: by_file[file] for path in paths if (file := manifest.file_of(path)) in by_file}
+    bad = [BadImage(path, reasons[file]) for path in paths if (file := manifest.file_of(path)) in reasons]
+    if message := unreadable.all_missing(manifest.root, paths, bad):
+        raise UserError(message)
+    return hashes, bad
 
 
 def content_hashes(root: Path, paths: list[str], cache_dir: Path) -> tuple[dict[str, str], list[BadImage]]:
@@ -345,10 +375,14 @@ def _fill(
     with file.open("r+b") as handle:
         # Without this, a full disk would cause a bus error in the middle of the build.
         os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+    return _in_chunks(partial(fill, file, load, pixels), sources, "Prepare images", workers)
+
+
+def _in_chunks(task: Task, sources: list[str], words: str, workers: int | None) -> dict[int, str]:
+    """Give `task` all sources in chunks, each with its first row, in several processes; the bad rows."""
     chunks = [(start, sources[start : start + CHUNK]) for start in range(0, len(sources), CHUNK)]
-    task = partial(fill, file, load, pixels)
     bad: dict[int, str] = {}
-    bar = tqdm(total=len(sources), desc="Prepare images", unit="image", disable=None)
+    bar = tqdm(total=len(sources), desc=words, unit="image", disable=None)
     try:
         with bar, processes(min(worker_count(workers), len(chunks))) as pool:
             for done in pool.map(task, chunks):

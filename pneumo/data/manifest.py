@@ -1,51 +1,42 @@
-"""Folder or CSV -> table of path, label, patient, subtype and split, with checks for leaks and mistakes."""
+"""Folders or tables -> table of path, label, patient, subtype, split, checked for leaks and mistakes."""
 
-import csv
 import hashlib
-import io
-import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from pneumo import UserError
-from pneumo.data import phantom
-from pneumo.data.formats import SUFFIXES
+from pneumo.data import folders, listing, patients, phantom, splits, table_sets
+from pneumo.data.found import COLUMNS, SPLITS, Found, listed
 from pneumo.data.settings import DataSettings
 from pneumo.names import CLASS_NAMES
 
-SPLITS = ("train", "val", "test")
-PATH_COLUMNS = ("path", "filepath", "img")
-# A table of this size takes about 600 MB to check; the largest public chest sets hold 400,000 images.
-MAX_CSV_ROWS = 1_000_000
-MAX_CSV_CELLS = 32 * MAX_CSV_ROWS
-MAX_CSV_BYTES = 256 * 2**20
-MAX_CHARS = 4096  # of a path (the system's limit), and of a value quoted in a message
-COLUMNS = ["path", "label", "patient", "subtype", "split"]
-
-# Kaggle: person<N>_<bacteria|virus>_<serial>[_k] and [NORMAL2-]IM-<N>-<k>[-<kkkk>]; Mendeley V3:
-# <NORMAL|BACTERIA|VIRUS>-<patient>-<image>. The number is not a key: bacteria and virus count separately.
-_GRAMMARS = (
-    re.compile(r"(?P<kind>person)(?P<number>\d+)_(?P<subtype>bacteria|virus)_\d+(?:_\d+)?"),
-    re.compile(r"(?P<kind>(?:NORMAL2-)?IM)-(?P<number>\d+)-\d+(?:-\d+)?"),
-    re.compile(r"(?P<kind>(?P<subtype>NORMAL|BACTERIA|VIRUS))-(?P<number>\d+)-\d+"),
-)
+MAX_SHOWN = 10
 
 
 @dataclass
 class Manifest:
     """Every image of the data set.
 
-    `table` has the columns path (relative to `root`), label (0 NORMAL, 1 PNEUMONIA), patient (str, or None
-    where unknown), subtype (normal, bacteria, virus or None) and split.
+    `table` has the columns path (as the set spells it, relative to `root`), label (0 NORMAL, 1 PNEUMONIA),
+    patient (str, or None where unknown), subtype (normal, bacteria, virus or None) and split. `files` gives
+    the file, relative to `root`, of each path that is not a file itself. `made_test` is True where the set
+    has no test images of its own. `columns` gives the table's column for each role; `subgroups` has the
+    columns of subgroups as text, by path.
     """
 
     root: Path
     table: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    made_test: bool = False
+    columns: dict[str, str] = field(default_factory=dict)
+    subgroups: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def file_of(self, path: str) -> str:
+        """The file of an image, relative to `root`."""
+        return self.files.get(path, path)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images by split and class name."""
@@ -57,9 +48,9 @@ class Manifest:
 
     def patients(self) -> dict[str, int]:
         """Known patients by split."""
-        return {
-            split: int(self.table.loc[self.table["split"] == split, "patient"].nunique()) for split in SPLITS
-        }
+        known = self.table.dropna(subset=["patient"])
+        keys = patients.keys(known)
+        return {split: int(keys[known["split"] == split].nunique()) for split in SPLITS}
 
 
 def build(settings: DataSettings) -> Manifest:
@@ -75,300 +66,138 @@ def build(settings: DataSettings) -> Manifest:
 
 def describe(settings: DataSettings) -> Manifest:
     """The manifest, even if it has `problems`."""
-    if settings.name == "phantom":
-        manifest = Manifest(Path("phantom"), phantom.table(settings.phantom)[COLUMNS])
+    if settings.layout == "drawn":
+        found = Found(Path("phantom"), phantom.table(settings.phantom)[COLUMNS])
     else:
         root = find_root(settings)
         try:
-            manifest = _from_folders(root) if settings.name == "chest_xray" else _from_csv(root)
+            found = _read(root, settings)
         except OSError as error:
             raise UserError(f"data.root={root} cannot be read: {error}") from None
-    table = manifest.table
-    if settings.val_protocol == "patient":
-        table = _carve_validation(table, settings, _patient_keys(table))
-    elif not (table["split"] == "val").any():
+    made_test = not found.has_split
+    table = found.table
+    if settings.val_protocol == "official" and not (table["split"] == "val").any():
         raise UserError(
             "data.val_protocol=official needs a val split, and this set has none. "
             "Use data.val_protocol=patient, which takes one out of train."
         )
-    manifest.table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
-    return manifest
+    if found.has_split and settings.split.test_fraction is not None:
+        raise UserError(
+            f"data.split.test_fraction={settings.split.test_fraction} makes a test set, but this set has one "
+            f"({int((table['split'] == 'test').sum()):,} images). Leave the key out"
+            + (
+                ", or give data.columns.split=none to make a split from all rows."
+                if "split" in found.columns
+                else "."
+            )
+        )
+    groups = patients.keys(table)
+    table = splits.split(table, settings, groups, make_test=made_test)
+    notes = found.notes + patients.spelling_note(table)
+    if made_test:
+        notes += _made_test_notes(table, settings)
+    table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
+    return Manifest(found.root, table, notes, found.files, made_test, found.columns, found.subgroups)
 
 
 def find_root(settings: DataSettings) -> Path:
     """The folder that holds the images. It may be nested, as in chest_xray/chest_xray."""
     root = Path(settings.root or "data/chest_xray").expanduser()
     if not root.is_dir():
+        if settings.table is not None:
+            table_sets.find_table(settings, root)  # raises if there is no such table, the likely mistake
+        archive = root.is_file() and listing.suffix_of(root.name) in listing.ARCHIVE_SUFFIXES
+        kind = "is an archive: unpack it first" if archive else "is not a folder"
         raise UserError(
-            f"data.root={root} is not a folder. Fetch the images with `pneumo data fetch "
+            f"data.root={root} {kind}. Fetch the images with `pneumo data fetch "
             f"data.root={root}`, name the folder that holds them with data.root=DIR, or try "
             "data=phantom, a synthetic set that needs no images."
         )
-    if settings.name == "chest_xray":
-        for candidate in (root, root / "chest_xray", root / "chest_xray" / "chest_xray"):
-            if (candidate / "train").is_dir():
-                return candidate.resolve()
+    if settings.layout == "splits":
+        if (found := folders.find_splits(root)) is not None:
+            return found.resolve()
         raise UserError(
             f"data.root={root} has no folder train/: data=chest_xray takes train|val|test/NORMAL|PNEUMONIA/"
-            "*.jpeg. Fetch it with `pneumo data fetch`, use data=csv for a set described by CSV "
-            "files, or data=phantom, a synthetic set that needs no images."
+            f"*.jpeg. {listing.contents(root)} Fetch it with `pneumo data fetch`, use data=csv for a set "
+            "described by CSV files, or data=phantom, a synthetic set that needs no images."
+        )
+    if settings.layout == "classes":
+        if (found := folders.find_classes(root, settings)) is not None:
+            return found.resolve()
+        raise UserError(
+            f"data.root={root} has no folder for each class: data={settings.name} takes CLASS/*.png or "
+            f"CLASS/images/*.png. {listing.contents(root)} data.positive=[NAME,...] names the folders of the "
+            "positive class."
         )
     return root.resolve()
 
 
-def is_clutter(name: str) -> bool:
-    """True for the extra files that macOS adds to archives."""
-    return name.startswith("._") or name in ("__MACOSX", ".DS_Store")
-
-
-def _from_folders(root: Path) -> Manifest:
-    rows: list[tuple[str, int, str]] = []
-    others: list[str] = []
-    for split in SPLITS:
-        if not (root / split).is_dir():
-            if split == "val":
-                continue
-            raise UserError(f"{root} has no folder {split}/; the Kaggle layout has train/, val/ and test/.")
-        for label, class_name in enumerate(CLASS_NAMES):
-            folder = root / split / class_name
-            if not folder.is_dir():
-                raise UserError(f"{folder} is missing; each split needs the folders NORMAL and PNEUMONIA.")
-            for entry in os.scandir(folder):
-                if is_clutter(entry.name):
-                    continue
-                name = f"{split}/{class_name}/{entry.name}"
-                if entry.name.lower().endswith(SUFFIXES):
-                    rows.append((name, label, split))
-                else:
-                    others.append(name)
-    if not rows:
-        contents = f"it has only {_first(others)}" if others else "none was found"
-        raise UserError(
-            f"{root} holds no image: files that end with {', '.join(SUFFIXES)} are read, and {contents}."
-        )
-    paths = [path for path, _, _ in rows]
-    table = pd.DataFrame({"path": paths, "label": [label for _, label, _ in rows]})
-    table["patient"], table["subtype"] = _parse_names(paths)
-    table["split"] = [split for _, _, split in rows]
-    manifest = Manifest(root, table[COLUMNS])
-    if others:
-        manifest.notes.append(
-            f"{len(others)} files that do not end with {', '.join(SUFFIXES)} were left out: {_first(others)}"
-        )
-    return manifest
-
-
-def parse_name(name: str) -> tuple[str, str] | None:
-    """(patient, subtype) from a file name of the Kaggle or Mendeley release; None for other names."""
-    stem = name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    for grammar in _GRAMMARS:
-        if match := grammar.fullmatch(stem):
-            parts = match.groupdict()
-            subtype = (parts.get("subtype") or "normal").lower()
-            kind = f"{parts['kind']}-{subtype}" if parts["kind"] == "person" else parts["kind"]
-            return f"{kind}-{int(parts['number'])}", subtype
-    return None
-
-
-def _parse_names(paths: list[str]) -> tuple[list[str], list[str]]:
-    parsed = [parse_name(path) for path in paths]
-    unknown = [path for path, parts in zip(paths, parsed, strict=True) if parts is None]
-    if unknown:
-        raise UserError(
-            f"{len(unknown)} file names do not contain a patient: {_first(unknown)}. Known patterns are "
-            "person<N>_<bacteria|virus>_<n>, [NORMAL2-]IM-<N>-<n> and <NORMAL|BACTERIA|VIRUS>-<N>-<n>. "
-            "For other names describe the set by CSV files with a `patient` column (data=csv)."
-        )
-    known = [parts for parts in parsed if parts is not None]
-    return [patient for patient, _ in known], [subtype for _, subtype in known]
-
-
-def _from_csv(root: Path) -> Manifest:
-    tables = []
-    for split in SPLITS:
-        file = root / f"{split}.csv"
-        if file.is_file():
-            tables.append(_read_csv(file, root).assign(split=split))
-        elif split != "val":
-            raise UserError(
-                f"{file} is missing; data=csv needs train.csv and test.csv (val.csv is optional)."
-            )
-    manifest = Manifest(root, pd.concat(tables, ignore_index=True))
-    known = manifest.table["patient"].notna()
-    if not known.all():
-        manifest.notes.append(
-            f"{int((~known).sum())} images have no patient: each counts as a separate patient, so a "
-            "patient in two splits is not detected. Add a `patient` column to the CSV files."
-        )
-    return manifest
-
-
-def _read_csv(file: Path, root: Path) -> pd.DataFrame:
-    raw = _read_text(file)
-    path_column = next((column for column in PATH_COLUMNS if column in raw.columns), None)
-    if path_column is None or "label" not in raw.columns:
-        missing = "path (or filepath, or img)" if path_column is None else "label"
-        raise UserError(
-            f"{file} has no column {missing}; its columns are {', '.join(raw.columns)}. It needs "
-            "path|filepath|img and label, separated by commas; patient is optional."
-        )
-    if raw.empty:
-        raise UserError(f"{file} has no rows.")
-    table = pd.DataFrame({"path": raw[path_column].str.strip().str.replace("\\", "/")})
-    table["label"] = _parse_labels(raw["label"], file)
-    _check_paths(table["path"], root, file)
-    table["path"] = [os.path.normpath(path).replace(os.sep, "/") for path in table["path"]]
-    parsed = [parse_name(path) for path in table["path"]]
-    if "patient" in raw.columns:
-        table["patient"] = [value or None for value in raw["patient"].str.strip()]
+def _read(root: Path, settings: DataSettings) -> Found:
+    """What the folders or tables of `root` hold, and a note about what is below data.root and not used."""
+    above = Path(settings.root or "data/chest_xray").expanduser().resolve()
+    skip = [Path(settings.cache_dir).expanduser().resolve()] if settings.cache_dir else []
+    below = listing.scan(above, skip)
+    tables: list[Path] = []
+    if settings.layout == "table":
+        found, tables = table_sets.read(root, settings, below)
+    elif settings.layout == "splits":
+        found = folders.read_splits(root, settings)
     else:
-        table["patient"] = [parts[0] if parts else None for parts in parsed]
-    table["subtype"] = [
-        "normal" if label == 0 else (parts[1] if parts and parts[1] != "normal" else None)
-        for label, parts in zip(table["label"], parsed, strict=True)
+        found = folders.read_classes(root, settings)
+    _note_unused(found, below, tables)
+    return found
+
+
+def _note_unused(found: Found, below: listing.Listing, tables: list[Path]) -> None:
+    base = "" if found.root == below.root else found.root.relative_to(below.root).as_posix() + "/"
+    used = [base + found.files.get(path, path) for path in found.table["path"]]
+    used = listing.with_targets(below, used)
+    used += [
+        path.resolve().relative_to(below.root).as_posix()
+        for path in tables
+        if path.resolve().is_relative_to(below.root)
     ]
-    return table[COLUMNS[:-1]].astype({"patient": object, "subtype": object})
+    used += [base + path for path in found.passed_over]
+    if unused := listing.unused(below, used):
+        found.notes.append(f"not used: {listed(unused)}")
+    if below.closed:
+        found.notes.append(f"not readable: {listed(below.closed)}")
 
 
-def _read_text(file: Path) -> pd.DataFrame:
-    """The rows of a CSV file as text, limited in size. The index is the line number minus two."""
-    try:
-        size = file.stat().st_size
-        if size > MAX_CSV_BYTES:
-            raise UserError(
-                f"{file} has {size:,} bytes, more than the limit of {MAX_CSV_BYTES:,}; split the data set."
-            )
-        columns = _header(file)
-        rows = min(MAX_CSV_ROWS, MAX_CSV_CELLS // max(len(columns), 1))
-        # As text, so that pandas guesses no types. Blank lines are dropped later, so line numbers are right.
-        raw = pd.read_csv(
-            file,
-            dtype=str,
-            header=None,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
-            skipinitialspace=True,
-            nrows=rows + 2,
+def _made_test_notes(table: pd.DataFrame, settings: DataSettings) -> list[str]:
+    """What was split, and the patients with images of both classes."""
+    share = 100 * splits.test_fraction(settings)
+    notes = [
+        f"the set has no test images of its own: {share:g} % of the images of each class, by patient, are "
+        "the test set (data.split.test_fraction, data.split.seed)"
+    ]
+    known = table.dropna(subset=["patient"])
+    if both := int((known["label"].groupby(patients.keys(known)).nunique() > 1).sum()):
+        notes.append(
+            f"{both:,} patients have images of both classes; all images of a patient are in one split"
         )
-    except UserError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{file} cannot be read as CSV (UTF-8): {str(error).splitlines()[0]}") from None
-    raw = raw.fillna("")
-    columns = [str(column).strip() for column in raw.iloc[0]]
-    if len(raw) > rows + 1:
-        raise UserError(f"{file} has more rows than the limit of {rows:,}; split the data set.")
-    if twice := {column for column in columns if column and columns.count(column) > 1}:
-        raise UserError(f"{file} has the column {', '.join(sorted(twice))} more than once.")
-    raw.columns = pd.Index(columns)
-    raw = raw.iloc[1:].reset_index(drop=True)
-    return raw[(raw != "").any(axis=1)]
-
-
-def _header(file: Path) -> list[str]:
-    """The first row, with at most a thousand columns: reading more could fill the memory."""
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        columns = next(csv.reader(io.StringIO(stream.read(2**20), newline="")), [])
-    if len(columns) > 1000:
-        raise UserError(f"{file} has more columns than the limit of 1,000; keep path, label and patient.")
-    return columns
-
-
-def _parse_labels(labels: pd.Series, file: Path) -> pd.Series:
-    names = {str(label): label for label in range(len(CLASS_NAMES))}
-    names |= {name: label for label, name in enumerate(CLASS_NAMES)}
-    numbers = labels.str.strip().str.upper().map(names)
-    if numbers.isna().any():
-        row = int(np.flatnonzero(numbers.isna())[0])
-        raise UserError(
-            f"{file}, line {labels.index[row] + 2}: label {labels.iloc[row][:MAX_CHARS]!r} is not known; "
-            f"give 0 or {CLASS_NAMES[0]}, 1 or {CLASS_NAMES[1]}."
-        )
-    return numbers.astype(int)
-
-
-def _check_paths(paths: pd.Series, root: Path, file: Path) -> None:
-    """Refuse a path that leaves the root: with .., as an absolute path, or through a symbolic link."""
-    base = os.path.realpath(root)
-    folders: dict[str, bool] = {}  # resolves each folder once, not once per image
-
-    def inside(path: str) -> bool:
-        if not path or len(path) > MAX_CHARS or "\0" in path or os.path.isabs(path):  # noqa: PTH117
-            return False
-        full = os.path.join(base, path)  # noqa: PTH118 - strings: this runs for every image
-        parent = os.path.dirname(full)  # noqa: PTH120
-        if parent not in folders:
-            folders[parent] = (os.path.realpath(parent) + os.sep).startswith(base + os.sep)
-        if ".." in path.split("/") or os.path.islink(full):  # noqa: PTH114
-            return (os.path.realpath(full) + os.sep).startswith(base + os.sep)
-        return folders[parent]
-
-    for row, path in zip(paths.index.tolist(), paths, strict=True):
-        if not inside(path):
-            raise UserError(
-                f"{file}, line {row + 2}: path {path[:MAX_CHARS]!r} leaves data.root={root} or is not a path."
-                " Paths are relative to data.root; copy the images there or set data.root higher."
-            )
-
-
-def _carve_validation(table: pd.DataFrame, settings: DataSettings, groups: pd.Series) -> pd.DataFrame:
-    """Take a class-stratified validation split out of train. The official val split joins train first.
-
-    All images of a group (a patient) stay in one split. A group with images of both classes counts as
-    PNEUMONIA. The result depends only on the groups, their labels and `split_seed`, not on the file order.
-    """
-    table = table.copy()
-    pool = table["split"] != "test"
-    table.loc[pool, "split"] = "train"
-    labels = table.loc[pool, "label"].groupby(groups).transform("max")
-    for label in range(len(CLASS_NAMES)):
-        sizes = groups[pool][labels == label].value_counts().sort_index()
-        order = np.random.default_rng([settings.split_seed, label]).permutation(len(sizes))
-        taken = sizes.iloc[order]
-        wanted = settings.val_fraction * int(sizes.sum())
-        # Take patients while that brings the number of images closer to the wanted number.
-        before = taken.cumsum() - taken
-        count = int(((before + taken / 2) <= wanted).sum())
-        count = max(min(max(count, 1), len(taken) - 1), 0)  # with two patients or more, each split gets one
-        table.loc[pool & groups.isin(taken.index[:count]), "split"] = "val"
-    return table
+    return notes
 
 
 def keep_copies_together(manifest: Manifest, hashes: dict[str, str], settings: DataSettings) -> None:
-    """Take the validation split again, and treat patients who share identical bytes as one patient.
+    """Split again, and treat patients who share identical bytes as one patient.
 
     So our split does not separate copies. `hashes` gives the content's hash by path. If no two patients share
     bytes, the manifest does not change.
     """
-    if settings.val_protocol != "patient":
+    if settings.val_protocol != "patient" and not manifest.made_test:
         return  # the folders define the split; content_problems checks it
-    if len(set(hashes.values())) == len(hashes):
-        return
     table = manifest.table
-    groups = _patient_keys(table)
-    pool = table["split"] != "test"
-    contents = table["path"].map(hashes)
-    shared = groups[pool].groupby(contents).transform("nunique") > 1
-    if not shared.any():
+    pool = pd.Series(True, index=table.index) if manifest.made_test else table["split"] != "test"
+    joined = splits.joined_by_copies(table, hashes, pool)
+    if joined is None:
         return
-    leaders: dict[str, str] = {}
-
-    def leader(key: str) -> str:
-        while (above := leaders.get(key, key)) != key:
-            leaders[key] = leaders.get(above, above)  # path halving, for the next lookup
-            key = above
-        return key
-
-    first: dict[str, str] = {}
-    for key, content in zip(groups[pool][shared], contents[pool][shared], strict=True):
-        one, other = leader(key), leader(first.setdefault(content, key))
-        leaders[max(one, other)] = min(one, other)  # the smallest key leads, so the order does not matter
-    joined = groups.map({key: leader(key) for key in groups[pool][shared]}).fillna(groups)
-    table = _carve_validation(table, settings, joined)
+    groups, shared = joined
+    table = splits.split(table, settings, groups, make_test=manifest.made_test)
     manifest.table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
+    where = "" if manifest.made_test else " outside test"
     manifest.notes.append(
-        f"{int(shared.sum())} images outside test have the same bytes as an image of another (or an unknown) "
+        f"{shared} images{where} have the same bytes as an image of another (or an unknown) "
         "patient; such patients were kept in one split."
     )
 
@@ -394,11 +223,6 @@ def digests(table: pd.DataFrame, hashes: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _patient_keys(table: pd.DataFrame) -> pd.Series:
-    """The patient, or the path if the patient is unknown (each such image counts as a separate patient)."""
-    return table["patient"].where(table["patient"].notna(), "path:" + table["path"])
-
-
 def problems(manifest: Manifest) -> list[str]:
     """Why the manifest cannot be used: an empty class, a patient in two splits, a path listed twice."""
     messages = []
@@ -411,15 +235,40 @@ def problems(manifest: Manifest) -> list[str]:
                 "needs both classes, so each class needs two patients outside test (one for validation)."
             )
     known = manifest.table.dropna(subset=["patient"])
-    splits = known.groupby("patient")["split"].nunique()
-    if shared := splits[splits > 1].index.tolist():
+    keys = patients.keys(known)
+    in_splits = known["split"].groupby(keys).nunique()
+    if shared := in_splits[in_splits > 1].index.tolist():
         messages.append(
-            f"{len(shared)} patients are in more than one split: {_first(shared)}. The test would reward "
+            f"{len(shared)} patients are in more than one split: {listed(shared)}. The test would reward "
             "memorised patients; move each patient's images into one split."
         )
-    if repeated := manifest.table["path"][manifest.table["path"].duplicated()].tolist():
-        messages.append(f"{len(repeated)} paths are listed more than once: {_first(repeated)}.")
-    return messages
+    return messages + _contradictions(manifest)
+
+
+def _contradictions(manifest: Manifest) -> list[str]:
+    """Images that are listed under two labels, in two splits or for two patients, each message with both."""
+    table = manifest.table
+    files = table["path"].map(manifest.file_of)
+    repeated = table[files.duplicated(keep=False)].sort_values("path", kind="stable")
+    messages = []
+    for _, rows in list(repeated.groupby(files, sort=True))[:MAX_SHOWN]:
+        path, names = rows["path"].iloc[0], [CLASS_NAMES[label] for label in rows["label"]]
+        known = rows["patient"].dropna().tolist()
+        values = {"label": names, "split": rows["split"].tolist(), "patient": known}
+        differing = [
+            f"{role} {' and '.join(dict.fromkeys(found))}"
+            for role, found in values.items()
+            if len(set(found)) > 1
+        ]
+        messages.append(f"{path} ({'; '.join(differing)})" if differing else path)
+    if not messages:
+        return []
+    count = files[repeated.index].nunique()
+    return [
+        f"{count} paths are listed more than once, with different values: {'; '.join(messages)}"
+        + (f" and {count - MAX_SHOWN} more" if count > MAX_SHOWN else "")
+        + ". Keep one row for each image."
+    ]
 
 
 def content_problems(manifest: Manifest, hashes: dict[str, str]) -> list[str]:
@@ -432,13 +281,7 @@ def content_problems(manifest: Manifest, hashes: dict[str, str]) -> list[str]:
         if varied.any():
             paths = table.loc[varied].sort_values(["content", "path"])["path"].tolist()
             messages.append(
-                f"{len(paths)} files with identical bytes are {trouble}: {_first(paths)}. "
+                f"{len(paths)} files with identical bytes are {trouble}: {listed(paths)}. "
                 "Remove the copies, or put them into one split under one label."
             )
     return messages
-
-
-def _first(names: list[str], count: int = 10) -> str:
-    rest = f" and {len(names) - count} more" if len(names) > count else ""
-    # A file name may not be valid UTF-8; printing it without escaping would end the program.
-    return ", ".join(name.encode(errors="backslashreplace").decode() for name in names[:count]) + rest

@@ -5,9 +5,12 @@ conf/augment/strong.yaml. The option files in conf/ set and explain every key. `
 here because the configuration takes them from the environment.
 """
 
+import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from pneumo import UserError, one_of
+from pneumo.names import CLASS_NAMES
 from pneumo.versions import PIXEL_RULES, PIXELS
 
 
@@ -20,10 +23,58 @@ class PhantomSettings:
     seed: int = 0
 
 
+# How each data set is laid out: one folder a split and class, one folder a class, or a table.
+LAYOUTS = {
+    "chest_xray": "splits",
+    "csv": "table",
+    "phantom": "drawn",
+    "nih14": "table",
+    "chexpert": "table",
+    "rsna": "table",
+    "covid_radiography": "classes",
+}
+NO_COLUMN = "none"  # a value of data.columns.*: the table has no such column
+
+
+@dataclass(kw_only=True)
+class ColumnSettings:
+    """The table's columns by role; None where the name tells (pneumo.data.columns)."""
+
+    path: str | None = None
+    label: str | None = None
+    patient: str | None = None
+    split: str | None = None
+    subgroups: list[str] | None = None
+
+
+@dataclass(kw_only=True)
+class SplitSettings:
+    """The test set that is made where the data set has no split."""
+
+    test_fraction: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+            raise UserError(
+                f"data.split.test_fraction={self.test_fraction} must be between 0 and 1, for example 0.2."
+            )
+        if self.seed < 0:
+            raise UserError(f"data.split.seed={self.seed} must not be negative.")
+
+
 @dataclass(kw_only=True)
 class DataSettings:
     name: str = "chest_xray"
     root: str | None = None
+    table: str | None = None
+    columns: ColumnSettings = field(default_factory=ColumnSettings)
+    positive: list[Any] | None = None
+    labels: dict[Any, Any] = field(default_factory=dict)  # Hydra cannot put a mapping where None is
+    classes: list[Any] | None = None
+    patient_pattern: str | None = None
+    path_prefix: str | None = None
+    split: SplitSettings = field(default_factory=SplitSettings)
     image_size: int = 224
     val_protocol: str = "patient"
     val_fraction: float = 0.1
@@ -39,7 +90,8 @@ class DataSettings:
     phantom: PhantomSettings = field(default_factory=PhantomSettings)
 
     def __post_init__(self) -> None:
-        one_of("data.name", self.name, ("chest_xray", "csv", "phantom"))
+        one_of("data.name", self.name, LAYOUTS)
+        self._check_reading()
         one_of("data.val_protocol", self.val_protocol, ("patient", "official"))
         one_of("data.on_bad_image", self.on_bad_image, ("error", "skip"))
         one_of("data.near_copies", self.near_copies, ("error", "allow"))
@@ -56,6 +108,35 @@ class DataSettings:
             raise UserError(f"data.image_size={self.image_size} must be between 16 and 2048 pixels.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"data.num_workers={self.num_workers} must be at least 1, or null for all cores.")
+
+    def _check_reading(self) -> None:
+        """Refuse keys that cannot be read, or that no reader of this layout looks at."""
+        if self.table is not None and self.layout != "table":
+            raise UserError(
+                f"data.table={self.table} has no effect with data={self.name}, which reads folders. Use "
+                "data=csv for a set described by a table."
+            )
+        if self.classes is not None and self.positive is not None:
+            raise UserError("data.classes and data.positive both say what a label means; give one of them.")
+        if self.classes is not None and len(self.classes) != len(CLASS_NAMES):
+            raise UserError(
+                f"data.classes={self.classes} has {len(self.classes)} names; two classes are supported. Give "
+                "the name of the healthy class, then that of the other, or data.positive=[NAME,...] for one "
+                "class against the rest."
+            )
+        if self.patient_pattern is not None:
+            try:
+                re.compile(self.patient_pattern)
+            except re.error as error:
+                raise UserError(
+                    f"data.patient_pattern={self.patient_pattern} is not a regular expression: {error}. An "
+                    r"example is data.patient_pattern='(patient\d+)'."
+                ) from None
+
+    @property
+    def layout(self) -> str:
+        """One of the values of LAYOUTS."""
+        return LAYOUTS[self.name]
 
     @property
     def pixel_rule(self) -> int:

@@ -64,7 +64,7 @@ class Shortcuts:
 def find(manifest: Manifest, pixels: int, workers: int | None = None) -> Shortcuts:
     """Read every file and probe each part and all together. UserError if there are too few patients."""
     table = manifest.table
-    paths = [str(manifest.root / path) for path in table["path"]]
+    paths = [str(manifest.root / manifest.file_of(path)) for path in table["path"]]
 
     def read(path: str) -> dict[str, float | str] | None:
         try:

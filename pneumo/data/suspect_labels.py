@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from pneumo import UserError
+from pneumo.data import patients
 from pneumo.data.cache import ImageCache
 
 SIDE = 32
@@ -117,8 +118,7 @@ def out_of_fold(
 
 def patient_groups(table: pd.DataFrame) -> NDArray[np.int64]:
     """A number for each image's patient; an image of an unknown patient has its own."""
-    known = table["patient"].where(table["patient"].notna(), "path:" + table["path"])
-    return np.asarray(pd.factorize(known)[0], dtype=np.int64)
+    return np.asarray(pd.factorize(patients.keys(table))[0], dtype=np.int64)
 
 
 def _features(squares: NDArray[np.uint8]) -> NDArray[np.floating]:

@@ -69,6 +69,18 @@ def fill(file: Path, load: Load, pixels: dict, chunk: tuple[int, list[str]]) -> 
     return bad
 
 
+def unreadable(load: Load, chunk: tuple[int, list[str]]) -> dict[int, str]:
+    """Read a chunk (first row, sources) and keep nothing; return the reason for each bad row."""
+    start, sources = chunk
+    bad = {}
+    for row, source in enumerate(sources, start):
+        try:
+            load(source)
+        except BadImage as error:
+            bad[row] = error.reason
+    return bad
+
+
 def read_below(root: str, pixels: int, path: str, white: int | None = None) -> Image.Image:
     return read_image(os.path.join(root, path), pixels=pixels, white=white)  # noqa: PTH118
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pneumo import UserError
 from pneumo.data import dicom
 from pneumo.data.formats import SUFFIXES, UNREAD
-from pneumo.data.manifest import is_clutter
+from pneumo.data.listing import is_clutter
 
 
 @dataclass

@@ -115,6 +115,7 @@ class OptunaSweeper(Sweeper):
         varied = {dimension.key: dimension.text.partition("=")[2] for dimension in self.space}
         phantom = fingerprint.without_neutral(settings["data"]["phantom"], "data.phantom")
         data = {key: str(settings["data"][key]) for key in ("name", "root")} | {"phantom": str(phantom)}
+        data |= {key: str(value) for key, value in fingerprint.reading(settings["data"]).items()}
         same = {
             "space": varied,
             "fixed": {k: v for k, v in fingerprint.relevant(settings).items() if k not in varied},

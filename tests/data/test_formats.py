@@ -12,7 +12,7 @@ from PIL import Image
 from support import odd_files
 from support.images import GREY, encoded, grey_tiff, make_kaggle, tiff
 
-from pneumo.data import cache, formats, images, manifest
+from pneumo.data import cache, folders, formats, images, manifest
 from pneumo.data.images import BadImage, read
 from pneumo.data.settings import DataSettings
 
@@ -229,4 +229,4 @@ def test_without_pydicom_each_dicom_is_refused_and_read_once_it_is_there(
 def test_the_suffixes_of_a_folder_and_of_prediction_are_the_same() -> None:
     from pneumo.inference import inputs
 
-    assert manifest.SUFFIXES is formats.SUFFIXES is inputs.SUFFIXES
+    assert folders.SUFFIXES is formats.SUFFIXES is inputs.SUFFIXES

@@ -1,6 +1,7 @@
 """Folders and CSV files to one table; the validation split; refusals and their messages."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from support.images import make_kaggle, picture, save
 
 from pneumo import UserError
-from pneumo.data import manifest
-from pneumo.data.manifest import Manifest, build, describe, digests, parse_name
+from pneumo.data import manifest, splits, tables
+from pneumo.data.manifest import Manifest, build, describe, digests
+from pneumo.data.patients import keys as patient_keys
+from pneumo.data.patients import parse_name
 from pneumo.data.settings import DataSettings
 from pneumo.names import CLASS_NAMES
 
@@ -210,8 +213,8 @@ def test_csv_forms_that_spreadsheets_write(tmp_path: Path, settings: Make) -> No
     ("text", "words"),
     [
         ("path,lable\nx/a.png,0\n", ["no column label", "path, lable"]),
-        ("file,label\nx/a.png,0\n", ["no column path (or filepath, or img)", "file, label"]),
-        ("path;label\nx/a.png;0\n", ["no column path", "separated by commas"]),
+        ("picture,label\nx/a.png,0\n", ["no column path (or filepath, or img)", "picture, label"]),
+        ("picture;label\nx/a.png;0\n", ["no column path", "picture, label", "data.columns.path=NAME"]),
         ("path,label\nx/a.png,0\nx/b.png,7\n", ["line 3", "'7'", "0 or NORMAL, 1 or PNEUMONIA"]),
         ("path,label\n\nx/a.png,0\n\nx/b.png,7\n", ["line 5", "'7'"]),
         ("path,label\nx/a.png\n", ["line 2", "''"]),
@@ -220,8 +223,8 @@ def test_csv_forms_that_spreadsheets_write(tmp_path: Path, settings: Make) -> No
         ("path,label\n../a.png,0\n", ["line 2", "'../a.png'", "leaves data.root"]),
         ("path,label\nx/../../a.png,0\n", ["leaves data.root"]),
         ("path,label\n/etc/passwd,0\n", ["'/etc/passwd'", "leaves data.root"]),
-        ("path,label\nout/a.png,0\n", ["'out/a.png'", "leaves data.root"]),
-        ("path,label\nlink.png,0\n", ["'link.png'", "leaves data.root"]),
+        ("path,label\nout/a.png,0\n", ["'out/a.png' leaves data.root", "or below a link"]),
+        ("path,label\nlink.png,0\n", ["'link.png' leaves data.root", "it is a link"]),
         ("path,label\na\0b.png,0\n", ["is not a path"]),
         ("path,label\n,0\n", ["line 2", "is not a path"]),
         ("path,label\n", ["no rows"]),
@@ -229,7 +232,7 @@ def test_csv_forms_that_spreadsheets_write(tmp_path: Path, settings: Make) -> No
         ("", ["cannot be read as CSV"]),
         (b"path,label\n\xff\xfe,0\n", ["cannot be read as CSV (UTF-8)", "utf-8"]),
         ('path,label\n"x/a.png,0\n', ["cannot be read as CSV"]),
-        ("path,label\nx/a.png,0\nx/a.png,0\n", ["listed more than once", "x/a.png"]),
+        ("path,label\nx/a.png,0\nx/a.png,1\n", ["listed more than once", "x/a.png (label NORMAL and PNEUMO"]),
     ],
 )
 def test_csv_errors(tmp_path: Path, settings: Make, text: str | bytes, words: list[str]) -> None:
@@ -262,9 +265,9 @@ def test_a_table_past_the_limits_is_refused_before_it_fills_the_memory(
     tmp_path: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_csv(tmp_path / "set", rows(8))
-    monkeypatch.setattr(manifest, "MAX_CSV_ROWS", 16)
+    monkeypatch.setattr(tables, "MAX_ROWS", 16)
     build(settings(name="csv", root=root))
-    monkeypatch.setattr(manifest, "MAX_CSV_ROWS", 15)
+    monkeypatch.setattr(tables, "MAX_ROWS", 15)
     assert "more rows than the limit of 15" in refused(settings(name="csv", root=root))
     with (root / "train.csv").open("ab") as file:
         file.truncate(3 * 2**30)  # sparse
@@ -290,8 +293,8 @@ def test_carving_depends_on_split_seed_alone(
     kaggle_read_only: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build(settings(root=kaggle_read_only)).table
-    scandir = manifest.os.scandir
-    monkeypatch.setattr(manifest.os, "scandir", lambda folder: reversed(list(scandir(folder))))
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: reversed(list(scandir(folder))))
     assert build(settings(root=kaggle_read_only)).table.equals(first)
     other = build(settings(root=kaggle_read_only, split_seed=1)).table
     assert not other.equals(first)
@@ -333,13 +336,13 @@ def test_carving_is_disjoint_and_keeps_every_row(
 ) -> None:
     table = table_of(patients)
     settings = DataSettings(val_fraction=fraction, split_seed=split_seed)
-    groups = manifest._patient_keys(table)
-    carved = manifest._carve_validation(table, settings, groups)
+    groups = patient_keys(table)
+    carved = splits.carve_validation(table, settings, groups)
     assert carved.drop(columns="split").equals(table.drop(columns="split"))
     assert set(carved["split"]) <= {"train", "val"}
     assert (carved.groupby("patient")["split"].nunique() == 1).all()
     shuffled = table.sample(frac=1, random_state=split_seed)
-    again = manifest._carve_validation(shuffled, settings, groups.loc[shuffled.index])
+    again = splits.carve_validation(shuffled, settings, groups.loc[shuffled.index])
     assert again.sort_index()["split"].equals(carved["split"])
     for label in (0, 1):  # a class with two patients or more gives some and keeps some
         single = [labels for labels in patients if max(labels) == label]

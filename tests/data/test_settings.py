@@ -17,7 +17,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (
         DataSettings,
         {"name": "phantm"},
-        "data.name=phantm is not known; the options are chest_xray, csv, phantom. Did you mean phantom?",
+        "data.name=phantm is not known; the options are chest_xray, csv, phantom, nih14, chexpert, rsna, "
+        "covid_radiography. Did you mean phantom?",
     ),
     (
         DataSettings,

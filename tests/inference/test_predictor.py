@@ -14,7 +14,7 @@ from PIL import Image
 from support import odd_files
 from support.model_runs import image_folder
 
-from pneumo.data import cache, images, manifest
+from pneumo.data import cache, images, manifest, patients
 from pneumo.data.settings import DataSettings
 from pneumo.inference import inputs, model_folder, ood
 from pneumo.inference.predictor import Prediction, Predictor
@@ -63,7 +63,7 @@ def test_the_pixels_are_those_of_training(
     root = native[0].parents[1]
     parts: dict[str, list[str]] = {"train": [], "test": []}
     for file in native:
-        patient, _ = manifest.parse_name(file.name) or ("", "")
+        patient, _ = patients.parse_name(file.name) or ("", "")
         line = f"{file.relative_to(root)},{int(file.parent.name == 'PNEUMONIA')}\n"
         parts["test" if int(patient.rpartition("-")[2]) % 2 else "train"].append(line)
     for split, part in parts.items():
