@@ -28,7 +28,7 @@ def test_check_reports_everything(kaggle: Path, command: Command) -> None:
         "test       16 images of 8 patients: 8 NORMAL, 8 PNEUMONIA (4 bacteria, 8 normal, 4 virus)",
         "identical bytes: 1 files repeat another one",
         "unreadable files: 0",
-        "note: 1 files that do not end with .jpeg",
+        "note: 1 files without an image's suffix were left out: train/NORMAL/notes.txt",
         "digest: ",
         "result: ready to train on",
     ):
@@ -229,7 +229,7 @@ def test_a_large_set_is_checked_without_preparing_it(
     arguments = ("data", "check", f"data.root={kaggle}", "data.on_bad_image=skip", *SMALL)
     monkeypatch.setattr(data_command, "MOST_PREPARED", 60)
     large = command(*arguments)
-    assert large.code == 0 and "IM-0001-0091.jpeg: neither" in large.out
+    assert large.code == 0 and "IM-0001-0091.jpeg: not a JPEG" in large.out
     assert not [entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]
     monkeypatch.setattr(data_command, "MOST_PREPARED", 61)
     small = command(*arguments)

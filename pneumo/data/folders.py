@@ -149,7 +149,9 @@ def _found(root: Path, settings: DataSettings, images: _Images, *, has_split: bo
     refuse_links(sorted(images.outside), root)
     if not images.rows:
         held = f"it has only {listed(images.others)}" if images.others else "none was found"
-        raise UserError(f"{root} holds no image: .jpeg, .jpg and .png files are read, and {held}.")
+        raise UserError(
+            f"{root} holds no image: files that end with {', '.join(SUFFIXES)} are read, and {held}."
+        )
     reader = labels.Reader(settings, sorted({name for _, name, _ in images.rows}))
     paths = [path for path, _, _ in images.rows]
     table = pd.DataFrame({"path": paths, "label": [reader.meaning(name) for _, name, _ in images.rows]})
@@ -160,8 +162,7 @@ def _found(root: Path, settings: DataSettings, images: _Images, *, has_split: bo
     found.passed_over = images.others
     if images.others:
         found.notes.append(
-            f"{len(images.others)} files that are not .jpeg, .jpg or .png were left out: "
-            f"{listed(images.others)}"
+            f"{len(images.others)} files without an image's suffix were left out: {listed(images.others)}"
         )
     return found
 

@@ -6,6 +6,7 @@ here because the configuration takes them from the environment.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +89,13 @@ class DataSettings:
     cache_dir: str | None = None
     num_workers: int | None = None
     phantom: PhantomSettings = field(default_factory=PhantomSettings)
+
+    @classmethod
+    def from_saved(cls, values: Mapping[str, Any]) -> "DataSettings":
+        """The settings that a run saved. Raises what a dataclass raises for values that are none."""
+        nested = {"columns": ColumnSettings, "split": SplitSettings, "phantom": PhantomSettings}
+        parts = {name: kind(**(values.get(name) or {})) for name, kind in nested.items()}
+        return cls(**{**values, **parts})
 
     def __post_init__(self) -> None:
         one_of("data.name", self.name, LAYOUTS)

@@ -24,7 +24,7 @@ from PIL import Image
 from pneumo import UserError
 from pneumo.data import cache, manifest
 from pneumo.data.images import Grey
-from pneumo.data.settings import DataSettings, PhantomSettings
+from pneumo.data.settings import DataSettings
 from pneumo.text import first_line
 
 SIDE = 16
@@ -110,8 +110,7 @@ def fit_again(config: Path, data_digest: str, cache_dir: str) -> dict[str, Any]:
         whole = yaml.safe_load(config.read_text()) if config.is_file() else {}
         keys = dict(whole["data"])
         # This machine decides where its cache is, not a file that may come from elsewhere.
-        keys |= {"phantom": PhantomSettings(**(keys.get("phantom") or {})), "cache_dir": cache_dir}
-        settings = DataSettings(**keys | {"num_workers": None})
+        settings = DataSettings.from_saved(keys | {"cache_dir": cache_dir, "num_workers": None})
         data = cache.prepare(manifest.build(settings), settings)
     except UserError as error:
         raise UserError(first_line(error)) from None

@@ -70,7 +70,7 @@ def test_what_is_not_used_is_listed(tmp_path: Path, settings: Make) -> None:
     (root / "labels.csv").write_text("x")
     (root / "train" / "NORMAL" / "readme.txt").write_text("x")
     assert build(settings(root=root)).notes == [
-        "1 files that are not .jpeg, .jpg or .png were left out: train/NORMAL/readme.txt",
+        "1 files without an image's suffix were left out: train/NORMAL/readme.txt",
         "not used: train/COVID19/ (12 images), unlabelled/ (5 images), labels.csv (a table)",
     ]
 

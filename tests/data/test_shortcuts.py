@@ -12,7 +12,8 @@ from support.images import GREY, encoded, picture, save
 
 from pneumo import UserError
 from pneumo.data import shortcuts
-from pneumo.data.manifest import Manifest, parse_name
+from pneumo.data.manifest import Manifest
+from pneumo.data.patients import parse_name
 
 
 def described(root: Path) -> Manifest:
