@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from pneumo import UserError, config, one_of
 from pneumo.commands import RUN_FORMS
+from pneumo.run_lookup import find_run
+from pneumo.tracking.run_log import RunLog
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import check_device
 
@@ -42,10 +44,7 @@ def main() -> None:
 
 def evaluate(settings: EvaluateConfig) -> int:
     """Score a run's test set, or print what was recorded when it was scored; 1 if it could not be sent."""
-    # They import torch, which takes seconds: --help does without.
-    from pneumo import run_scores
-    from pneumo.run_lookup import find_run
-    from pneumo.tracking.run_log import RunLog
+    from pneumo import run_scores  # it imports torch, which takes seconds: --help does without
 
     folder = find_run(settings.output_dir, str(settings.model))
     log = RunLog(folder, settings.tracking)

@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pneumo import UserError, config, places
+from pneumo.config_effects import without_effect
 from pneumo.sweep import context, jobs, retention
 from pneumo.sweep.context import SweepContext
 from pneumo.sweep.parent import Sweep
@@ -45,7 +46,6 @@ def main() -> None:
 def job(composed: DictConfig) -> float:
     """Train one configuration and return its validation score; a failure ends this job alone."""
     # Imported here because torch takes seconds, and --help needs none of it.
-    from pneumo.config_effects import without_effect
     from pneumo.run import Outcome, failed, run
     from pneumo.training.runtime import isolated
 

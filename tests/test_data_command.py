@@ -188,7 +188,7 @@ def test_check_of_a_table_as_it_is(tmp_path: Path, command: Command, monkeypatch
         f"csv in {root}",
         "columns: path 'Image Index', label 'Finding Labels', patient 'Patient ID', subgroups 'Patient ",
         "note: not used: COVID19/ (1 images)",
-        "note: the set has no test images of its own: 20 % of the images of each class, by patient",
+        "note: the set has no test images: 20 % of the images of each class, by patient",
         "note: 4 patients have images of both classes; all images of a patient are in one split",
         "result: ready to train on",
     ):

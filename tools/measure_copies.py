@@ -1,4 +1,4 @@
-"""How well near-copies are found: planted copies, and false alarms among images that are no copies.
+"""How well near-copies are found: planted copies, and false alarms among images that are not copies.
 
     python tools/measure_copies.py SHARED [--copies 200]
 

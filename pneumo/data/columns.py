@@ -83,7 +83,7 @@ def find(names: Sequence[str], settings: DataSettings, place: str) -> Columns:
     if label is None and not findings:
         raise UserError(
             f"{place} has no column label; its columns are {', '.join(names)}. Name it with "
-            "data.columns.label=NAME. If each finding has a column of its own, name the positive ones with "
+            "data.columns.label=NAME. If each finding has its own column, name the positive ones with "
             "data.positive=[NAME,...]."
         )
     return Columns(

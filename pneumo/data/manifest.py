@@ -22,7 +22,7 @@ class Manifest:
     `table` has the columns path (as the set spells it, relative to `root`), label (0 NORMAL, 1 PNEUMONIA),
     patient (str, or None where unknown), subtype (normal, bacteria, virus or None) and split. `files` gives
     the file, relative to `root`, of each path that is not a file itself. `made_test` is True where the set
-    has no test images of its own. `columns` gives the table's column for each role; `subgroups` has the
+    has no test images. `columns` gives the table's column for each role; `subgroups` has the
     columns of subgroups as text, by path.
     """
 
@@ -168,7 +168,7 @@ def _made_test_notes(table: pd.DataFrame, settings: DataSettings) -> list[str]:
     """What was split, and the patients with images of both classes."""
     share = 100 * splits.test_fraction(settings)
     notes = [
-        f"the set has no test images of its own: {share:g} % of the images of each class, by patient, are "
+        f"the set has no test images: {share:g} % of the images of each class, by patient, are "
         "the test set (data.split.test_fraction, data.split.seed)"
     ]
     known = table.dropna(subset=["patient"])

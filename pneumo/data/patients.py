@@ -87,7 +87,7 @@ def keys(table: pd.DataFrame) -> pd.Series:
     Ids that are equal as numbers are one patient: `101`, `101.0` and `00000101`. Each id counts for itself,
     so that one id that is not a number does not switch this off. The key is the first spelling in
     alphabetical order. So where each patient has one spelling, it is the id itself. An image without a
-    patient is a group of its own.
+    patient is a separate group.
     """
     patients = table["patient"]
     first: dict[str, str] = {}  # of each number, its first spelling
