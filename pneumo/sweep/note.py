@@ -10,7 +10,7 @@ from pneumo.sweep import jobs
 from pneumo.sweep.jobs import SweepJobRow
 from pneumo.tracking.journal import DONE
 
-MOST_JOBS = 40  # MLflow takes 8,000 characters
+MOST_JOBS = 30  # MLflow takes 8,000 characters, and each link takes some 120 of them
 SHOWN = {"val AUROC": "validation AUROC", "test AUROC": "test AUROC", "test accuracy": "test accuracy"}
 
 
@@ -28,7 +28,10 @@ def _state(sweep_id: str, rows: list[SweepJobRow]) -> list[str]:
     names = dict(zip([row["key"] for row in rows], jobs.names(rows), strict=True))
     parts = []
     if best := jobs.best(rows):
-        parts.append(f"Best by validation: **{names[best['key']]}**.")
+        parts.append(
+            f"Best by validation: **{names[best['key']]}**. `pneumo compare sweep_id={sweep_id}` tests the "
+            f"differences. Its page is then [here](run:/{COMPARISON}/index.html)."
+        )
     undone = [row for row in rows if row["state"] not in DONE]
     if undone:
         parts.append(
@@ -45,8 +48,4 @@ def _state(sweep_id: str, rows: list[SweepJobRow]) -> list[str]:
     parts.append("\n".join(lines))
     if len(rows) > MOST_JOBS:
         parts.append(f"{len(rows) - MOST_JOBS} more jobs are in [sweep.csv](run:/sweep.csv).")
-    parts.append(
-        f"`pneumo compare sweep_id={sweep_id}` tests the differences. Its page is then "
-        f"[here](run:/{COMPARISON}/index.html)."
-    )
     return parts

@@ -31,7 +31,7 @@ from pneumo.names import (
     SWEEP_TAG,
 )
 from pneumo.text import utc_now
-from pneumo.tracking import checkpoint_model, view
+from pneumo.tracking import checkpoint_model, pages, view
 from pneumo.tracking.journal import DONE, Journal, Record, artifact_file, read_records, redact
 from pneumo.tracking.mlflow_client import (
     NotSent,
@@ -338,9 +338,8 @@ class Courier:
                 run_id = read_note(self._beside(fingerprint), self.uri).run_id
             if run_id is None:
                 return match[0]
-            return f"](#/experiments/{self.note.experiment_id}/runs/{run_id}" + (
-                f"/artifacts/{name})" if name else ")"
-            )
+            where = f"/artifacts/{name}" if name else ""
+            return f"](#/experiments/{self.note.experiment_id}/runs/{run_id}{where}?{pages.MODE})"
 
         return item._replace(value=_LINK.sub(address, item.value))
 
