@@ -154,11 +154,16 @@ def _is_done(plan: RunPlan, log: RunLog) -> bool:
                 words = "force=true: another process" if force else "another process"
                 raise UserError(f"{words} trains in {plan.folder}; wait for it, or stop it first.")
             print(f"{plan.name}: waits, another process trains it")
-            while not log.journal.hold():
-                time.sleep(0.5)  # a signal interrupts
+            _wait_for_journal(log)
         if force and log.journal.started:
             log.set_aside(time.strftime("%Y%m%dT%H%M%S"))
     return log.journal.status in DONE and not force
+
+
+def _wait_for_journal(log: RunLog) -> None:
+    """Become the one process that writes the run's record. A signal interrupts the wait."""
+    while not log.journal.hold():
+        time.sleep(0.5)
 
 
 def _skip(plan: RunPlan, log: RunLog, stop: StopRequest) -> Outcome:
@@ -196,8 +201,7 @@ def _tidy_state(plan: RunPlan, log: RunLog) -> None:
 
 def _score(plan: RunPlan, log: RunLog) -> str:
     """Score the test set of a run that was trained without it; returns what happened."""
-    while not log.journal.hold():
-        time.sleep(0.5)  # another process scores it; a signal interrupts
+    _wait_for_journal(log)  # another process may score it
     if run_scores.is_scored(log.journal):
         return "skipped"
     print(f"{plan.name}: done already; its test set is scored now (trainer.score_test=true)")
@@ -207,8 +211,7 @@ def _score(plan: RunPlan, log: RunLog) -> str:
 
 def _pseudonymise(plan: RunPlan, log: RunLog) -> None:
     """Replace the names in a finished run that recorded them (data.pseudonymise=true)."""
-    while not log.journal.hold():
-        time.sleep(0.5)  # another process does it; a signal interrupts
+    _wait_for_journal(log)  # another process may do it
     if run_scores.pseudonymise(plan, log):
         print(
             f"{plan.name}: patients and files have pseudonyms now, also in the tracker. Pages of older "

@@ -30,7 +30,6 @@ TREES = 200
 # The luminance table of the JPEG standard (annex K), which libjpeg scales by the quality. In zigzag order the
 # sum is the same.
 _STANDARD_SUM, _STANDARD_FIRST = 3688, 16
-BLACK = 4  # grey levels: what counts as border, as in pixel rule 2
 
 # What a column of the facts is called in the report, and its columns.
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -97,7 +96,7 @@ def facts_of(path: str | Path, pixels: int) -> dict[str, float | str]:
         with open(path, "rb") as file, Image.open(file, formats=(kind,)) as image:  # noqa: PTH123
             colour, quality = image.mode, jpeg_quality(getattr(image, "quantization", None))
     height, width = grey.shape
-    seen_rows, seen_columns = (np.flatnonzero((grey > BLACK).any(axis)) for axis in (1, 0))
+    seen_rows, seen_columns = (np.flatnonzero((grey > images.NEARLY_BLACK).any(axis)) for axis in (1, 0))
     ends = [(seen[0], seen[-1]) if len(seen) else (0, -1) for seen in (seen_rows, seen_columns)]
     (top, bottom), (left, right) = ends
     return {

@@ -14,7 +14,7 @@ from typing import Any
 from pneumo.files import local_folder, sync
 from pneumo.names import BEST_WEIGHTS, FINGERPRINT_TAG
 from pneumo.tracking.journal import Journal
-from pneumo.tracking.mlflow_client import artifact_repository, lacks_logged_models
+from pneumo.tracking.mlflow_client import artifact_repository, file_sizes, lacks_logged_models
 from pneumo.tracking.registry import RUN_FILES
 
 KIND_TAG = "pneumo.checkpoint"  # marks these models: registering a run makes another one
@@ -90,11 +90,10 @@ def _copy_files(journal: Journal, run_location: str, model_location: str, uri: s
     names = [name for name in RUN_FILES if name in journal.artifacts and (source / name).is_file()]
     if store is None:
         repository = artifact_repository(model_location, uri)
-        above = {name: str(Path(name).parent).strip(".") or None for name in names}
-        held = {entry.path for folder in set(above.values()) for entry in repository.list_artifacts(folder)}
+        held = file_sizes(repository, names)
         for name in names:
             if name not in held or name != BEST_WEIGHTS:  # the small ones may have changed
-                repository.log_artifact(str(source / name), above[name])
+                repository.log_artifact(str(source / name), str(Path(name).parent).strip(".") or None)
         return
     target = Path(local_file_uri_to_path(model_location))
     for name in names:

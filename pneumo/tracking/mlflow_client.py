@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,15 @@ def error_code(error: Exception) -> str | None:
 def is_refusal(error: Exception) -> bool:
     """True where MLflow refuses what was sent, so that sending it again would not help."""
     return isinstance(error, UserError | FileNotFoundError) or error_code(error) in _REFUSALS
+
+
+def file_sizes(repository: Any, names: Iterable[str]) -> dict[str, int]:
+    """The files in the folders of `names`, with their sizes in bytes."""
+    held: dict[str, int] = {}
+    for folder in sorted({str(Path(name).parent) for name in names}):
+        entries = repository.list_artifacts(None if folder == "." else folder)
+        held |= {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
+    return held
 
 
 def lacks_logged_models(error: Exception) -> bool:

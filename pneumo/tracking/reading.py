@@ -28,7 +28,7 @@ from pneumo.names import (
 )
 from pneumo.tracking import heartbeat
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_client import artifact_repository, describe, open_client, sqlite_file
+from pneumo.tracking.mlflow_client import artifact_repository, describe, file_sizes, open_client, sqlite_file
 
 # What a comparison needs of a run, and what it uses where it is there.
 FILES = (TEST_PREDICTIONS, VAL_PREDICTIONS, CONFIG, BEST_FACTS)
@@ -226,7 +226,7 @@ class Reader:
         with TemporaryDirectory(prefix="pneumo-") as target:
             try:  # each kind of store has its own errors
                 repository = artifact_repository(run.artifact_uri, self.uri)
-                held = _listed(repository, names)
+                held = file_sizes(repository, names)
                 run.weights_bytes = held.get(BEST_WEIGHTS)
                 for name in names:
                     if name in held:
@@ -246,15 +246,6 @@ class Reader:
             raise UserError(
                 f"tracking.uri={redact(self.uri)} does not answer: {describe(error, self.uri)}"
             ) from None
-
-
-def _listed(repository: Any, names: tuple[str, ...]) -> dict[str, int]:
-    """The files in the folders of `names`, with their sizes in bytes."""
-    held: dict[str, int] = {}
-    for folder in sorted({str(Path(name).parent) for name in names}):
-        entries = repository.list_artifacts(None if folder == "." else folder)
-        held |= {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
-    return held
 
 
 def tracked(run: Any) -> TrackedRun:

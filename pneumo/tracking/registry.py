@@ -23,7 +23,7 @@ from pneumo import UserError, __version__
 from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, local_folder, locked
 from pneumo.names import BEST_WEIGHTS, FETCHED_MODELS, MODEL_CARD, SCORED_TAG, TRAINING_REFERENCE
 from pneumo.tracking.journal import redact
-from pneumo.tracking.mlflow_client import artifact_repository, error_code, lacks_logged_models
+from pneumo.tracking.mlflow_client import artifact_repository, error_code, file_sizes, lacks_logged_models
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, tracked
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, a model's folder, or a run: id, fingerprint, name, folder"
@@ -171,10 +171,7 @@ class Registry(Reader):
 
     def _download(self, location: str, names: tuple[str, ...], target: Path) -> None:
         repository = artifact_repository(location, self.uri)
-        sizes: dict[str, int] = {}
-        for folder in sorted({str(Path(name).parent) for name in names}):
-            entries = repository.list_artifacts(None if folder == "." else folder)
-            sizes |= {entry.path: int(entry.file_size or 0) for entry in entries if not entry.is_dir}
+        sizes = file_sizes(repository, names)
         for name in names:
             if name not in sizes:
                 continue  # the reader of the folder says what is missing
