@@ -30,6 +30,7 @@ from pneumo.training.scoring import Evaluation
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
 from pneumo.training.signals import Stopped
 from pneumo.training.state_writer import BestWeights, Snapshot, StateWriter, host_copy
+from pneumo.training.step_graph import StepGraph
 
 VAL_METRICS = ("accuracy", "f1", "precision", "recall", "auroc")
 
@@ -124,6 +125,7 @@ class Trainer:
         self.augment = Augment(recipe.augment, recipe.in_channels)
         self.train_labels = splits["train"].labels.cpu().numpy()  # the sampler draws on the host
         self.class_weights = self._class_weights()
+        self._graph = self._step_graph()
         # Sums over the epoch (loss, images, true negatives, false positives, false negatives, true positives)
         # and the first step whose loss was not finite, or -1. They stay on the device until the epoch ends.
         self.sums = torch.zeros(6, device=runtime.device)
@@ -205,36 +207,53 @@ class Trainer:
             options["lr"] = rate
         torch.manual_seed(mix(seed, epoch, number, rank))  # for dropout
         generator = step_generator(seed, epoch, number, self.runtime.device, rank)
+        step = torch.full((), number, device=self.runtime.device)
         micro = [self.splits["train"].take(indices[rank::world_size]) for indices in group]
-        self._step(micro, generator, sum(len(indices) for indices in group), number)
+        self._step(micro, generator, sum(len(indices) for indices in group), step)
         if self.average is not None:
             self.average.update(steps_before + number)
 
     def _step(
-        self, micro: list[tuple[Tensor, Tensor]], generator: torch.Generator | None, count: int, number: int
+        self, micro: list[tuple[Tensor, Tensor]], generator: torch.Generator, count: int, number: Tensor
     ) -> None:
-        """Forward, backward and update on images uint8 [B, S, S] and labels [B].
+        """Gradients and update on images uint8 [B, S, S] and labels [B].
 
         `count` is the number of images in all processes. Nothing here waits for the device.
         """
-        for last, (images, labels) in enumerate(micro, 1 - len(micro)):
-            inputs = self.augment(images, generator)
-            with self._sync_gradients(last == 0):
-                with self.runtime.autocast():
-                    logits = self.model(inputs)
-                logits = logits.float()
-                loss = summed_loss(logits, labels, self.class_weights, self.settings.label_smoothing)
-                # DDP averages gradients over processes, but we need the mean over all `count` images.
-                self.scaler.scale(loss * (self.runtime.world_size / count)).backward()
-            self._add(loss.detach(), logits.detach(), labels, number)
+        if self._graph is not None:
+            self._graph.run(*micro[0], generator, number)
+        else:
+            for last, (images, labels) in enumerate(micro, 1 - len(micro)):
+                with self._sync_gradients(last == 0):
+                    self._pass(images, labels, generator, number, count)
         if self.settings.grad_clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.grad_clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self._graph is None:
+            self.optimizer.zero_grad(set_to_none=True)
 
-    def _add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: int) -> None:
+    def _pass(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        number: Tensor,
+        count: int | None = None,
+    ) -> None:
+        """Forward and backward pass of a micro-batch; `count` is the number of images of the whole step."""
+        inputs = self.augment(images, generator)
+        with self.runtime.autocast():
+            logits = self.model(inputs)
+        logits = logits.float()
+        loss = summed_loss(logits, labels, self.class_weights, self.settings.label_smoothing)
+        # DDP averages gradients over processes, but we need the mean over all `count` images.
+        share = self.runtime.world_size / (count or len(images))
+        self.scaler.scale(loss * share).backward()
+        self._add(loss.detach(), logits.detach(), labels, number)
+
+    def _add(self, loss: Tensor, logits: Tensor, labels: Tensor, number: Tensor) -> None:
         """Add a batch to the epoch's sums.
 
         The recorded loss is the plain cross-entropy without class weights and label smoothing, so that curves
@@ -426,6 +445,14 @@ class Trainer:
             order = order.to(train.device)  # once per epoch; each step then slices it
         cut = batches(order, self.settings.batch_size, self.runtime.world_size)[: self.settings.limit_batches]
         return [cut[start : start + size] for start in range(0, len(cut), size)]
+
+    def _step_graph(self) -> StepGraph | None:
+        """A graph of the steps, on a CUDA device where a step is one batch of one process."""
+        runtime, settings = self.runtime, self.settings
+        alone = runtime.world_size == 1 and settings.grad_accum_steps == 1 and not self.scaler.is_enabled()
+        if runtime.device.type != "cuda" or not alone:
+            return None
+        return StepGraph(self._pass, list(self.network.parameters()), settings.batch_size)
 
     def _class_weights(self) -> Tensor | None:
         """Inverse class frequencies, scaled so that their mean over the sampler's draws is one."""
