@@ -536,12 +536,18 @@ def caption(figure: str, comparison: Comparison) -> str:
     score, where = SCORE_WORDS[comparison["rank_by"]], images_word(comparison)
     shown, count = len(shown_pairs(comparison)), len(comparison["pairs"])
     which = f"The {shown} largest of {count} paired" if shown < count else "Paired"
-    marks = ["strokes: single seeds"] if any(len(row["seeds"]) > 1 for row in all_rows(comparison)) else []
+    marks = (
+        ["dots: means of the seeds", "strokes: single seeds"]
+        if any(len(row["seeds"]) > 1 for row in all_rows(comparison))
+        else []
+    )
     marks += ["diamonds: averaged networks"] if comparison["ensembles"] else []
     marks += ["hollow circles: optimistic runs"] if comparison["optimistic"] else []
     legend = "; ".join(marks)
     return {
-        "forest": f"95 % intervals over patients. {legend[:1].upper()}{legend[1:]}".strip(". ") + ".",
+        "forest": f"95 % intervals over patients; a difference has its own interval (Pairs). "
+        f"{legend[:1].upper()}{legend[1:]}".strip(". ")
+        + ".",
         "differences": f"{which} differences in {score}, 95 % intervals over seeds and patients (grey: over "
         "patients alone). Filled: a difference is claimed.",
         "roc": f"ROC on the {where} images, with 95 % bands.",
