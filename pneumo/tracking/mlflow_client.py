@@ -1,6 +1,6 @@
 """MLflow's client: opening a store once and safely, finding an experiment, and what its errors mean.
 
-mlflow is imported inside functions only: the import costs seconds.
+mlflow and SQLAlchemy are imported inside functions only: the import costs seconds.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from pneumo.files import LOCK_WAIT_S, Busy, locked
 from pneumo.tracking import diagnosis
 from pneumo.tracking.journal import redact
 
+CONNECT_S = 10
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ENVIRONMENT = {
@@ -38,8 +39,9 @@ def open_client(uri: str) -> Any:
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow.store.db.utils"):  # they print a page of migrations for a new database
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it prints a page of migrations
+    # It prints those too, and the traceback of an error that is also raised.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     database = sqlite_file(uri)
     with database_lock(uri):  # the client creates the tables
         if database is not None and not database.exists():
@@ -48,7 +50,18 @@ def open_client(uri: str) -> Any:
             aside.unlink(missing_ok=True)
             MlflowClient(tracking_uri=f"sqlite:///{aside}")
             aside.rename(database)
+        _connect(uri)
         return MlflowClient(tracking_uri=uri)
+
+
+def _connect(uri: str) -> None:
+    """Fail at once where a database server is dead or refuses: MLflow would try for 100 s."""
+    if uri.startswith(("postgresql", "mysql")):
+        import sqlalchemy
+
+        options = {"connect_timeout": CONNECT_S}
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args=options)
+        engine.connect().close()
 
 
 def artifact_repository(location: str, uri: str) -> Any:

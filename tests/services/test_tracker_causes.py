@@ -13,18 +13,20 @@ import shlex
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 from mlflow import MlflowClient
 from support.certificates import self_signed
 from support.commands import Command, Ending, small_run
 from support.model_runs import image_folder
-from support.servers import Fork, ForkedMlflow, Mlflow, OldMlflow
+from support.servers import Fork, ForkedMlflow, Mlflow, OldMlflow, Postgres
 
 from pneumo import places
 from pneumo.names import BEST_WEIGHTS
@@ -204,15 +206,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_of_the_server(
-    serve: Callable[..., ForkedMlflow], command: Command, trained: Path, tmp_path: Path, small_disk: Path
-) -> None:
-    server = serve(files=small_disk / "artifacts")
-    filler = small_disk / "filler"
+def fill(disk: Path) -> Path:
+    """Fill a disk with one file, and return it."""
+    filler = disk / "filler"
     with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(bytes(1 << 16))
             file.flush()
+    return filler
+
+
+def test_a_full_disk_of_the_server(
+    serve: Callable[..., ForkedMlflow], command: Command, trained: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    server = serve(files=small_disk / "artifacts")
+    filler = fill(small_disk)
     reason = "the server failed to store a file. Read the server's log: its disk may be full, or its"
     reason += " artifact store not within reach."
     send = refused(command, trained, tmp_path / "outputs", server.uri, reason)
@@ -220,6 +228,42 @@ def test_a_full_disk_of_the_server(
     still_refused(command(*send), reason)
     filler.unlink()
     sent(command(*send, "verify=true"))
+
+
+def test_a_full_disk_of_a_database(
+    command: Command, trained: Path, tmp_path: Path, small_disk: Path, empty_store: Path
+) -> None:
+    shutil.copy(empty_store, small_disk / "mlflow.db")
+    filler, reason = fill(small_disk), "its disk is full. Free space there."
+    send = refused(command, trained, tmp_path / "outputs", f"sqlite:///{small_disk}/mlflow.db", reason)
+    still_refused(command(*send), reason)
+    filler.unlink()
+    sent(command(*send, "verify=true"))
+
+
+def test_a_database_that_refuses_or_is_dead(
+    postgres: Postgres, command: Command, trained: Path, tmp_path: Path
+) -> None:
+    """MLflow itself would try for 100 s."""
+    outputs = tmp_path / "outputs"
+    shutil.copytree(trained, outputs, ignore=shutil.ignore_patterns("sent-*"))
+
+    def refuses(uri: str, reason: str) -> None:
+        began = time.monotonic()
+        ending = command("runs", "sync", f"output_dir={outputs}", f"tracking.uri={uri}")
+        assert ending.code == 1 and f": {reason}" in ending.err and "Traceback" not in ending.err, ending
+        assert PASSWORD not in ending.out + ending.err and time.monotonic() - began < 20
+
+    rules = postgres.data / "pg_hba.conf"
+    rules.write_text("host all writer 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+    with psycopg.connect(postgres.uri, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE writer LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
+        connection.execute("SELECT pg_reload_conf()")
+    right = postgres.uri.replace("//postgres@", f"//writer:{PASSWORD}@")
+    refuses(right.replace(PASSWORD, "wrong"), "the user or the password is wrong or missing. Set ")
+    sent(command("runs", "sync", f"output_dir={outputs}", f"tracking.uri={right}"))
+    postgres.kill()
+    refuses(right, "nothing answers there. Start the server, or correct tracking.uri. (")
 
 
 def test_a_server_that_takes_no_artifacts(
