@@ -16,12 +16,20 @@ import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pneumo import UserError, __version__, commands, completion, config_help, fingerprint, one_of
+from pneumo import (
+    UserError,
+    __version__,
+    commands,
+    completion,
+    config_help,
+    config_source,
+    fingerprint,
+    one_of,
+)
 from pneumo.config_arguments import prepare
 from pneumo.config_errors import NO_NAME, Typed, explain, unknown_key
 from pneumo.config_files import groups, project_dir, shipped_dir
@@ -92,7 +100,7 @@ def check_sweep(sweep_id: str | None, on_failure: str, keep_best: int | None) ->
 
 
 def register() -> None:
-    """Make the schema, the sweeps and the resolvers known to Hydra."""
+    """Make the schema, the option files, the sweeps and the resolvers known to Hydra."""
     OmegaConf.register_new_resolver("pneumo.project", lambda name: str(project_dir() / name), replace=True)
     OmegaConf.register_new_resolver("pneumo.shipped", lambda name: str(shipped_dir(name)), replace=True)
     OmegaConf.register_new_resolver("pneumo.data_root", data_root, replace=True)
@@ -102,7 +110,7 @@ def register() -> None:
     store.store(name="schema", node=schema)
     for file in sorted(shipped_dir("sweeps").glob("*.yaml")):
         store.store(group="sweep", name=file.stem, node=OmegaConf.load(file), package="_global_")
-    Plugins.instance()  # finds the published launchers
+    config_source.register()  # also finds the published launchers
     for file in (shipped_dir("conf") / "hydra").rglob("*.yaml"):  # whose schemas would refuse our keys
         store.repo.get("hydra", {}).get(file.parent.name, {}).pop(file.name, None)
 

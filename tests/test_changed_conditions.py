@@ -157,26 +157,57 @@ def commit(folder: Path, message: str) -> str:
     return git(folder, "rev-parse", "HEAD")
 
 
-def test_a_pull_during_a_sweep_changes_none_of_its_jobs(project: Path, tmp_path: Path) -> None:
-    """The process runs the code that it loaded, and its record says so."""
-    before = git(project, "rev-parse", "HEAD")
+def pull(project: Path) -> None:
+    """Commit a new key of data, in conf/ and in the code, and an edited module that decides the numbers."""
+    settings, deciding = project / "pneumo/data/settings.py", project / "pneumo/training/optim.py"
+    last = "    num_workers: int | None = None\n"
+    settings.write_text(settings.read_text().replace(last, f"{last}    pulled: int = 0\n"))
+    deciding.write_text(deciding.read_text() + "\n\nPULLED = 1\n")
+    for file in project.glob("conf/data/*.yaml"):
+        file.write_text(f"{file.read_text()}pulled: 0  # a new key\n")
+    commit(project, "pulled")
+
+
+def sweep_with_a_pull(project: Path, tmp_path: Path, *more: str) -> list[provenance.StartRecord]:
+    """Pull while the first of two jobs trains; the record of each job's start, in turn."""
     hold = Hold(tmp_path / "hold", 1)
-    paths = {**environment(tmp_path, **hold.environment), "PYTHONPATH": import_path(project, HOOKS)}
-    sweep = [sys.executable, "-m", "pneumo.train", "--multirun", *LINE[:-1], "seed=0,1"]
-    command = [*sweep, f"output_dir={tmp_path}/outputs"]
-    running = subprocess.Popen(command, env=paths, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    switches = {"PYTHONPATH": import_path(project, HOOKS), "PNEUMO_TEST_TINY": "on"}
+    paths = environment(tmp_path, **{**hold.environment, **switches})
+    sweep = [sys.executable, "-m", "pneumo.train", "--multirun", *LINE[:-1], "seed=0,1", *more]
+    running = subprocess.Popen(
+        [*sweep, f"output_dir={tmp_path}/outputs"],
+        env=paths,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     deadline = time.monotonic() + 240
     while not list(tmp_path.glob("outputs/*/state/step-*.pt")):
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    deciding = project / "pneumo" / "training" / "optim.py"
-    deciding.write_text(deciding.read_text() + "\n\nPULLED = 1\n")
-    assert commit(project, "pulled") != before
+    pull(project)
     hold.release()
     out, _ = running.communicate(timeout=240)
     assert running.returncode == 0, out
     starts = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/*/artifacts/starts.json")]
     assert len(starts) == 2
-    assert {(one["commit"], one["code"]) for (one,) in starts} == {(before, starts[0][0]["code"])}
+    return sorted((start for (start,) in starts), key=lambda start: start["time"])
+
+
+def test_a_pull_during_a_sweep_changes_none_of_its_jobs(project: Path, tmp_path: Path) -> None:
+    """The process has the code and the option files that it loaded, and its record says so."""
+    before = git(project, "rev-parse", "HEAD")
+    first, second = sweep_with_a_pull(project, tmp_path)
+    assert first["commit"] == second["commit"] == before and first["code"] == second["code"]
     tags = [Journal(file.parent).tags_logged for file in tmp_path.glob("outputs/*/journal.jsonl")]
     assert {each["mlflow.source.git.commit"] for each in tags} == {before}
+
+
+def test_jobs_in_other_processes_finish_after_a_pull(project: Path, tmp_path: Path) -> None:
+    """A new process loads the pulled code, and has the option files of the process that began the sweep."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'pneumo[slurm]'")
+    one_by_one = ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=1", "tracking.enabled=false"]
+    # With a folder of the user's own, Hydra looks for the option files again for each job.
+    first, second = sweep_with_a_pull(project, tmp_path, *one_by_one, f"hydra.searchpath=[{tmp_path}]")
+    assert first["code"] != second["code"]
