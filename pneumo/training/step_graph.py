@@ -15,7 +15,7 @@ class StepGraph:
 
     A small network's step has hundreds of short kernels. Launching each from Python takes longer than the
     kernels themselves, so the GPU waits. A replay launches the same kernels on the same memory: the figures
-    are those of eager steps. Source: docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs".
+    are those of eager steps. Source: "CUDA Graphs" in the CUDA notes of the PyTorch documentation.
 
     `run_pass(images, labels, generator, number)` leaves gradients in `parameters`. It may not wait for the
     device, and it reads everything that changes between steps from its arguments or from memory that stays
