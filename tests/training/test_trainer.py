@@ -548,7 +548,8 @@ def test_the_peak_memory_is_that_of_the_job_at_hand() -> None:
     forget_peak_memory(device)
     before = peak_memory_mib(device)
     with mmap.mmap(-1, 256 * 2**20) as held:
-        held.write(bytes(256 * 2**20))
+        for _ in range(256):  # in parts: the C library may keep a large one
+            held.write(bytes(2**20))
         assert peak_memory_mib(device) - before > 250
     forget_peak_memory(device)
     assert peak_memory_mib(device) - before < 50
