@@ -1,5 +1,6 @@
 """`pneumo compare [tracking.experiment=NAME] [sweep_id=ID]`: what finished runs allow one to say."""
 
+import gc
 import shlex
 import sys
 from collections.abc import Sequence
@@ -57,6 +58,8 @@ class CompareConfig:
 
 def main() -> None:
     """Compare what the command line names. The exit code is 0 (done), 1 (failed) or 2 (wrong usage)."""
+    # Nearly all that is allocated here lives to the end: looking for cycles took a seventh of the time.
+    gc.set_threshold(100_000, 50, 100)
 
     def show(settings: CompareConfig) -> int:
         print(compare(settings).terminal)
