@@ -3,7 +3,10 @@
 They are narrow, so that a phone shows them at a readable size.
 """
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +25,7 @@ from pneumo.comparison.content import (
     SplitSize,
     all_rows,
 )
-from pneumo.comparison.words import SCORE_WORDS, claimed, ranked, shown_pairs
+from pneumo.comparison.words import SCORE_WORDS, caption, claimed, ranked, shown_pairs
 from pneumo.evaluation import plot
 from pneumo.evaluation.plot import DASHES, INK, MARKERS, RULE, SERIES, UNITS
 from pneumo.names import CLASS_NAMES
@@ -31,10 +34,36 @@ WIDTH = 4.6  # inches; 331 points, which a phone shows almost at their size
 TEXT = 9
 PNG_DPI = 120
 MOST_LINES = 20  # of the forest plot
+ROWS_FOR_TWO = 20  # from here on, drawing takes longer than starting a second process
 
 
-def draw(comparison: Comparison) -> dict[str, Figure]:
-    """Every figure that `comparison` has the data for, by file name."""
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A figure for the folder, as a PNG on white, and for the page."""
+
+    png: bytes
+    svg: str
+
+
+def render(comparison: Comparison) -> dict[str, Rendered]:
+    """Every figure that `comparison` has the data for, by file name. Many rows take a second process."""
+    if len(comparison["configurations"]) < ROWS_FOR_TWO:
+        return _render(comparison, slice(None))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        others = pool.submit(_render, comparison, slice(1, None, 2))
+        return _render(comparison, slice(0, None, 2)) | others.result()
+
+
+def _render(comparison: Comparison, part: slice) -> dict[str, Rendered]:
+    return {
+        # The PNG first: it lays the figure out, which the SVG then reuses.
+        name: Rendered(png=png(figure), svg=plot.svg(figure, name, caption(name, comparison)))
+        for name, figure in draw(comparison, part).items()
+    }
+
+
+def draw(comparison: Comparison, part: slice = slice(None)) -> dict[str, Figure]:
+    """Every figure that `comparison` has the data for, by file name; or `part` of all."""
     rows = all_rows(comparison)
     shown = [row for row in rows if "curves" in row]
     makers: dict[str, Callable[[], Figure | None]] = {
@@ -53,7 +82,7 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
         "confusion_validation": lambda: _confusions(rows, [row["validation"]["confusion"] for row in rows]),
         "class_distribution": lambda: _classes(comparison["splits"]),
     }
-    drawn = {name: make() for name, make in makers.items()}
+    drawn = {name: make() for name, make in list(makers.items())[part]}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 

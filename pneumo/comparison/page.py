@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 from PIL import Image
 
 from pneumo import UserError
 from pneumo.comparison import figures, sections
 from pneumo.comparison.content import Comparison, Mistake
+from pneumo.comparison.figures import Rendered
 from pneumo.comparison.words import SCORE_WORDS, answer, caption, headlines, number, with_interval
 from pneumo.data import images, phantom
 from pneumo.data.settings import PhantomSettings
-from pneumo.evaluation import plot
 from pneumo.files import write_atomically
 from pneumo.names import FIGURES, RANKED_BY
 from pneumo.text import finite, table
@@ -43,30 +42,26 @@ def write(folder: Path, comparison: Comparison, pictures: Mapping[str, str]) -> 
 
     `pictures` has the mistakes' images as data URIs, by path.
     """
-    drawn = figures.draw(comparison)
-    # The PNG first: it lays the figure out, which the SVG then reuses.
-    pngs = {f"{FIGURES}/{name}.png": figures.png(figure) for name, figure in drawn.items()}
+    rendered = figures.render(comparison)
     files = {
-        "index.html": html(comparison, drawn, pictures).encode(errors="backslashreplace"),
+        "index.html": html(comparison, rendered, pictures).encode(errors="backslashreplace"),
         "comparison.json": (json.dumps(finite(dict(comparison)), allow_nan=False) + "\n").encode(),
         "scores.csv": _scores_csv(comparison),
         "pairs.csv": _pairs_csv(comparison),
-        **pngs,
+        **{f"{FIGURES}/{name}.png": figure.png for name, figure in rendered.items()},
     }
     for name, content in files.items():
         write_atomically(folder / name, content)
     return Page(folder=folder, terminal=terminal(comparison), files=list(files))
 
 
-def html(comparison: Comparison, drawn: Mapping[str, Figure], pictures: Mapping[str, str]) -> str:
+def html(comparison: Comparison, rendered: Mapping[str, Rendered], pictures: Mapping[str, str]) -> str:
     """The page. Names and paths come from outside, so the template escapes everything but the figures."""
     loader = PackageLoader("pneumo.comparison", ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = sections.page(comparison, pictures)
-    shown = {}
-    for name in ["forest", *(name for section in page.sections for name in section.figures if name in drawn)]:
-        words = caption(name, comparison)
-        shown[name] = {"caption": words, "svg": plot.svg(drawn[name], name, words)}
+    names = ["forest", *(name for section in page.sections for name in section.figures if name in rendered)]
+    shown = {name: {"caption": caption(name, comparison), "svg": rendered[name].svg} for name in names}
     return environment.get_template("page.html.j2").render(page=page, figures=shown)
 
 

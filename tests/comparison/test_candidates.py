@@ -250,7 +250,7 @@ def test_one_unscored_run_takes_the_whole_comparison_to_validation() -> None:
     assert "validation images" in words.lead(found) and "test" not in words.lead(found)
     (warning,) = [text for title, text in words.warnings(found) if title == "Validation images."]
     assert "pneumo evaluate model=resnet501 split=test" in warning
-    html = page.html(found, figures.draw(found), {})
+    html = page.html(found, figures.render(found), {})
     assert "Validation images, main scores" in html and "Test images, main scores" not in html
 
 

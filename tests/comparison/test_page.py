@@ -33,7 +33,7 @@ def test_hostile_names_do_not_become_html() -> None:
     run = candidate(name="<img src=x onerror=alert(1)>", config={"model.name": "<script>alert(1)</script>"})
     run.test.paths[:] = [f"<b>{path}" for path in run.test.paths]
     found = finished([run], experiment="</title><script>", data="csv")
-    text = page.html(found, figures.draw(found), {})
+    text = page.html(found, figures.render(found), {})
     assert text.count("<script") == 1 and "<script>alert" not in text  # the page's own
     assert "onerror=alert(1)>" not in text.replace("&gt;", "") and "<b>test" not in text
 
