@@ -125,15 +125,14 @@ def failed(message: str, code: int = 1) -> Outcome:
 def _prepare_data(settings: Config) -> ImageCache:
     table = manifest.build(settings.data)
     data = cache.prepare(table, settings.data)
-    if rank() == 0:
+    known = context.current().data_shown
+    if rank() == 0 and data.digest not in known:  # once a sweep
+        known.add(data.digest)
         for message in table.notes:
             print(f"note: {message}")
         if data.bad:
             print(f"note: {len(data.bad)} unreadable images are left out (data.on_bad_image=skip)")
-        known = context.current().data_shown
-        shown = data.digest in known  # once a sweep
-        known.add(data.digest)
-        for split, counts in table.counts().items() if not shown else ():
+        for split, counts in table.counts().items():
             text = ", ".join(f"{count} {name}" for name, count in counts.items())
             print(
                 f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}"
