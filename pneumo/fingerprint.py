@@ -47,7 +47,7 @@ IRRELEVANT = {
     # patients, splits) is in the data's digest, which is hashed.
     "data": (
         *("root", "cache_dir", "num_workers", "on_bad_image", "near_copies", "pseudonymise"),
-        *("phantom", "name", "pixels"),
+        *("patient_namespace", "phantom", "name", "pixels"),
         *TABLE_KEYS,
     ),
     "trainer": ("device", "compile", "checkpoint_every_s", "grace_s", "score_test"),

@@ -13,6 +13,7 @@ TEST_PREDICTIONS = "predictions/test.csv"
 FIGURES = "figures"
 REPORTS = "reports"
 PREDICTIONS = "predictions"
+PREDICTION_COLUMNS = ("path", "patient", "label", "probability", "prediction")  # the table's subgroups follow
 SWEEP_TABLE = "sweep.json"  # on the parent run: the sweep's jobs
 COMPARISON = "comparison"  # the folder of a comparison, on the parent run of a sweep
 

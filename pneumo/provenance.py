@@ -24,7 +24,7 @@ from pneumo.versions import CORE
 
 PACKAGE = Path(__file__).resolve().parent
 # The modules whose code decides a run's numbers; commands, tracking and pages may change between two starts.
-DECIDING = ("data", "models", "training", "evaluation/metrics.py", "versions.py")
+DECIDING = ("data", "models", "training", "evaluation/metrics.py", "patient_ids.py", "versions.py")
 
 
 @dataclass(kw_only=True)

@@ -125,15 +125,14 @@ def failed(message: str, code: int = 1) -> Outcome:
 def _prepare_data(settings: Config) -> ImageCache:
     table = manifest.build(settings.data)
     data = cache.prepare(table, settings.data)
-    if rank() == 0:
+    known = context.current().data_shown
+    if rank() == 0 and data.digest not in known:  # once a sweep
+        known.add(data.digest)
         for message in table.notes:
             print(f"note: {message}")
         if data.bad:
             print(f"note: {len(data.bad)} unreadable images are left out (data.on_bad_image=skip)")
-        known = context.current().data_shown
-        shown = data.digest in known  # once a sweep
-        known.add(data.digest)
-        for split, counts in table.counts().items() if not shown else ():
+        for split, counts in table.counts().items():
             text = ", ".join(f"{count} {name}" for name, count in counts.items())
             print(
                 f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}"
@@ -173,6 +172,8 @@ def _skip(plan: RunPlan, log: RunLog, stop: StopRequest) -> Outcome:
     if rank() == 0:
         if plan.sweep:
             plan.sweep.begin(trains=False)
+        if state == "FINISHED":
+            _change_naming(plan, log)
         if state == "FINISHED" and plan.settings.trainer.score_test and not run_scores.is_scored(log.journal):
             happened = _score(plan, log)
         else:
@@ -180,8 +181,6 @@ def _skip(plan: RunPlan, log: RunLog, stop: StopRequest) -> Outcome:
             print(f"{plan.name}: {done}, skipped (force=true trains it again)")
             _tidy_state(plan, log)
             happened = "skipped"
-            if state == "FINISHED" and plan.settings.data.pseudonymise:
-                _pseudonymise(plan, log)
         plan.update_job(happened=happened)
         log.send()
         _wait_until_sent(plan, log, stop)
@@ -209,14 +208,21 @@ def _score(plan: RunPlan, log: RunLog) -> str:
     return "scored"
 
 
-def _pseudonymise(plan: RunPlan, log: RunLog) -> None:
-    """Replace the names in a finished run that recorded them (data.pseudonymise=true)."""
+def _change_naming(plan: RunPlan, log: RunLog) -> None:
+    """Name patients in a finished run as data.pseudonymise and data.patient_namespace ask for."""
+    if not run_scores.naming_changes(plan.settings.data, log):
+        return
     _wait_for_journal(log)  # another process may do it
-    if run_scores.pseudonymise(plan, log):
+    changes = run_scores.naming_changes(plan.settings.data, log)
+    if changes:
+        run_scores.change_naming(plan, log, changes)
+    if "pseudonymise" in changes:
         print(
             f"{plan.name}: patients and files have pseudonyms now, also in the tracker. Pages of older "
             "comparisons still name them: run pneumo compare again"
         )
+    if "patient_namespace" in changes:
+        print(f"{plan.name}: data.patient_namespace={changes['patient_namespace']} is recorded now")
 
 
 def _saved_state(plan: RunPlan, log: RunLog) -> tuple[StartRecord, dict[str, Any] | None]:
@@ -315,7 +321,7 @@ def _start_record(plan: RunPlan, log: RunLog, start: StartRecord) -> None:
         log.keep_text(names.CONFIG, settings.as_yaml())
         log.append_json(names.STARTS, start.as_dict())
         if data.bad:
-            log.keep_text(names.BAD_IMAGES, run_scores.bad_images(plan))
+            log.keep_text(names.BAD_IMAGES, run_scores.bad_images(plan, settings.data))
     log.sender.notify()
 
 

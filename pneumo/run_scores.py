@@ -10,10 +10,12 @@ from pneumo import UserError, config, models, names, run_note
 from pneumo.data import cache, manifest
 from pneumo.data.loader import Split, splits
 from pneumo.data.pseudonyms import Pseudonyms
+from pneumo.data.settings import DataSettings
 from pneumo.evaluation import run_report
 from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_predictions
 from pneumo.files import write_atomically
 from pneumo.inference import ood
+from pneumo.patient_ids import one_spelling
 from pneumo.run_overrides import train_again
 from pneumo.run_plan import RunPlan, plan_run
 from pneumo.text import utc_now
@@ -62,7 +64,10 @@ def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
     reference = ood.fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
     content = json.dumps(reference, indent=1).encode()
     write_atomically(log.artifacts / names.TRAINING_REFERENCE, content)
-    results = {name: _result(plan, trainer.splits[name], evaluation) for name, evaluation in scored.items()}
+    results = {
+        name: _result(plan, trainer.splits[name], evaluation, plan.settings.data)
+        for name, evaluation in scored.items()
+    }
     scores = _write(plan, log, results, progress.history, progress.best_epoch)
     best_values = {
         "best/epoch": float(progress.best_epoch),
@@ -145,7 +150,7 @@ def score_test(plan: RunPlan, log: RunLog) -> None:
     if not evaluation.finite:
         raise UserError(f"{plan.name} gives test probabilities that are not finite in {machine.precision}.")
     epoch = int(facts["epoch"])
-    result = _result(plan, split, evaluation)
+    result = _result(plan, split, evaluation, config.from_saved(log.artifacts / names.CONFIG).data)
     scores = _write(plan, log, {"test": result}, facts["history"], epoch)
     _record_test(plan, log, scores["test"], epoch)
     log.record_artifacts()
@@ -160,53 +165,72 @@ def recorded(journal: Journal) -> str:
     return f"its test set was scored at {when}:\n  {'  '.join(figures)}"
 
 
-def pseudonymise(plan: RunPlan, log: RunLog) -> bool:
-    """Replace the names of patients and files in what a finished run recorded; False if it was done before.
+def naming_changes(asked: DataSettings, log: RunLog) -> dict[str, Any]:
+    """The keys of how patients are named that `asked` sets, and that the finished run recorded otherwise."""
+    wanted = {"pseudonymise": asked.pseudonymise, "patient_namespace": asked.patient_namespace}
+    if not any(wanted.values()):
+        return {}
+    saved = config.from_saved(log.artifacts / names.CONFIG).data
+    return {key: value for key, value in wanted.items() if value and value != getattr(saved, key)}
 
-    The tracker replaces its copies. The journal must be held. Safe to repeat after a kill.
+
+def change_naming(plan: RunPlan, log: RunLog, changes: dict[str, Any]) -> None:
+    """Make the `naming_changes` in what a finished run recorded. The tracker replaces its copies.
+
+    The journal must be held. Safe to repeat after a kill.
     """
     saved = config.from_saved(log.artifacts / names.CONFIG)
-    if saved.data.pseudonymise:
-        return False
+    after = replace(saved.data, **changes)
     for name in (names.VAL_PREDICTIONS, names.TEST_PREDICTIONS):
         file = log.artifacts / name
-        if file.is_file():
-            hidden = _hidden(read_predictions(file.read_bytes().decode(errors="surrogateescape")))
-            write_atomically(file, predictions_csv(hidden))
-    if plan.data.bad:
-        log.keep_text(names.BAD_IMAGES, bad_images(plan))
+        if after.pseudonymise and file.is_file():
+            result = read_predictions(file.read_bytes().decode(errors="surrogateescape"))
+            write_atomically(file, predictions_csv(_hidden(plan, result, after, before=saved.data)))
+    if after.pseudonymise and plan.data.bad:
+        log.keep_text(names.BAD_IMAGES, bad_images(plan, after))
     # Last, because it says that all the others are done.
-    hiding = replace(saved, data=replace(saved.data, pseudonymise=True))
-    write_atomically(log.artifacts / names.CONFIG, hiding.as_yaml().encode())
+    write_atomically(log.artifacts / names.CONFIG, replace(saved, data=after).as_yaml().encode())
     log.record_artifacts()
-    return True
 
 
-def bad_images(plan: RunPlan) -> str:
+def bad_images(plan: RunPlan, naming: DataSettings) -> str:
     """A line for each image that was left out: its path and the reason."""
-    if not plan.settings.data.pseudonymise:
+    if not naming.pseudonymise:
         return "".join(f"{bad.path}: {bad.reason}\n" for bad in plan.data.bad)
     hide = Pseudonyms().path
     return "".join(f"{hide(bad.path)}: {bad.reason.replace(bad.path, '...')}\n" for bad in plan.data.bad)
 
 
-def _result(plan: RunPlan, split: Split, evaluation: Evaluation) -> SplitResult:
+def _result(plan: RunPlan, split: Split, evaluation: Evaluation, naming: DataSettings) -> SplitResult:
+    paths = [split.paths[index] for index in evaluation.indices]
+    subgroups = plan.data.manifest.subgroups
     result = SplitResult(
-        paths=[split.paths[index] for index in evaluation.indices],
+        paths=paths,
         patients=[split.patients[index] for index in evaluation.indices],
         labels=evaluation.labels,
         probabilities=evaluation.probabilities,
+        subgroups={str(name): subgroups[name].loc[paths].tolist() for name in subgroups.columns},
     )
-    return _hidden(result) if plan.settings.data.pseudonymise else result
+    return _hidden(plan, result, naming) if naming.pseudonymise else result
 
 
-def _hidden(result: SplitResult) -> SplitResult:
-    """`result` with pseudonyms of its patients and paths."""
-    hide = Pseudonyms()
+def _hidden(
+    plan: RunPlan, result: SplitResult, naming: DataSettings, before: DataSettings | None = None
+) -> SplitResult:
+    """`result` with pseudonyms of its patients and paths. Spellings of one patient have one pseudonym.
+
+    `before` is the naming of a result that may hold pseudonyms already, of another namespace.
+    """
+    hide = Pseudonyms(naming.patient_namespace)
+    known = plan.data.manifest.table["patient"].dropna().unique().tolist()
+    hidden = {name: hide.patient(key) for name, key in zip(known, one_spelling(known), strict=True)}
+    if before is not None and before.pseudonymise:
+        hid = Pseudonyms(before.patient_namespace)
+        hidden |= {hid.patient(name): pseudonym for name, pseudonym in hidden.items()}
     return replace(
         result,
         paths=[hide.path(path) for path in result.paths],
-        patients=[hide.patient(patient) for patient in result.patients],
+        patients=[hidden.get(patient) or hide.patient(patient) for patient in result.patients],
     )
 
 

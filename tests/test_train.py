@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from support.commands import Command
+from support.images import picture, save
 from support.servers import copy_run
 from support.sweep_runs import HOLDER, SWEEP, epochs_trained, family
 
@@ -121,6 +123,22 @@ def test_jobs_end_alone_and_the_others_as_if_alone(
     parent, children = family(tmp_path)
     assert parent.info.status == "FAILED"
     assert sorted(run.info.status for run in children) == ["FAILED"] * 3 + ["FINISHED"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_is_known_of_the_data_is_printed_once_a_sweep(command: Command, tmp_path: Path) -> None:
+    lines = ["path,label,patient"]
+    for number in range(40):
+        file = save(picture(number % 2, number), tmp_path / "set" / f"{number}.png")
+        lines.append(f"{file.name},{number % 2},p{number}")
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(lines))
+    small = "data.image_size=32 trainer.epochs=1 trainer.batch_size=16 tracking.enabled=false".split()
+    ending = command(
+        "train", "--multirun", "seed=0,1", "data=csv", f"data.table={tmp_path}/set/labels.csv", *small
+    )
+    assert ending.code == 0 and ending.out.count("chosen: ") == 2
+    assert ending.out.count("note: the set has no test images") == 1
+    assert len(re.findall(r"^train +\d+ images of", ending.out, re.M)) == 1
 
 
 @pytest.mark.usefixtures("quick_disk")

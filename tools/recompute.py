@@ -47,6 +47,12 @@ class Check:
             self.largest, self.where = off, where
 
 
+def one_name_each(patients: pd.Series) -> pd.Series:
+    """Patients whose ids are equal as numbers have one name, the first in alphabetical order."""
+    number = patients.str.extract(r"^\+?0*([0-9]+)(?:\.0*)?$", expand=False)
+    return patients.groupby(number).transform("min").where(number.notna(), patients)
+
+
 def draw_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
     """How often each image counts in each draw, [N, draws], from the page's description."""
     names = [patient or f"\x00row {row:09d}" for row, patient in enumerate(table.patient)]
@@ -638,6 +644,8 @@ def _recompute(file: Path, artifacts: Path) -> Check:
             for name in ("test", "val")
             if (folder / f"{name}.csv").is_file()
         }
+        for read in files[folder.parent.parent.name].values():
+            read["patient"] = one_name_each(read.patient)
         if on_val and "val" in files[folder.parent.parent.name]:
             files[folder.parent.parent.name]["test"] = files[folder.parent.parent.name]["val"]
     some = next(row for group in groups for row in group)

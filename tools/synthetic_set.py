@@ -1,8 +1,8 @@
-"""Write synthetic X-rays and CSV files that describe them, to try `data=csv`.
+"""Write synthetic X-rays and a table that describes them, to try `data=csv`.
 
-    python tools/synthetic_set.py DIR [--train-patients 120] [--test-patients 60]
+    python tools/synthetic_set.py DIR [--patients 180]
 
-DIR gets images/*.png, train.csv and test.csv with the columns path, label and patient.
+DIR gets images/*.png and labels.csv with the columns path, label and patient.
 """
 
 import argparse
@@ -13,35 +13,32 @@ from PIL import Image
 
 from pneumo.data import phantom
 from pneumo.data.settings import PhantomSettings
+from pneumo.names import CLASS_NAMES
 
 
-def write(folder: Path, settings: PhantomSettings) -> dict[str, int]:
-    """Write the set into `folder`; return the number of images by split."""
-    table = phantom.table(settings)
+def write(folder: Path, patients: int) -> pd.DataFrame:
+    """Write the set into `folder`; return its table."""
+    settings = PhantomSettings(train_patients=patients)
+    table = phantom.table(settings).query("split == 'train'")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for number, row in enumerate(table.itertuples()):
         name = f"images/{number:04d}.png"  # shows neither the class nor the patient
         Image.fromarray(phantom.render(str(row.path), settings)).save(folder / name)
-        rows.append({"path": name, "label": row.label, "patient": row.patient})
+        patient = str(row.patient).removeprefix("train")
+        rows.append({"path": name, "label": CLASS_NAMES[int(row.label)], "patient": f"p{patient}"})
     described = pd.DataFrame(rows)
-    counts = {}
-    for split in ("train", "test"):
-        part = described[(table["split"] == split).to_numpy()]
-        part.to_csv(folder / f"{split}.csv", index=False)
-        counts[split] = len(part)
-    return counts
+    described.to_csv(folder / "labels.csv", index=False)
+    return described
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--train-patients", type=int, default=120)
-    parser.add_argument("--test-patients", type=int, default=60)
+    parser.add_argument("--patients", type=int, default=180)
     given = parser.parse_args()
-    settings = PhantomSettings(train_patients=given.train_patients, test_patients=given.test_patients)
-    counts = write(given.folder, settings)
-    print(f"{counts['train']} training and {counts['test']} test images in {given.folder}")
+    described = write(given.folder, given.patients)
+    print(f"{len(described)} images of {described['patient'].nunique()} patients in {given.folder}")
 
 
 if __name__ == "__main__":

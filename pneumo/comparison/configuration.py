@@ -270,9 +270,7 @@ class Configuration:
         """Patients with an image that is called PNEUMONIA, the mean over the runs."""
         found = []
         for chances, threshold in zip(self.tests, thresholds, strict=True):
-            called = np.flatnonzero(chances >= threshold)
-            names = {self._test.patients[row] or row for row in called}
-            found.append(len(names))
+            found.append(statistics.patients_of(self._test.patients, chances >= threshold))
         return float(np.mean(found))
 
     def add_curves(self, test: SplitResult, weights: statistics.Weights) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pneumo import UserError
 from pneumo.data.settings import NO_COLUMN, DataSettings
+from pneumo.names import PREDICTION_COLUMNS
 
 # The names of public sets and of spreadsheets, best first. Compared without case, blanks and punctuation:
 # `Patient ID`, `patient_id` and `PatientID` are one name.
@@ -86,14 +87,15 @@ def find(names: Sequence[str], settings: DataSettings, place: str) -> Columns:
             "data.columns.label=NAME. If each finding has its own column, name the positive ones with "
             "data.positive=[NAME,...]."
         )
-    return Columns(
+    found = Columns(
         path=path,
         label=label,
         patient=_patient(names, settings, place),
         split=_split(names, settings, place, {path, label}),
         findings=findings,
-        subgroups=_subgroups(names, settings, place),
     )
+    found.subgroups = _subgroups(names, settings, place, found)
+    return found
 
 
 def _asked(names: Sequence[str], role: str, wanted: str | None, place: str) -> str | None:
@@ -188,9 +190,18 @@ def _split(names: Sequence[str], settings: DataSettings, place: str, taken: set[
     return _first([name for name in names if name not in taken], SPLIT)
 
 
-def _subgroups(names: Sequence[str], settings: DataSettings, place: str) -> list[str]:
-    if settings.columns.subgroups is not None:
-        wanted = [_asked(names, "subgroups", name, place) for name in settings.columns.subgroups]
-        return [name for name in wanted if name is not None]
-    found = [_first(names, known) for known in SUBGROUPS.values()]
-    return [name for name in found if name is not None]
+def _subgroups(names: Sequence[str], settings: DataSettings, place: str, roles: Columns) -> list[str]:
+    """The columns that predictions end with. Raises UserError for one that says who the patient is."""
+    if settings.columns.subgroups is None:
+        known = [_first(names, known) for known in SUBGROUPS.values()]
+        return [name for name in known if name is not None]
+    wanted = [_asked(names, "subgroups", name, place) for name in settings.columns.subgroups]
+    found = list(dict.fromkeys(name for name in wanted if name is not None))
+    for name in found:
+        # Subgroups are written as they are, also with data.pseudonymise.
+        if name in (roles.path, roles.patient, *PREDICTION_COLUMNS) or plain(name) in PATIENT:
+            raise UserError(
+                f"data.columns.subgroups={name} is not a subgroup: predictions have the columns "
+                f"{', '.join(PREDICTION_COLUMNS)} themselves. Leave it out, or give the column another name."
+            )
+    return found

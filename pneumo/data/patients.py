@@ -7,6 +7,7 @@ import pandas as pd
 
 from pneumo import UserError
 from pneumo.data.found import listed
+from pneumo.patient_ids import one_spelling
 
 # What people and programs write for "not known"; compared without case.
 MISSING = frozenset(
@@ -14,7 +15,6 @@ MISSING = frozenset(
 )
 # A number as Excel shortens it: the digits after the shown ones are lost.
 _SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+)?E\+\d+", re.IGNORECASE)
-_NUMBER = re.compile(r"\+?0*(\d+)(?:\.0*)?", re.ASCII)
 
 # Kaggle: person<N>_<bacteria|virus>_<serial>[_k] and [NORMAL2-]IM-<N>-<k>[-<kkkk>]; Mendeley V3:
 # <NORMAL|BACTERIA|VIRUS>-<patient>-<image>. The number is not a key: bacteria and virus count separately.
@@ -84,21 +84,13 @@ def from_column(values: pd.Series, places: Sequence[str]) -> list[str | None]:
 def keys(table: pd.DataFrame) -> pd.Series:
     """What stands for the patient in groups: one of the patient's spellings, or the path if it is unknown.
 
-    Ids that are equal as numbers are one patient: `101`, `101.0` and `00000101`. Each id counts for itself,
-    so that one id that is not a number does not switch this off. The key is the first spelling in
-    alphabetical order. So where each patient has one spelling, it is the id itself. An image without a
-    patient is a separate group.
+    The spelling is that of `one_spelling`. So where each patient has one spelling, it is the id itself. An
+    image without a patient is a separate group.
     """
     patients = table["patient"]
-    first: dict[str, str] = {}  # of each number, its first spelling
-    numbers: dict[str, str] = {}
-    for spelling in patients.dropna().unique():
-        if match := _NUMBER.fullmatch(spelling):
-            numbers[spelling] = match[1]
-            first[match[1]] = min(spelling, first.get(match[1], spelling))
-    changed = {spelling: first[number] for spelling, number in numbers.items() if first[number] != spelling}
-    known = patients.map(lambda patient: changed.get(patient, patient)) if changed else patients
-    return known.where(known.notna(), "path:" + table["path"])
+    named = [patient if isinstance(patient, str) else None for patient in patients.tolist()]
+    keys = pd.Series(one_spelling(named), index=table.index, dtype=object)
+    return keys.where(keys.notna(), "path:" + table["path"])
 
 
 def spelling_note(table: pd.DataFrame) -> list[str]:

@@ -61,16 +61,20 @@ def is_pseudonym(name: str) -> bool:
 
 
 class Pseudonyms:
-    """The pseudonyms of names. UserError if the key can be neither read nor made."""
+    """The pseudonyms of names. UserError if the key can be neither read nor made.
 
-    def __init__(self) -> None:
+    Patients of two namespaces have different pseudonyms, also where their ids are equal.
+    """
+
+    def __init__(self, namespace: str | None = None) -> None:
         self._secret = _key()
+        self._prefix = "" if namespace is None else f"{namespace}\0"
 
     def patient(self, name: str | None) -> str | None:
         """The pseudonym of a patient; None, for an unknown one, stays, as a pseudonym does."""
         if name is None or is_pseudonym(name):
             return name
-        return f"patient-{self._digits('patient', name)}"
+        return f"patient-{self._digits('patient', self._prefix + name)}"
 
     def path(self, name: str) -> str:
         """The pseudonym of an image's path, with its suffix; a pseudonym stays."""

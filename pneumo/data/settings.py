@@ -86,6 +86,7 @@ class DataSettings:
     on_bad_image: str = "error"
     near_copies: str = "error"
     pseudonymise: bool = False
+    patient_namespace: str | None = None
     cache_dir: str | None = None
     num_workers: int | None = None
     phantom: PhantomSettings = field(default_factory=PhantomSettings)
@@ -131,6 +132,10 @@ class DataSettings:
                 f"data.classes={self.classes} has {len(self.classes)} names; two classes are supported. Give "
                 "the name of the healthy class, then that of the other, or data.positive=[NAME,...] for one "
                 "class against the rest."
+            )
+        if self.patient_namespace is not None and not self.patient_namespace.strip():
+            raise UserError(
+                "data.patient_namespace is empty: name who gave the patients' ids, or leave the key out."
             )
         if self.patient_pattern is not None:
             try:

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import rankdata
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
-from pneumo import UserError
 from pneumo.data import images
 from pneumo.data.limits import BadImage
 from pneumo.data.manifest import Manifest
-from pneumo.data.suspect_labels import FOLDS, patient_groups
+from pneumo.data.suspect_labels import patient_folds, patient_groups
 from pneumo.data.workers import worker_count
 
 TREES = 200
@@ -131,17 +129,13 @@ def _chances(
 
     A single number predicts by itself: its rank, up or down as in the other folds. Several go to a forest.
     """
-    held = [len(np.unique(groups[labels == k])) for k in np.unique(labels)]
-    if len(held) != 2 or min(held) < 2:
-        raise UserError("the probe needs two classes with at least two patients each.")
+    folds = patient_folds(labels, groups)
     features = pd.get_dummies(facts[list(columns)], dtype=float).to_numpy(dtype=np.float64)
     ranks = rankdata(features[:, 0]) / (len(labels) + 1)
     if not (features != features[0]).any():
         return np.full(len(labels), 0.5)
     chances = np.zeros(len(labels))
-    for train, test in StratifiedGroupKFold(min(FOLDS, *held), shuffle=True, random_state=0).split(
-        features, labels, groups
-    ):
+    for train, test in folds:
         if features.shape[1] == 1:
             means = [ranks[train][labels[train] == label].mean() for label in (0, 1)]
             chances[test] = ranks[test] if means[1] >= means[0] else 1 - ranks[test]

@@ -92,18 +92,10 @@ def out_of_fold(
     features: NDArray[np.floating], labels: NDArray[np.int64], groups: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """The probability [N, K] of each class, from a model that saw no image of the same group."""
-    classes = np.unique(labels)
-    held = [len(np.unique(groups[labels == k])) for k in classes]
-    folds = min(FOLDS, min(held))
-    if len(classes) < 2 or folds < 2:
-        raise UserError(
-            "the ranking needs two classes or more with at least two patients each: it predicts each image "
-            "from other patients."
-        )
+    folds = patient_folds(labels, groups)
     chances = np.zeros((len(labels), int(labels.max()) + 1))
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     with threadpool_limits(1, "blas"):  # the same sums in the same order, whatever the number of cores
-        for train, test in splitter.split(features, labels, groups):
+        for train, test in folds:
             components = min(COMPONENTS, len(train) - 1, features.shape[1])
             model = make_pipeline(
                 StandardScaler(),
@@ -114,6 +106,23 @@ def out_of_fold(
             model.fit(features[train], labels[train])
             chances[np.ix_(test, model[-1].classes_)] = model.predict_proba(features[test])
     return chances
+
+
+def patient_folds(
+    labels: NDArray[np.int64], groups: NDArray[np.int64]
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Up to FOLDS pairs of row numbers: to learn from, and to predict. A group is never in both.
+
+    Raises UserError if there are too few patients.
+    """
+    held = [len(np.unique(groups[labels == k])) for k in np.unique(labels)]
+    if len(held) < 2 or min(held) < 2:
+        raise UserError(
+            "each image is predicted from other patients: that needs two classes with at least two patients "
+            "each."
+        )
+    splitter = StratifiedGroupKFold(min(FOLDS, *held), shuffle=True, random_state=0)
+    return list(splitter.split(labels, labels, groups))
 
 
 def patient_groups(table: pd.DataFrame) -> NDArray[np.int64]:

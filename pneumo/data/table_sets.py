@@ -195,12 +195,24 @@ def _splits(table: _Table, settings: DataSettings) -> list[str]:
 
 
 def _subgroups(read_tables: Sequence[_Table]) -> pd.DataFrame:
-    """The subgroup columns that every table has, in the order of the rows."""
+    """The subgroup columns that every table has, in the order of the rows.
+
+    Raises UserError for texts that no cell of a predictions file can hold.
+    """
     names = [
         name
         for name in read_tables[0].columns.subgroups
         if all(name in table.columns.subgroups for table in read_tables)
     ]
+    for table in read_tables:
+        for name in names:
+            odd = table.rows[name].str.len().gt(MAX_CHARS) | table.rows[name].str.contains(r"[\r\n\0]")
+            if odd.any():
+                row = int(odd.to_numpy().argmax())
+                raise UserError(
+                    f"{table.places[row]}: {name} has more than {MAX_CHARS:,} characters or a line break, so "
+                    "it is not a subgroup. Name others with data.columns.subgroups=[A,B], or [] for none."
+                )
     return pd.concat([table.rows[names] for table in read_tables], ignore_index=True)
 
 

@@ -1,10 +1,12 @@
 """Intervals and paired tests. A test set is a sample of patients, not of images, so patients are resampled.
 
 The bootstrap can be repeated elsewhere to the last digit. Patients are put into strata by the classes of
-their images (only 0, only 1, both; in this order) and are sorted by name within a stratum. An image without a
-patient counts as one patient, named by its row. With rng = numpy.random.default_rng(seed), stratum after
-stratum, rng.integers(n, size=(draws, n)) picks n of its n patients in each draw; the weight of an image is
-how often its patient was picked. All models are scored on the same draws, so differences are paired.
+their images (only 0, only 1, both; in this order) and are sorted by name within a stratum. Names that are
+equal as numbers (`101`, `101.0`, `00000101`) are one patient, whose name is the first of them. An image
+without a patient counts as one patient, named by its row. With rng = numpy.random.default_rng(seed),
+stratum after stratum, rng.integers(n, size=(draws, n)) picks n of its n patients in each draw; the weight of
+an image is how often its patient was picked. All models are scored on the same draws, so differences are
+paired.
 
 The draws give variances (ddof=1), times n / (n - 1) for n patients of the smaller class: a bootstrap's
 variance is divided by n. A score's interval is Wilson's (1927) of a proportion p over an effective number of
@@ -29,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumo import UserError
 from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, checked
+from pneumo.patient_ids import one_spelling
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -40,9 +43,12 @@ Weights = NDArray[np.uint16]
 
 
 def clusters(labels: ArrayLike, patients: Sequence[str | None]) -> tuple[list[str], Ints, Ints]:
-    """The patients' names sorted by stratum and name, each one's stratum, and each image's patient."""
+    """The patients' names sorted by stratum and name, each one's stratum, and each image's patient.
+
+    Spellings of one patient count under the first of them (pneumo.patient_ids).
+    """
     truth = np.asarray(labels)
-    names = [patient or f"\x00row {row:09d}" for row, patient in enumerate(patients)]
+    names = [patient or f"\x00row {row:09d}" for row, patient in enumerate(one_spelling(patients))]
     if len(names) != len(truth):
         raise UserError(f"{len(names)} patients but {len(truth)} labels; give one patient for each image.")
     classes: dict[str, set[int]] = {}
@@ -52,6 +58,12 @@ def clusters(labels: ArrayLike, patients: Sequence[str | None]) -> tuple[list[st
     order = sorted(classes, key=lambda name: (stratum[name], name))
     place = {name: index for index, name in enumerate(order)}
     return order, np.array([stratum[n] for n in order]), np.array([place[name] for name in names])
+
+
+def patients_of(patients: Sequence[str | None], rows: ArrayLike) -> int:
+    """How many patients have one of the images `rows` [N]; an image without a patient counts as one."""
+    names = one_spelling(patients)
+    return len({names[row] or row for row in np.flatnonzero(rows).tolist()})
 
 
 def resample(labels: ArrayLike, patients: Sequence[str | None], draws: int = DRAWS, seed: int = 0) -> Weights:

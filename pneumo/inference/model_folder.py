@@ -147,12 +147,10 @@ def _figures(test: SplitResult, temperature: float, threshold: float) -> dict[st
     draws = statistics.resampled_scores(test.labels, test.probabilities, weights, threshold)
     draws |= statistics.resampled_scores(test.labels, calibrated, weights, parts=("losses",))
     counts = statistics.PatientCounts.of(test.labels, test.patients)
-    called = {
-        patient or row for row, patient in enumerate(test.patients) if test.probabilities[row] >= threshold
-    }
+    called = statistics.patients_of(test.patients, test.probabilities >= threshold)
     figures = {}
     for name in SCORES:
-        behind = len(called) if name == "precision" else None
+        behind = called if name == "precision" else None
         low, high = statistics.interval(name, observed[name], draws[name], counts, behind)
         figures[name] = finite({"value": observed[name], "low": low, "high": high})
     return figures

@@ -20,6 +20,13 @@ def numeric_patients(runs: list[Candidate]) -> None:
             split.patients[3] = None
 
 
+def spelled_twice(runs: list[Candidate]) -> None:
+    for run in runs:
+        for split in (run.test, run.val):
+            split.patients[:] = [("0" * (n % 3)) + str(n // 4) for n in range(len(split.patients))]
+            split.subgroups = {"Sex": ["F"] * len(split.paths), "label.1": ["60,5"] * len(split.paths)}
+
+
 def shared_splits(runs: list[Candidate]) -> None:
     for run in runs:
         run.val.paths[:] = [f"{run.seed // 2}/{path}" for path in run.val.paths]
@@ -59,7 +66,10 @@ def one_patient(runs: list[Candidate]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [numeric_patients, shared_splits, unscored, one_patient, not_utf_8, three_virus_patients, perfect],
+    [
+        *(numeric_patients, spelled_twice, shared_splits, unscored, one_patient, not_utf_8),
+        *(three_virus_patients, perfect),
+    ],
 )
 def test_every_number_is_recomputed(change: object, tmp_path: Path) -> None:
     models = (("resnet18", 2.0, 4), ("resnet50", 1.5, 1))

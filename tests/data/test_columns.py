@@ -104,6 +104,9 @@ def test_columns_can_be_named() -> None:
         (["path", "lable"], {}, ["no column label", "path, lable", "data.columns.label=NAME"]),
         (["path", "label"], {"label": "lable"}, ["label=lable", "path, label", "Did you mean label?"]),
         (["path", "label"], {"subgroups": ["sex"]}, ["data.columns.subgroups=sex"]),
+        (["path", "label", "ID"], {"subgroups": ["ID"], "patient": "ID"}, ["subgroups=ID is not a subgroup"]),
+        (["path", "label", "Subject"], {"subgroups": ["subject"], "patient": "none"}, ["=Subject is not"]),
+        (["file", "label", "prediction"], {"subgroups": ["prediction"]}, ["label, probability, prediction"]),
         (["path", "A"], {"positive": ["A", "B"]}, ["no column label"]),
     ],
 )  # fmt: skip
@@ -121,3 +124,5 @@ def test_findings_may_have_a_column_each() -> None:
 def test_subgroups_are_found_by_their_usual_names() -> None:
     found = find(["Path", "label", "Patient Gender", "age", "View Position", "other"])
     assert found.subgroups == ["Patient Gender", "age", "View Position"]
+    assert find(["path", "label", "sex"], subgroups=[]).subgroups == []
+    assert find(["path", "label", "A B", "sex"], subgroups=["a_b", "A B"]).subgroups == ["A B"]

@@ -32,6 +32,12 @@ def test_another_key_gives_others(key: Path, tmp_path: Path, monkeypatch: pytest
     assert Pseudonyms().patient("101") != before
 
 
+def test_equal_ids_of_two_namespaces_are_two_patients(key: Path) -> None:
+    plain, north, south = (Pseudonyms(name).patient("101") for name in (None, "north", "south"))
+    assert len({plain, north, south}) == 3 and Pseudonyms("north").patient("101") == north
+    assert Pseudonyms("north").path("a.png") == Pseudonyms().path("a.png")
+
+
 def test_what_has_a_pseudonym_keeps_it_and_the_unknown_stays_unknown(key: Path) -> None:
     names = Pseudonyms()
     patient, path = names.patient("101"), names.path("a/b.png")

@@ -83,6 +83,11 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
         {"blur_sigma_min": 0.7, "blur_sigma_max": 0.6},
         "augment.blur_sigma_min=0.7 must be between 0 and augment.blur_sigma_max=0.6.",
     ),
+    (
+        DataSettings,
+        {"patient_namespace": " "},
+        "data.patient_namespace is empty: name who gave the patients' ids, or leave the key out.",
+    ),
 ]
 ACCEPTED: list[tuple[type, dict[str, Any]]] = [
     (DataSettings, {"name": "csv", "val_protocol": "official", "on_bad_image": "skip"}),

@@ -413,6 +413,18 @@ def test_subgroups_are_kept_by_path(tmp_path: Path, settings: Make) -> None:
     assert built.subgroups.index.is_unique and len(built.subgroups) == 20
 
 
+@pytest.mark.parametrize("text", ["two\nlines", "a\rb", "x" * 5000])
+def test_a_text_that_no_prediction_can_hold_is_not_a_subgroup(
+    tmp_path: Path, settings: Make, text: str
+) -> None:
+    rows = "".join(f"x/{n}.png,{n % 2},p{n},f,\n" for n in range(20))
+    root = write(tmp_path / "set", labels=f'path,label,patient,Sex,Note\nx/20.png,0,p20,f,"{text}"\n{rows}')
+    named = {"name": "csv", "table": "labels.csv", "root": root}
+    with pytest.raises(UserError, match=r"labels\.csv, line 2: Note has .*data\.columns\.subgroups"):
+        build(settings(**named, columns=ColumnSettings(subgroups=["Note"])))
+    assert list(build(settings(**named)).subgroups) == ["Sex"]
+
+
 @pytest.mark.parametrize("write_as", ["tsv", "gz", "semicolon", "utf-16"])
 def test_forms_of_one_table_give_one_set(tmp_path: Path, settings: Make, write_as: str) -> None:
     root = one_table(tmp_path / "set", images=False)

@@ -33,6 +33,26 @@ def test_the_csv_round_trips_bit_for_bit(dtype: type) -> None:
     assert read.probabilities.astype(dtype).tobytes() == one.probabilities.tobytes()
 
 
+def test_subgroups_come_last_and_round_trip() -> None:
+    one = split()
+    one.subgroups = {"Patient Sex": ["F", "", "M", "F"], "View, Position": ["AP", 'P"A', " ", "é"]}
+    text = predictions_csv(one).decode()
+    header = "path,patient,label,probability,prediction,Patient Sex,"
+    assert text.splitlines()[0] == header + '"View, Position"'
+    read = read_predictions(text)
+    assert read.subgroups == one.subgroups and read.paths == one.paths
+    assert predictions_csv(read).decode() == text
+    with pytest.raises(UserError, match="line 5: it does not have the 7 cells"):
+        read_predictions(text.rpartition(",")[0])
+
+
+def test_spellings_of_one_number_are_one_patient() -> None:
+    one = split()
+    one.patients = ["101", "101.0", "00101", "b"]
+    assert one.patient_count == 2
+    assert read_predictions(predictions_csv(one).decode()).patients == one.patients
+
+
 def test_a_file_name_need_not_be_utf_8() -> None:
     one = split()
     one.paths[0] = b"\xff.jpeg".decode(errors="surrogateescape")

@@ -180,6 +180,16 @@ def test_patients_are_counted_by_class() -> None:
     assert (counts.normal, counts.ill, counts.all, counts.smaller_class) == (2, 3, 4, 2)
 
 
+def test_spellings_of_one_number_are_one_patient() -> None:
+    labels = [0, 1, 1, 1, 0, 0]
+    spelled, plain = ["0101", "101", "101.0", "7", "p1", None], ["0101"] * 3 + ["7", "p1", None]
+    assert (statistics.resample(labels, spelled) == statistics.resample(labels, plain)).all()
+    counts = statistics.PatientCounts.of(labels, spelled)
+    assert (counts.normal, counts.ill, counts.all) == (3, 2, 4)
+    assert statistics.patients_of(spelled, np.array([True, True, True, False, False, True])) == 2
+    assert statistics.patients_of([None, None, "a", "a"], np.array([True, True, False, True])) == 3
+
+
 def test_what_cannot_be_tested_does_not_count_in_holms_correction() -> None:
     assert statistics.holm([0.01, None, 0.04]) == [0.02, None, 0.04]
     labels = [0, 0, 1, 1]
