@@ -123,6 +123,8 @@ def failed(message: str, code: int = 1) -> Outcome:
 
 
 def _prepare_data(settings: Config) -> ImageCache:
+    if len(settings.data.class_names) > len(names.CLASS_NAMES):
+        raise UserError(f"data.classes={list(settings.data.class_names)}: two classes can be trained.")
     table = manifest.build(settings.data)
     data = cache.prepare(table, settings.data)
     if rank() == 0:
