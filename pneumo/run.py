@@ -123,8 +123,6 @@ def failed(message: str, code: int = 1) -> Outcome:
 
 
 def _prepare_data(settings: Config) -> ImageCache:
-    if len(settings.data.class_names) > len(names.CLASS_NAMES):
-        raise UserError(f"data.classes={list(settings.data.class_names)}: two classes can be trained.")
     table = manifest.build(settings.data)
     data = cache.prepare(table, settings.data)
     if rank() == 0:
@@ -340,7 +338,8 @@ def build_trainer(
     """
     machine = runtime.open_runtime(settings.trainer)
     runtime.seed_everything(settings.seed)
-    model = models.build_model(**vars(settings.model))
+    num_classes = len(settings.data.class_names)
+    model = models.build_model(num_classes=num_classes, **vars(settings.model))
     log.journal.params({"model.parameters": sum(parameter.numel() for parameter in model.parameters())})
     if "device" not in log.journal.params_logged:  # a run may go on elsewhere; MLflow takes a param once
         log.journal.params({"device": str(machine.device), "precision": machine.precision})
@@ -351,6 +350,7 @@ def build_trainer(
         sampler=settings.sampler,
         augment=settings.augment,
         in_channels=settings.model.in_channels,
+        num_classes=num_classes,
         seed=settings.seed,
     )
     return Trainer(
@@ -457,7 +457,8 @@ def _print_next(plan: RunPlan, log: RunLog) -> None:
     tracking = plan.settings.tracking
     if tracking.enabled and log.sender.run_id:
         print(f"MLflow:  {places.page(log.folder, tracking.uri or '')}")
-    print(f"next:    pneumo predict model={plan.fingerprint} input=DIR")
+    if not plan.many:
+        print(f"next:    pneumo predict model={plan.fingerprint} input=DIR")
 
 
 def _wait_until_sent(plan: RunPlan, log: RunLog, stop: StopRequest) -> bool:

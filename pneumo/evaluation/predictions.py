@@ -1,16 +1,25 @@
-"""Labels and probabilities of one split, and the predictions CSV that holds them."""
+"""Labels and probabilities of one split, and the predictions CSV that holds them.
+
+Two classes have the columns path, patient, label, probability (of class 1) and prediction. More classes have
+path, patient, label, prediction, and a column `p_<class>` for each class in the order of the labels.
+"""
 
 import csv
 import io
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TypeVar
 
 import numpy as np
 
 from pneumo import UserError
+from pneumo.evaluation import metrics, multiclass
+from pneumo.names import CLASS_NAMES
 
 T = TypeVar("T", int, float)
 COLUMNS = ("path", "patient", "label", "probability")  # those that are read
+MANY_COLUMNS = ("path", "patient", "label", "prediction")  # those before the probabilities
+PREFIX = "p_"  # of the column of a class
 THRESHOLD = 0.5  # an image is called positive from this probability on
 
 
@@ -20,8 +29,9 @@ class SplitResult:
 
     paths: list[str]
     patients: list[str | None]  # None if the patient is not known
-    labels: np.ndarray  # int [N], 0 or 1
-    probabilities: np.ndarray  # float [N], of class 1
+    labels: np.ndarray  # int [N], 0 to K-1
+    probabilities: np.ndarray  # float [N], of class 1; of more than two classes [N, K]
+    class_names: tuple[str, ...] = CLASS_NAMES
 
     def __post_init__(self) -> None:
         lengths = [len(self.paths), len(self.patients), len(self.labels), len(self.probabilities)]
@@ -31,9 +41,26 @@ class SplitResult:
             )
 
     @property
+    def many(self) -> bool:
+        """More than two classes?"""
+        return len(self.class_names) > len(CLASS_NAMES)
+
+    @property
     def predictions(self) -> np.ndarray:
         """Predicted class, int64 [N]; compared in float64, like the scores."""
+        if self.many:
+            return np.asarray(self.probabilities, dtype=np.float64).argmax(1).astype(np.int64)
         return (np.asarray(self.probabilities, dtype=np.float64) >= THRESHOLD).astype(np.int64)
+
+    def scores(self) -> dict[str, float]:
+        """`metrics.scores`, or of more than two classes `multiclass.scores`."""
+        return multiclass.scores_of(self.labels, self.probabilities)
+
+    def confusion(self) -> metrics.Ints:
+        """Images by true class (rows) and predicted class (columns) [K, K]."""
+        if self.many:
+            return multiclass.confusion(self.labels, self.predictions, len(self.class_names))
+        return metrics.confusion(self.labels, self.predictions)
 
     @property
     def patient_count(self) -> int | None:
@@ -42,14 +69,38 @@ class SplitResult:
 
 
 def read_predictions(text: str) -> SplitResult:
-    """The content of a predictions/*.csv; UserError if it is something else or damaged."""
+    """The content of a predictions/*.csv of two classes; UserError for another one, or if it is damaged."""
+    if names := _many_names(text):
+        raise UserError(
+            f"it has {len(names)} classes ({', '.join(names[:5])}{', ...' * (len(names) > 5)}), and only two "
+            "classes can be used here so far"
+        )
+    return read_any_predictions(text)
+
+
+def _many_names(text: str) -> tuple[str, ...]:
+    """The classes of a CSV with a column for each class; none of a CSV of two, or if it is damaged."""
+    try:
+        header = next(csv.reader(io.StringIO(text)), [])
+    except csv.Error:
+        return ()
+    after = takewhile(lambda name: name.startswith(PREFIX), header[len(MANY_COLUMNS) :])
+    names = [name.removeprefix(PREFIX) for name in after]
+    whole = tuple(header[: len(MANY_COLUMNS)]) == MANY_COLUMNS and len(names) > len(CLASS_NAMES)
+    return tuple(names) if whole else ()
+
+
+def read_any_predictions(text: str) -> SplitResult:
+    """The content of a predictions/*.csv of any number of classes; UserError if it is damaged."""
+    class_names = _many_names(text)
+    wanted = [*MANY_COLUMNS[:3], *(PREFIX + name for name in class_names)] if class_names else [*COLUMNS]
     reader = csv.DictReader(io.StringIO(text))
     paths: list[str] = []
     patients: list[str | None] = []
     labels: list[int] = []
-    probabilities: list[float] = []
+    probabilities: list[float | list[float]] = []
     try:
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        missing = [name for name in wanted if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"the first line has no {' and no '.join(missing)}")
         for row in reader:
@@ -61,17 +112,21 @@ def read_predictions(text: str) -> SplitResult:
             paths.append(row["path"])
             patients.append(row["patient"] or None)
             labels.append(_number(int, "label", row["label"]))
-            probabilities.append(_number(float, "probability", row["probability"]))
+            if class_names:
+                probabilities.append([_number(float, name, row[name]) for name in wanted[3:]])
+            else:
+                probabilities.append(_number(float, "probability", row["probability"]))
     except (ValueError, csv.Error) as error:
         where = f"line {reader.line_num}: " if reader.line_num > 1 else ""
-        raise UserError(f"not a table of predictions ({', '.join(COLUMNS)}): {where}{error}") from None
+        raise UserError(f"not a table of predictions ({', '.join(wanted)}): {where}{error}") from None
     if not paths:
-        raise UserError(f"not a table of predictions ({', '.join(COLUMNS)}): it has no rows")
+        raise UserError(f"not a table of predictions ({', '.join(wanted)}): it has no rows")
     return SplitResult(
         paths=paths,
         patients=patients,
         labels=np.array(labels, dtype=np.int64),
         probabilities=np.array(probabilities, dtype=np.float64),
+        class_names=class_names or CLASS_NAMES,
     )
 
 
@@ -86,6 +141,13 @@ def predictions_csv(split: SplitResult) -> bytes:
     """The CSV, UTF-8; probabilities read back to the same bits."""
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
+    if split.many:
+        writer.writerow((*MANY_COLUMNS, *(PREFIX + name for name in split.class_names)))
+        rows = (split.paths, split.patients, split.labels, split.predictions, split.probabilities)
+        for path, patient, label, prediction, chances in zip(*rows, strict=True):
+            cells = (repr(float(chance)) for chance in chances)
+            writer.writerow((path, patient or "", int(label), int(prediction), *cells))
+        return page.getvalue().encode(errors="surrogateescape")
     writer.writerow(("path", "patient", "label", "probability", "prediction"))
     columns = (split.paths, split.patients, split.labels, split.probabilities, split.predictions)
     for path, patient, label, probability, prediction in zip(*columns, strict=True):
