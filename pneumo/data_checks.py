@@ -12,7 +12,6 @@ from pneumo.data.settings import DataSettings
 from pneumo.evaluation import statistics
 from pneumo.evaluation.metrics import all_scores
 from pneumo.files import write_atomically
-from pneumo.names import CLASS_NAMES
 from pneumo.text import table
 
 
@@ -60,7 +59,12 @@ def find_copies(settings: DataSettings, output: str) -> None:
                                  "correlation", "certain"]]  # fmt: skip
     rows += [
         [
-            *(pair.first, pair.second, *pair.splits, *(CLASS_NAMES[label] for label in pair.labels)),
+            *(
+                pair.first,
+                pair.second,
+                *pair.splits,
+                *(described.class_names[label] for label in pair.labels),
+            ),
             *(f"{pair.correlation:.4f}", str(pair.is_certain).lower()),
         ]
         for pair in pairs
@@ -75,7 +79,7 @@ def rank_labels(settings: DataSettings, output: str) -> None:
     """Write all images to the CSV file `output`, ranked by how suspect their label is."""
     described = manifest.describe(settings)
     data = cache.inspect(described, replace(settings, on_bad_image="skip"))
-    ranked = suspect_labels.rank(data, CLASS_NAMES)
+    ranked = suspect_labels.rank(data, described.class_names)
     rows = [list(ranked.table.columns), *ranked.table.astype(object).to_numpy().tolist()]
     _write_csv(output, [[_plain(value) for value in row] for row in rows])
     print(f"{ranked.count} of {len(ranked.table)} labels are suspect; the first ones:")

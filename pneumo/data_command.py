@@ -55,8 +55,8 @@ def main() -> None:
 def fetch(run: Config) -> int:
     """Download the Kaggle set into data.root unless it is there, and check it."""
     settings = run.data
-    if settings.name != "chest_xray":
-        raise UserError(f"fetch gets data=chest_xray, not data={settings.name}.")
+    if settings.name not in ("chest_xray", "kermany3"):
+        raise UserError(f"fetch gets data=chest_xray and data=kermany3, not data={settings.name}.")
     root = Path(settings.root or "data/chest_xray").expanduser()
     try:
         found = manifest.find_root(settings)

@@ -101,6 +101,7 @@ LATER: dict[str, LaterKey] = {
     "data.path_prefix": LaterKey(neutral=None),
     "data.split.test_fraction": LaterKey(neutral=None),
     "data.split.seed": LaterKey(neutral=0),
+    "data.phantom.classes": LaterKey(neutral=2),
     "trainer.sync_batchnorm": LaterKey(neutral=False),
 }
 

@@ -1,5 +1,7 @@
 """Names that two modules share: artifacts, tags, protocols, threshold rules. All of them are promises."""
 
+import re
+
 # ---- artifacts of a run, relative to its artifacts folder
 CONFIG = "config.yaml"
 BAD_IMAGES = "bad_images.txt"
@@ -34,6 +36,7 @@ POOL_TAG = "pneumo.pool"  # the images outside the test set, however they are sp
 SYNTHETIC_TAG = "pneumo.synthetic"
 CORE_TAG = "pneumo.core"  # the version of training and evaluation; if absent, 1
 PIXELS_TAG = "pneumo.pixels"  # the pixel rule; if absent, 1
+CLASSES_TAG = "pneumo.classes"  # the class names as JSON, where there are more than two
 SCORED_TAG = "pneumo.test_scored"  # when the model was given its test images (UTC)
 MIXED_TAG = "pneumo.mixed"  # what changed when a run was continued with on_code_change=keep
 STATE_TAG = "pneumo.state"  # PRUNED, which MLflow does not know
@@ -73,6 +76,13 @@ THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
 
 # ---- classes of the public set: 0 and 1
 CLASS_NAMES = ("NORMAL", "PNEUMONIA")
+
+
+def class_metric(name: str) -> str:
+    """The part of a metric's name for a class: `test/class/<part>/auroc`. MLflow takes few characters."""
+    kept = re.sub(r"[^\w. -]", "_", name)
+    return kept if kept.strip(".") else "_"  # a name of dots would be a step in a path
+
 
 # ---- metrics of the machine, not of the model: the same run measures others each time
 MEASURED = ("time/", "memory/", "system/")

@@ -344,7 +344,8 @@ def build_trainer(
     """
     machine = runtime.open_runtime(settings.trainer)
     runtime.seed_everything(settings.seed)
-    model = models.build_model(**vars(settings.model))
+    num_classes = len(settings.data.class_names)
+    model = models.build_model(num_classes=num_classes, **vars(settings.model))
     log.journal.params({"model.parameters": sum(parameter.numel() for parameter in model.parameters())})
     if "device" not in log.journal.params_logged:  # a run may go on elsewhere; MLflow takes a param once
         log.journal.params({"device": str(machine.device), "precision": machine.precision})
@@ -355,6 +356,7 @@ def build_trainer(
         sampler=settings.sampler,
         augment=settings.augment,
         in_channels=settings.model.in_channels,
+        num_classes=num_classes,
         seed=settings.seed,
     )
     return Trainer(
@@ -461,7 +463,8 @@ def _print_next(plan: RunPlan, log: RunLog) -> None:
     tracking = plan.settings.tracking
     if tracking.enabled and log.sender.run_id:
         print(f"MLflow:  {places.page(log.folder, tracking.uri or '')}")
-    print(f"next:    pneumo predict model={plan.fingerprint} input=DIR")
+    if not plan.many:
+        print(f"next:    pneumo predict model={plan.fingerprint} input=DIR")
 
 
 def _wait_until_sent(plan: RunPlan, log: RunLog, stop: StopRequest) -> bool:

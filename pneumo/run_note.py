@@ -7,7 +7,7 @@ writes MLflow's address, which differs in every tracker.
 import shlex
 
 from pneumo import names
-from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation import metrics, multiclass, statistics
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.run_plan import RunPlan
 from pneumo.sweep.identity import without_places
@@ -21,6 +21,12 @@ FIGURES = {
     "predictions": names.TEST_PREDICTIONS,
 }
 SHOWN = {"auroc": "AUROC", "accuracy": "accuracy", "recall": "sensitivity", "specificity": "specificity"}
+MACRO_SHOWN = {
+    "auroc": "macro AUROC",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "macro F1",
+}
 
 
 def begun(plan: RunPlan) -> str:
@@ -32,24 +38,46 @@ def ended(plan: RunPlan, journal: Journal, test: SplitResult | None) -> str:
     """The description of a finished run. `test` is its result on the test set, None: not scored."""
     rows = []
     if test is not None:
-        scores = metrics.scores(test.labels, test.probabilities)
-        weights = statistics.resample(test.labels, test.patients)
-        draws = statistics.resampled_scores(test.labels, test.probabilities, weights)
-        counts = statistics.PatientCounts.of(test.labels, test.patients)
-        for score, word in SHOWN.items():
-            low, high = statistics.interval(score, scores[score], draws[score], counts)
-            rows.append(f"| test {word} | {scores[score]:.4f} | {low:.3f} to {high:.3f} |")
+        rows += _of_many(test) if test.many else _of_two(test)
     else:
         rows.append(f"| test | not scored | `pneumo evaluate model={plan.fingerprint} split=test` |")
-    best = {key: journal.history(f"best/{key}")[-1][1] for key in ("epoch", "val_auroc", "val_accuracy")}
-    rows.append(f"| validation AUROC | {best['val_auroc']:.4f} | |")
-    rows.append(f"| validation accuracy | {best['val_accuracy']:.4f} | |")
+    best = {
+        key: history[-1][1]
+        for key in ("epoch", "val_auroc", "val_accuracy")
+        if (history := journal.history(f"best/{key}"))
+    }
+    for key, word in {"val_auroc": "validation AUROC", "val_accuracy": "validation accuracy"}.items():
+        if key in best:  # else it is not defined
+            rows.append(f"| {word} | {best[key]:.4f} | |")
     table = "\n".join(["| | | 95 % interval over patients |", "|---|---|---|", *rows])
     epoch = f"Epoch {best['epoch']:.0f}: {names.PROTOCOLS[plan.protocol]}."
     links = " · ".join(
         f"[{word}](run:/{name})" for word, name in FIGURES.items() if name in journal.artifacts
     )
     return f"{_what(plan)}\n\n{table}\n\n{epoch}\n\n{links}\n\n{_command(plan)}"
+
+
+def _of_two(test: SplitResult) -> list[str]:
+    scores = metrics.scores(test.labels, test.probabilities)
+    weights = statistics.resample(test.labels, test.patients)
+    draws = statistics.resampled_scores(test.labels, test.probabilities, weights)
+    counts = statistics.PatientCounts.of(test.labels, test.patients)
+    rows = []
+    for score, word in SHOWN.items():
+        low, high = statistics.interval(score, scores[score], draws[score], counts)
+        rows.append(f"| test {word} | {scores[score]:.4f} | {low:.3f} to {high:.3f} |")
+    return rows
+
+
+def _of_many(test: SplitResult) -> list[str]:
+    """The scores of more than two classes, then the AUROC and sensitivity of each class."""
+    scores = test.scores()
+    rows = [f"| test {word} | {scores[score]:.4f} | |" for score, word in MACRO_SHOWN.items()]
+    of_class = multiclass.class_scores(test.labels, test.probabilities)
+    for name, one in zip(test.class_names, of_class, strict=True):
+        shown = name.replace("|", "\\|")
+        rows.append(f"| {shown}: AUROC, sensitivity | {one['auroc']:.4f}, {one['recall']:.4f} | |")
+    return rows
 
 
 def stopped(plan: RunPlan, status: str, reason: str | None) -> str:

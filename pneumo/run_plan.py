@@ -1,5 +1,6 @@
 """What a run is before it starts: its identity, its folder, and the tags and params that describe it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,15 @@ class RunPlan:
         return names.OFFICIAL_VAL if self.settings.data.val_protocol == "official" else names.PATIENT_VAL
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.settings.data.class_names
+
+    @property
+    def many(self) -> bool:
+        """More than two classes?"""
+        return len(self.class_names) > len(names.CLASS_NAMES)
+
+    @property
     def synthetic(self) -> bool:
         return self.settings.data.name == "phantom"
 
@@ -82,6 +92,7 @@ class RunPlan:
             names.DATA_DIGEST_TAG: self.data.digest,
             **{PART_TAGS[part]: digest for part, digest in self.data.digests.items()},
             names.SYNTHETIC_TAG: str(self.synthetic).lower(),
+            **({names.CLASSES_TAG: json.dumps(self.class_names)} if self.many else {}),
             names.CORE_TAG: str(CORE),
             names.PIXELS_TAG: str(self.settings.data.pixel_rule),
             names.SOURCE_TAG: "python -m pneumo.train",

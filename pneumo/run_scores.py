@@ -1,6 +1,7 @@
 """The scores of a run's chosen weights: on validation and, once, on the test set, now or after it ended."""
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,8 @@ from pneumo.data import cache, manifest
 from pneumo.data.loader import Split, splits
 from pneumo.data.pseudonyms import Pseudonyms
 from pneumo.data.settings import DataSettings
-from pneumo.evaluation import run_report
-from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_predictions
+from pneumo.evaluation import multiclass, run_report
+from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_any_predictions
 from pneumo.files import write_atomically
 from pneumo.inference import ood
 from pneumo.patient_ids import one_spelling
@@ -52,7 +53,7 @@ def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
         "model": vars(settings.model),
         "preprocess": data.preprocess,
         **({} if data.white is None else {"white": data.white}),
-        "class_names": names.CLASS_NAMES,
+        "class_names": plan.class_names,
         "data_digest": data.digest,
         "synthetic": plan.synthetic,
         "precision": trainer.runtime.precision,
@@ -74,15 +75,14 @@ def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
         "best/val_auroc": best["val/auroc"],
         "best/val_accuracy": best["val/accuracy"],
     }
-    log.journal.metrics(best_values, progress.best_epoch)
+    log.journal.metrics({k: v for k, v in best_values.items() if math.isfinite(v)}, progress.best_epoch)
     auroc, accuracy = best["val/auroc"], best["val/accuracy"]
     print(f"chosen: epoch {progress.best_epoch}, validation AUROC {auroc:.4f}, accuracy {accuracy:.4f}")
     if "test" in scored:
         # A run that also saw the test set in every epoch has those points: the chosen one comes after them.
         selected = plan.protocol == names.TEST_SELECTED
-        _record_test(
-            plan, log, scores["test"], len(progress.history) + 1 if selected else progress.best_epoch
-        )
+        step = len(progress.history) + 1 if selected else progress.best_epoch
+        _record_test(plan, log, results["test"], scores["test"], step)
     else:
         later = f"pneumo evaluate model={plan.fingerprint} split=test"
         print(f"test: not scored (trainer.score_test=false); {later}")
@@ -142,17 +142,20 @@ def score_test(plan: RunPlan, log: RunLog) -> None:
     settings = replace(plan.settings.trainer, precision=facts["precision"], compile="false")
     machine = runtime.open_runtime(settings)
     # The weights come from the run, not from where its training began.
-    network = models.build_model(**vars(replace(plan.settings.model, pretrained=False, weights=None)))
+    model = vars(replace(plan.settings.model, pretrained=False, weights=None))
+    network = models.build_model(num_classes=len(plan.class_names), **model)
     load_weights(weights, network)
     network = network.to(machine.device).to(memory_format=torch.channels_last)
     split = splits(plan.data, machine.device)["test"]
-    evaluation = scoring.score(network, split, machine, settings, plan.settings.model.in_channels)
+    evaluation = scoring.score(
+        network, split, machine, settings, plan.settings.model.in_channels, len(plan.class_names)
+    )
     if not evaluation.finite:
         raise UserError(f"{plan.name} gives test probabilities that are not finite in {machine.precision}.")
     epoch = int(facts["epoch"])
     result = _result(plan, split, evaluation, config.from_saved(log.artifacts / names.CONFIG).data)
     scores = _write(plan, log, {"test": result}, facts["history"], epoch)
-    _record_test(plan, log, scores["test"], epoch)
+    _record_test(plan, log, result, scores["test"], epoch)
     log.record_artifacts()
     log.journal.tags({names.NOTE_TAG: run_note.ended(plan, log.journal, result)})
 
@@ -184,7 +187,7 @@ def change_naming(plan: RunPlan, log: RunLog, changes: dict[str, Any]) -> None:
     for name in (names.VAL_PREDICTIONS, names.TEST_PREDICTIONS):
         file = log.artifacts / name
         if after.pseudonymise and file.is_file():
-            result = read_predictions(file.read_bytes().decode(errors="surrogateescape"))
+            result = read_any_predictions(file.read_bytes().decode(errors="surrogateescape"))
             write_atomically(file, predictions_csv(_hidden(plan, result, after, before=saved.data)))
     if after.pseudonymise and plan.data.bad:
         log.keep_text(names.BAD_IMAGES, bad_images(plan, after))
@@ -209,6 +212,7 @@ def _result(plan: RunPlan, split: Split, evaluation: Evaluation, naming: DataSet
         patients=[split.patients[index] for index in evaluation.indices],
         labels=evaluation.labels,
         probabilities=evaluation.probabilities,
+        class_names=plan.class_names,
         subgroups={str(name): subgroups[name].loc[paths].tolist() for name in subgroups.columns},
     )
     return _hidden(plan, result, naming) if naming.pseudonymise else result
@@ -242,7 +246,7 @@ def _write(
         history=history,
         splits=results,
         class_counts=plan.data.manifest.counts(),
-        class_names=names.CLASS_NAMES,
+        class_names=plan.class_names,
         selected_epoch=epoch,
         protocol=plan.protocol,
         note="Synthetic images (phantom), no patients." if plan.synthetic else None,
@@ -251,11 +255,21 @@ def _write(
     )
 
 
-def _record_test(plan: RunPlan, log: RunLog, scores: dict[str, float], step: int) -> None:
-    """Record the test scores with the time, and print them."""
+def _record_test(
+    plan: RunPlan, log: RunLog, result: SplitResult, scores: dict[str, float], step: int
+) -> None:
+    """Record the test scores with the time, and print them. Those that are not defined are left out."""
+    of_class = {}
+    if plan.many:
+        of_class = multiclass.class_metrics(plan.class_names, result.labels, result.probabilities)
+        if words := run_report.undefined(result):
+            print(f"note: {words}")
     if names.SCORED_TAG not in log.journal.tags_logged:  # a run killed in its report scores again
         log.journal.tags({names.SCORED_TAG: utc_now()})
-    log.journal.metrics({f"test/{name}": value for name, value in scores.items()}, step)
+    recorded = {f"test/{name}": value for name, value in {**scores, **of_class}.items()}
+    if plan.many:
+        recorded = {name: value for name, value in recorded.items() if math.isfinite(value)}
+    log.journal.metrics(recorded, step)
     figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     origin = "; synthetic images" if plan.synthetic else ""
     print(f"test ({HOW_CHOSEN[plan.protocol]}{origin}):\n  {figures}")

@@ -137,9 +137,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[float, Callable[[], None]]:
 
     acts: dict[float, Callable[[], None]] = {}
 
-    def build(name: str, dropout: float = 0.09, **_: Any) -> "Tiny":
+    def build(name: str, dropout: float = 0.09, num_classes: int = 2, **_: Any) -> "Tiny":
         acts.get(dropout, lambda: None)()
-        return Tiny(dropout=dropout)
+        return Tiny(dropout=dropout, classes=num_classes)
 
     # Modules that take build_model from there are imported first: they would keep the tiny one.
     import pneumo.comparison.cost

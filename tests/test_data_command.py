@@ -284,7 +284,7 @@ def test_help(command: Command) -> None:
     of_check = command("data", "check", "-h")
     assert (
         of_check.code == 0
-        and "data=chest_xray|chexpert|covid_radiography|csv|nih14|phantom|rsna" in of_check.out
+        and "data=chest_xray|chexpert|covid_radiography|csv|kermany3|nih14|phantom|rsna" in of_check.out
     )
     assert "\nmodel=" not in of_check.out and of_check.out.count("  pneumo data check") == 3
 
@@ -295,7 +295,7 @@ def test_help(command: Command) -> None:
         (("check", "data.root=nowhere"), 1, ["nowhere", "`pneumo data fetch", "data=phantom"]),
         (("check", "data.rot=nowhere"), 2, ["data.rot", "data.root"]),
         (("chekc",), 2, ["'chekc' is not a sub-command", "Did you mean check?"]),
-        (("check", "data=cvs"), 2, ["data=cvs", "csv, nih14, phantom", "Did you mean csv?"]),
+        (("check", "data=cvs"), 2, ["data=cvs", "csv, kermany3, nih14, phantom", "Did you mean csv?"]),
         (("fetch", "data=phantom"), 1, ["data=phantom"]),
     ],
 )

@@ -52,7 +52,7 @@ VERSION_0_1 = {
     "data.val_protocol=official": "d82eadf05b9130ce",
 }
 DIGEST = "0" * 64
-LATER_SETS = ("nih14", "chexpert", "rsna", "covid_radiography")
+LATER_SETS = ("nih14", "chexpert", "rsna", "covid_radiography", "kermany3")
 
 
 @pytest.fixture(autouse=True)

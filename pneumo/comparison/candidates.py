@@ -1,6 +1,7 @@
 """Finished runs that may be compared: read from tracking, and sorted out by what they were scored on."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from pneumo.evaluation.metrics import checked
 from pneumo.evaluation.predictions import SplitResult, read_predictions
 from pneumo.names import (
     CLASS_NAMES,
+    CLASSES_TAG,
     COMMIT_TAG,
     CONFIG,
     CORE_TAG,
@@ -91,6 +93,7 @@ class Candidate:
 
 def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
     """The finished runs as candidates, and the runs that cannot be one, each with the reason."""
+    _refuse_other_tasks(found.runs)
     candidates: list[Candidate] = []
     left_out: list[LeftOut] = [
         {"run": run.name, "reason": f"not finished: {run.status.lower()}"} for run in found.unfinished
@@ -117,6 +120,39 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
         except UserError as error:
             left_out.append({"run": run.name, "reason": f"its artifacts cannot be read: {error}"})
     return candidates, left_out
+
+
+def _refuse_other_tasks(runs: Sequence[TrackedRun]) -> None:
+    """Raise UserError for runs that tell different classes apart, and for runs of more than two classes."""
+    tasks = Counter(run.tags.get(CLASSES_TAG, json.dumps(CLASS_NAMES)) for run in runs)
+    names = {task: _class_names(task) for task in tasks}
+    if len(tasks) > 1:
+        parts = [
+            f"{count} run{'s' * (count != 1)} with {len(names[task])} ({_shown(names[task])})"
+            for task, count in tasks.items()
+        ]
+        raise UserError(
+            f"the runs tell different classes apart: {'; '.join(sorted(parts))}. Their scores answer "
+            "different questions; compare each group alone, by sweep_id=ID or by an experiment of its own."
+        )
+    if any(len(classes) > len(CLASS_NAMES) for classes in names.values()):
+        classes = next(iter(names.values()))
+        raise UserError(
+            f"the runs have {len(classes)} classes ({_shown(classes)}), and a comparison takes two so far. "
+            "Each run's reports/classification_test.txt has its scores."
+        )
+
+
+def _class_names(text: str) -> list[str]:
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _unscored(run: TrackedRun) -> bool:

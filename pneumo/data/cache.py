@@ -30,7 +30,14 @@ from pneumo.data import dicom, phantom, unreadable
 from pneumo.data.images import is_undeclared
 from pneumo.data.levels import white_above
 from pneumo.data.limits import BadImage, check_file
-from pneumo.data.manifest import Manifest, content_problems, digests, keep_copies_together, problems
+from pneumo.data.manifest import (
+    Manifest,
+    class_line,
+    content_problems,
+    digests,
+    keep_copies_together,
+    problems,
+)
 from pneumo.data.settings import DataSettings
 from pneumo.data.workers import Load, fill, largest_below, processes, read_below, worker_count
 from pneumo.data.workers import unreadable as read_chunk
@@ -179,7 +186,7 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path, keep: 
         copies=len(hashes) - len(sources),
         preprocess=pixels,
         white=white,
-        digests=digests(manifest.table, hashes),
+        digests=digests(manifest.table, hashes, manifest.class_names),
     )
 
 
@@ -416,5 +423,6 @@ def _digest(manifest: Manifest, hashes: dict[str, str]) -> str:
     columns = (manifest.table[name].tolist() for name in ("split", "path", "label", "patient"))
     rows = sorted(zip(*columns, strict=True))
     return _sha256(
-        *(f"{split}\t{path}\t{label}\t{patient}\t{hashes[path]}" for split, path, label, patient in rows)
+        *class_line(manifest.class_names),
+        *(f"{split}\t{path}\t{label}\t{patient}\t{hashes[path]}" for split, path, label, patient in rows),
     )

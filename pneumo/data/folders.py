@@ -12,7 +12,7 @@ from pneumo.data import labels, patients
 from pneumo.data.formats import SUFFIXES
 from pneumo.data.found import COLUMNS, SPLIT_NAMES, SPLITS, Found, listed
 from pneumo.data.listing import Boundary, contents, is_clutter, refuse_links
-from pneumo.data.settings import DataSettings
+from pneumo.data.settings import CLASSES_IN_NAMES, DataSettings
 from pneumo.names import CLASS_NAMES
 
 MASKS = ("mask", "masks")  # segmentations beside the images: pictures, but not X-rays
@@ -26,6 +26,7 @@ class _Images:
     rows: list[tuple[str, str, str]] = field(default_factory=list)  # path, name of the class folder, split
     others: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # by data.labels
 
 
 def read_splits(root: Path, settings: DataSettings) -> Found:
@@ -38,12 +39,12 @@ def read_splits(root: Path, settings: DataSettings) -> Found:
             "data.split.test_fraction=0.2 makes a test set from the other images, by patient."
         )
     images, boundary = _Images(), Boundary(root)
-    reader = labels.Reader(settings, ())
+    reader = _folder_reader(settings)
     for split in SPLITS:
         if split not in split_folders:
             continue
         folder = root / split_folders[split]
-        classes = _class_folders(folder, reader, root)
+        classes = _class_folders(folder, reader)
         for name in classes:
             _read_below(root, f"{split_folders[split]}/{name}", name, split, images, boundary)
     return _found(root, settings, images, has_split=has_test)
@@ -52,7 +53,7 @@ def read_splits(root: Path, settings: DataSettings) -> Found:
 def read_classes(root: Path, settings: DataSettings) -> Found:
     """The images of `root`/CLASS/, without splits."""
     images, boundary = _Images(), Boundary(root)
-    for name in _class_folders(root, labels.Reader(settings, ()), root):
+    for name in _class_folders(root, _folder_reader(settings)):
         _read_below(root, name, name, "train", images, boundary)
     return _found(root, settings, images, has_split=False)
 
@@ -67,11 +68,11 @@ def find_splits(root: Path) -> Path | None:
 
 def find_classes(root: Path, settings: DataSettings) -> Path | None:
     """The folder that holds a folder for each class: `root`, or its only folder."""
-    reader = labels.Reader(settings, ())
+    reader = _folder_reader(settings)
     for _ in range(3):
         names = _folders(root)
         meanings = {reader.meaning(name) for name in names}
-        if {0, 1} <= meanings:
+        if {*range(len(reader.class_names))} <= meanings:
             return root
         if len(names) != 1:
             return None
@@ -102,18 +103,51 @@ def _split_folders(root: Path) -> dict[str, str]:
     return found
 
 
-def _class_folders(folder: Path, reader: labels.Reader, root: Path) -> list[str]:
-    """The folders of the two classes. Raises UserError if a class has none."""
+def _folder_reader(settings: DataSettings) -> labels.Reader:
+    """Reads the names of class folders."""
+    if settings.name in CLASSES_IN_NAMES:
+        return labels.Reader(DataSettings(), ())
+    return labels.Reader(settings, ())
+
+
+def _class_folders(folder: Path, reader: labels.Reader) -> list[str]:
+    """The folders of the classes. Raises UserError if a class has none.
+
+    Of two classes, other folders are not read. Of more, a folder with images must be one of a class, or left
+    out by data.labels: a class that was forgotten would change what the others are told apart from.
+    """
     names = [name for name in _folders(folder) if name.lower() not in MASKS]
     meanings = {name: reader.meaning(name) for name in names}
-    missing = [CLASS_NAMES[label] for label in (0, 1) if label not in meanings.values()]
-    if missing:
+    every = range(len(reader.class_names))
+    missing = [reader.class_names[label] for label in every if label not in meanings.values()]
+    if missing and not reader.many:
         raise UserError(
             f"{folder / missing[0]} is missing; each split needs the folders {CLASS_NAMES[0]} and "
             f"{CLASS_NAMES[1]}. {contents(folder)} For other names give data.positive=[NAME,...] (against "
             "all other folders) or data.classes=[HEALTHY,OTHER]."
         )
-    return [name for name in names if meanings[name] in (0, 1)]
+    if missing:
+        raise UserError(
+            f"{folder} has no folder {' and no folder '.join(missing)}; each split needs a folder for each "
+            f"class of data.classes={list(reader.class_names)}. {contents(folder)} data.labels={{FOLDER: "
+            "CLASS}} says which class a folder is."
+        )
+    unknown = [name for name in names if meanings[name] is None and _has_image(folder / name)]
+    if reader.many and unknown:
+        raise UserError(
+            f"{folder / unknown[0]} holds images, and data.classes={list(reader.class_names)} does not name "
+            f"{listed(unknown)}. Add the class, give data.labels={{{unknown[0]}: CLASS}}, or leave its "
+            f"images out with data.labels={{{unknown[0]}: null}}."
+        )
+    return [name for name in names if meanings[name] in every]
+
+
+def _has_image(folder: Path) -> bool:
+    return any(
+        name.lower().endswith(SUFFIXES) and not is_clutter(name)
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def _read_below(
@@ -152,14 +186,18 @@ def _found(root: Path, settings: DataSettings, images: _Images, *, has_split: bo
         raise UserError(
             f"{root} holds no image: files that end with {', '.join(SUFFIXES)} are read, and {held}."
         )
-    reader = labels.Reader(settings, sorted({name for _, name, _ in images.rows}))
+    if settings.name in CLASSES_IN_NAMES:
+        left_out = _classes_from_names(images, settings)
+        reader, found_notes = labels.Reader(settings, ()), left_out
+    else:
+        reader, found_notes = labels.Reader(settings, sorted({name for _, name, _ in images.rows})), []
     paths = [path for path, _, _ in images.rows]
     table = pd.DataFrame({"path": paths, "label": [reader.meaning(name) for _, name, _ in images.rows]})
-    found = Found(root, table, has_split)
+    found = Found(root, table, has_split, found_notes)
     table["patient"], table["subtype"] = _patients(paths, table["label"].tolist(), settings, found.notes)
     table["split"] = [split for _, _, split in images.rows]
     found.table = table[COLUMNS].astype({"patient": object, "subtype": object})
-    found.passed_over = images.others
+    found.passed_over = images.others + images.left_out
     if images.others:
         found.notes.append(
             f"{len(images.others)} files without an image's suffix were left out: {listed(images.others)}"
@@ -167,11 +205,47 @@ def _found(root: Path, settings: DataSettings, images: _Images, *, has_split: bo
     return found
 
 
+def _classes_from_names(images: _Images, settings: DataSettings) -> list[str]:
+    """Replace the class folder of each image by the class in its file name; what was left out, in words.
+
+    Raises UserError for names that tell no class, and for a class that contradicts the folder.
+    """
+    parsed = [patients.parse_name(path) for path, _, _ in images.rows]
+    unknown = [path for (path, _, _), parts in zip(images.rows, parsed, strict=True) if parts is None]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} file names do not tell the class: {listed(unknown)}. data={settings.name} reads "
+            f"{patients.GRAMMAR_WORDS}. For other names use data=csv with a table, or one folder a class."
+        )
+    kinds = [parts[1] for parts in parsed if parts is not None]
+    folders = _folder_reader(settings)
+    against = [
+        path
+        for (path, name, _), kind in zip(images.rows, kinds, strict=True)
+        if (folders.meaning(name) == 0) != (kind == "normal")
+    ]
+    if against:
+        raise UserError(
+            f"{len(against)} file names tell another class than their folder: {listed(against)}. Move them, "
+            "or describe the set by a table (data=csv)."
+        )
+    reader = labels.Reader(settings, sorted(set(kinds)))
+    meanings = reader.read([path for path, _, _ in images.rows], kinds)
+    rows = [(path, kind, split) for (path, _, split), kind in zip(images.rows, kinds, strict=True)]
+    images.rows = [row for row, meaning in zip(rows, meanings, strict=True) if meaning != labels.LEFT_OUT]
+    images.left_out = [
+        row[0] for row, meaning in zip(rows, meanings, strict=True) if meaning == labels.LEFT_OUT
+    ]
+    return reader.left_out_note(kinds, meanings)
+
+
 def _patients(
     paths: list[str], classes: Iterable[int], settings: DataSettings, notes: list[str]
 ) -> tuple[list[str | None], list[str | None]]:
     """Patients and subtypes. Raises UserError if only some names have a patient."""
     parsed = [patients.parse_name(path) for path in paths]
+    many = len(settings.class_names) > len(CLASS_NAMES)  # then class 0 is any
+    own = [None if many or label != 0 else "normal" for label in classes]
     if settings.patient_pattern is not None:
         found = patients.by_pattern(paths, settings.patient_pattern)
         if unknown := found.count(None):
@@ -179,8 +253,7 @@ def _patients(
                 f"{unknown:,} images have no patient: data.patient_pattern={settings.patient_pattern} does "
                 "not match their paths. Each counts as a separate patient."
             )
-        subtypes = ["normal" if label == 0 else None for label in classes]
-        return found, [parts[1] if parts else own for parts, own in zip(parsed, subtypes, strict=True)]
+        return found, [parts[1] if parts else kind for parts, kind in zip(parsed, own, strict=True)]
     unknown_paths = [path for path, parts in zip(paths, parsed, strict=True) if parts is None]
     if len(unknown_paths) == len(paths):
         notes.append(
@@ -188,7 +261,7 @@ def _patients(
             "image counts as a separate patient, so a patient in two splits is not detected. Give "
             r"data.patient_pattern=REGEX if the paths tell the patient, for example '(patient\d+)'."
         )
-        return [None] * len(paths), ["normal" if label == 0 else None for label in classes]
+        return [None] * len(paths), own
     if unknown_paths:
         raise UserError(
             f"{len(unknown_paths)} file names do not contain a patient: {listed(unknown_paths)}. Known "

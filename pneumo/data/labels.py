@@ -1,4 +1,4 @@
-"""What a label in a table, or the name of a class folder, means: class 0 or 1, or left out on purpose."""
+"""What a label in a table, or the name of a class folder, means: a class 0 to K-1, or left out on purpose."""
 
 import ast
 import difflib
@@ -67,12 +67,20 @@ class Reader:
     """Reads labels under data.positive, data.labels and data.classes; without them, under WORDS.
 
     `values` are the labels of the whole set, so that a name of data.positive that never occurs is refused.
+    With more than two classes, only the names of data.classes and data.labels mean one.
     """
 
     def __init__(self, settings: DataSettings, values: Iterable[str]) -> None:
         self.settings = settings
         self.values = list(dict.fromkeys(values))
+        self.class_names = settings.class_names
+        self.many = len(self.class_names) > len(CLASS_NAMES)
         self.classes = {fold(name): label for label, name in enumerate(settings.classes or ())}
+        if self.many and len(self.classes) < len(self.class_names):
+            raise UserError(
+                f"data.classes={settings.classes} has two names that labels cannot tell apart: case and "
+                "blanks do not count, and 1.0 is 1."
+            )
         self.mapped = {fold(key): self._class(key, value) for key, value in settings.labels.items()}
         self.positive = {fold(name) for name in settings.positive or ()}
         if settings.positive is not None and not self.positive:
@@ -83,13 +91,14 @@ class Reader:
     def _class(self, key: Any, value: Any) -> int:
         if value is None:
             return LEFT_OUT
-        names = (
-            {fold(name): label for label, name in enumerate(CLASS_NAMES)} | {"0": 0, "1": 1} | self.classes
-        )
+        names, options = self.classes, ", ".join(self.class_names)
+        if not self.many:
+            own = {fold(name): label for label, name in enumerate(CLASS_NAMES)} | {"0": 0, "1": 1}
+            names, options = own | self.classes, f"{options}, 0, 1,"
         if fold(value) not in names:
             raise UserError(
                 f"data.labels={{{key}: {value}}} names an unknown class; the options are "
-                f"{', '.join(CLASS_NAMES)}, 0, 1, and null, which leaves the images out."
+                f"{options} and null, which leaves the images out."
             )
         return names[fold(value)]
 
@@ -110,7 +119,7 @@ class Reader:
                 )
 
     def meaning(self, text: str) -> int | None:
-        """0, 1, LEFT_OUT, or None for a label that is not known."""
+        """A class 0 to K-1, LEFT_OUT, or None for a label that is not known."""
         folded = fold(text)
         if folded in self.mapped:
             return self.mapped[folded]
@@ -138,6 +147,16 @@ class Reader:
                 "a label is a name, names separated by |, or a list in brackets. Give "
                 "data.labels={empty: null} to leave out images without a label, or {empty: NORMAL} to count "
                 "them as that class."
+            )
+        if self.many:
+            unknown = Counter(
+                text.strip()[:MAX_CHARS] or EMPTY for text in texts if self.meaning(text) is None
+            )
+            counted = listed([f"{text} ({count:,})" for text, count in sorted(unknown.items())])
+            return (
+                f"data.classes gives {', '.join(self.class_names)}. The labels without a class are "
+                f"{counted}. data.labels={{VALUE: CLASS}} gives one a class, {{VALUE: null}} leaves its "
+                "images out."
             )
         if self.classes:
             given = " and ".join(str(name) for name in self.settings.classes or ())

@@ -9,7 +9,7 @@ import pandas as pd
 from pneumo import UserError
 from pneumo.data import folders, listing, patients, phantom, splits, table_sets
 from pneumo.data.found import COLUMNS, SPLITS, Found, listed
-from pneumo.data.settings import DataSettings
+from pneumo.data.settings import CLASSES_IN_NAMES, DataSettings
 from pneumo.names import CLASS_NAMES
 
 MAX_SHOWN = 10
@@ -19,7 +19,7 @@ MAX_SHOWN = 10
 class Manifest:
     """Every image of the data set.
 
-    `table` has the columns path (as the set spells it, relative to `root`), label (0 NORMAL, 1 PNEUMONIA),
+    `table` has the columns path (as the set spells it, relative to `root`), label (index of `class_names`),
     patient (str, or None where unknown), subtype (normal, bacteria, virus or None) and split. `files` gives
     the file, relative to `root`, of each path that is not a file itself. `made_test` is True where the set
     has no test images. `columns` gives the table's column for each role; `subgroups` has the
@@ -33,6 +33,7 @@ class Manifest:
     made_test: bool = False
     columns: dict[str, str] = field(default_factory=dict)
     subgroups: pd.DataFrame = field(default_factory=pd.DataFrame)
+    class_names: tuple[str, ...] = CLASS_NAMES
 
     def file_of(self, path: str) -> str:
         """The file of an image, relative to `root`."""
@@ -42,7 +43,7 @@ class Manifest:
         """Images by split and class name."""
         grouped = self.table.groupby(["split", "label"]).size()
         return {
-            split: {name: int(grouped.get((split, label), 0)) for label, name in enumerate(CLASS_NAMES)}
+            split: {name: int(grouped.get((split, label), 0)) for label, name in enumerate(self.class_names)}
             for split in SPLITS
         }
 
@@ -97,7 +98,16 @@ def describe(settings: DataSettings) -> Manifest:
     if made_test:
         notes += _made_test_notes(table, settings)
     table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
-    return Manifest(found.root, table, notes, found.files, made_test, found.columns, found.subgroups)
+    return Manifest(
+        found.root,
+        table,
+        notes,
+        found.files,
+        made_test,
+        found.columns,
+        found.subgroups,
+        settings.class_names,
+    )
 
 
 def find_root(settings: DataSettings) -> Path:
@@ -116,6 +126,14 @@ def find_root(settings: DataSettings) -> Path:
     if settings.layout == "splits":
         if (found := folders.find_splits(root)) is not None:
             return found.resolve()
+        if _may_lack_splits(settings) and (found := folders.find_classes(root, settings)) is not None:
+            return found.resolve()
+        if _may_lack_splits(settings):
+            raise UserError(
+                f"data.root={root} has no folder train/, and not a folder for each class of data.classes="
+                f"{list(settings.class_names)}. {listing.contents(root)} data=csv reads a set described by "
+                "tables."
+            )
         raise UserError(
             f"data.root={root} has no folder train/: data=chest_xray takes train|val|test/NORMAL|PNEUMONIA/"
             f"*.jpeg. {listing.contents(root)} Fetch it with `pneumo data fetch`, use data=csv for a set "
@@ -132,6 +150,11 @@ def find_root(settings: DataSettings) -> Path:
     return root.resolve()
 
 
+def _may_lack_splits(settings: DataSettings) -> bool:
+    """Whether data=chest_xray also takes CLASS/ without train/: where data.classes names the folders."""
+    return len(settings.class_names) > len(CLASS_NAMES) and settings.name not in CLASSES_IN_NAMES
+
+
 def _read(root: Path, settings: DataSettings) -> Found:
     """What the folders or tables of `root` hold, and a note about what is below data.root and not used."""
     above = Path(settings.root or "data/chest_xray").expanduser().resolve()
@@ -140,7 +163,7 @@ def _read(root: Path, settings: DataSettings) -> Found:
     tables: list[Path] = []
     if settings.layout == "table":
         found, tables = table_sets.read(root, settings, below)
-    elif settings.layout == "splits":
+    elif settings.layout == "splits" and folders.find_splits(root) == root:
         found = folders.read_splits(root, settings)
     else:
         found = folders.read_classes(root, settings)
@@ -173,9 +196,8 @@ def _made_test_notes(table: pd.DataFrame, settings: DataSettings) -> list[str]:
     ]
     known = table.dropna(subset=["patient"])
     if both := int((known["label"].groupby(patients.keys(known)).nunique() > 1).sum()):
-        notes.append(
-            f"{both:,} patients have images of both classes; all images of a patient are in one split"
-        )
+        which = "both classes" if len(settings.class_names) == len(CLASS_NAMES) else "several classes"
+        notes.append(f"{both:,} patients have images of {which}; all images of a patient are in one split")
     return notes
 
 
@@ -202,7 +224,9 @@ def keep_copies_together(manifest: Manifest, hashes: dict[str, str], settings: D
     )
 
 
-def digests(table: pd.DataFrame, hashes: dict[str, str]) -> dict[str, str]:
+def digests(
+    table: pd.DataFrame, hashes: dict[str, str], class_names: tuple[str, ...] = CLASS_NAMES
+) -> dict[str, str]:
     """What identifies parts of the data, by name; `hashes` gives the content's hash by path.
 
     `test_set`: the test images, their labels and patients. `pool`: those of all other images, however they
@@ -218,15 +242,22 @@ def digests(table: pd.DataFrame, hashes: dict[str, str]) -> dict[str, str]:
     for name, (rows, columns) in parts.items():
         values = zip(*(rows[column].tolist() for column in columns), strict=True)
         lines = sorted("\t".join(map(str, (*row, hashes[row[0]]))) for row in values)
-        text = "\n".join([name, *lines]).encode(errors="surrogateescape")
+        classes = class_line(class_names) if "label" in columns else []
+        text = "\n".join([name, *classes, *lines]).encode(errors="surrogateescape")
         found[name] = hashlib.sha256(text).hexdigest()
     return found
+
+
+def class_line(class_names: tuple[str, ...]) -> list[str]:
+    """The line of a digest that names the classes, where there are more than two."""
+    return ["\t".join(["classes", *class_names])] if len(class_names) > len(CLASS_NAMES) else []
 
 
 def problems(manifest: Manifest) -> list[str]:
     """Why the manifest cannot be used: an empty class, a patient in two splits, a path listed twice."""
     messages = []
-    for split, classes in manifest.counts().items():
+    many = len(manifest.class_names) > len(CLASS_NAMES)
+    for split, classes in manifest.counts().items() if not many else ():
         empty = [name for name, count in classes.items() if count == 0]
         if empty:
             messages.append(
@@ -234,6 +265,8 @@ def problems(manifest: Manifest) -> list[str]:
                 f"(it has {', '.join(f'{count} {name}' for name, count in classes.items())}); every split "
                 "needs both classes, so each class needs two patients outside test (one for validation)."
             )
+    if many:
+        messages += _empty_classes(manifest)
     known = manifest.table.dropna(subset=["patient"])
     keys = patients.keys(known)
     in_splits = known["split"].groupby(keys).nunique()
@@ -245,6 +278,26 @@ def problems(manifest: Manifest) -> list[str]:
     return messages + _contradictions(manifest)
 
 
+def _empty_classes(manifest: Manifest) -> list[str]:
+    """One message for all classes without an image in some split, with their patients."""
+    counts, table = manifest.counts(), manifest.table
+    people = patients.keys(table).groupby(table["label"]).nunique()
+    parts = []
+    for label, name in enumerate(manifest.class_names):
+        empty = [split for split, classes in counts.items() if classes[name] == 0]
+        if empty:
+            images, held = sum(classes[name] for classes in counts.values()), int(people.get(label, 0))
+            whose = f"{images:,} image{'s' * (images != 1)} of {held:,} patient{'s' * (held != 1)}"
+            parts.append(f"{name} ({whose}) has none in {' and '.join(empty)}")
+    if not parts:
+        return []
+    return [
+        f"every split of {manifest.root} needs images of every class: {'; '.join(parts)}. A class needs a "
+        "patient in train, one in validation and one in test. Leave a class out of data.classes (and its "
+        "images by data.labels={VALUE: null}), or join it to another by data.labels={VALUE: CLASS}."
+    ]
+
+
 def _contradictions(manifest: Manifest) -> list[str]:
     """Images that are listed under two labels, in two splits or for two patients, each message with both."""
     table = manifest.table
@@ -252,7 +305,7 @@ def _contradictions(manifest: Manifest) -> list[str]:
     repeated = table[files.duplicated(keep=False)].sort_values("path", kind="stable")
     messages = []
     for _, rows in list(repeated.groupby(files, sort=True))[:MAX_SHOWN]:
-        path, names = rows["path"].iloc[0], [CLASS_NAMES[label] for label in rows["label"]]
+        path, names = rows["path"].iloc[0], [manifest.class_names[label] for label in rows["label"]]
         known = rows["patient"].dropna().tolist()
         values = {"label": names, "split": rows["split"].tolist(), "patient": known}
         differing = [

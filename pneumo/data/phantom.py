@@ -2,6 +2,7 @@
 
 With it, every command runs without a download, and a test can check whether training learns anything.
 Exposure, pose, noise, anatomy, leads and soft shadows vary equally in both classes; only opacities differ.
+With data.phantom.classes above 2, each class but NORMAL has an opacity of a height, a texture and an extent.
 
 Measured on the default set at VERSION 1 (train on train, score on test, black border cropped, equalised,
 test majority 0.625): logistic regression on standardised pixels, C of 1 to 1e-4, has accuracy 0.60-0.64 at
@@ -32,6 +33,9 @@ BACTERIA_SHARE = 0.6  # of the patients with pneumonia
 TRAPPED = 0.8  # share of the replaced air that moves to the rest of the lungs
 MAX_IMAGES = 4  # of one patient
 LEAST_PATIENTS = {"train": 10, "test": 8}  # fewer leave a subtype without a patient
+LEAST_PER_CLASS = {"train": 4, "test": 3}  # patients, where there are more than two classes
+NORMAL_WEIGHT = 2  # of the patients there, against 1 of each other class
+PATTERN_HEIGHTS = (-0.5, -0.27, -0.04, 0.19, 0.42)  # on the canvas, from the apex down
 
 # Mean and deviation of each image's draws. The test images come from another machine: that is the shift.
 ACQUISITION = {
@@ -42,7 +46,9 @@ ACQUISITION = {
     "noise": {"train": (5.0, 1.5), "test": (8.0, 2.0)},  # deviation, grey levels of 255
 }
 
-_PATH = re.compile(r"(train|test)/(NORMAL|PNEUMONIA)/(\1\d+)_(normal|bacteria|virus)_\d+\.png")
+_PATH = re.compile(
+    r"(train|test)/(NORMAL|PNEUMONIA|PATTERN_\d+)/(\1\d+)_(normal|bacteria|virus|pattern\d+)_\d+\.png"
+)
 _CANVAS = (132, 156)  # rows, columns of the patient's canvas; the image is cut out of it and enlarged
 # A column and a row, so that a term of only x or y costs almost nothing. The picture shows about [-1, 1].
 _Y = np.linspace(-1.25, 1.25, _CANVAS[0], dtype=np.float32)[:, None]
@@ -52,19 +58,23 @@ Field = NDArray[np.floating[Any]]
 
 
 def table(settings: PhantomSettings) -> pd.DataFrame:
-    """One row per image: path (virtual), label (0 NORMAL, 1 PNEUMONIA), patient, subtype, split.
+    """One row per image: path (virtual), label (by settings.class_names), patient, subtype, split.
 
-    Raises UserError if the set would be too small to contain both classes and all subtypes.
+    Raises UserError if the set would be too small to contain all classes and all subtypes.
     """
     _check(settings)
     rows: list[tuple[str, int, str, str, str]] = []
     for split, num_patients in (("train", settings.train_patients), ("test", settings.test_patients)):
-        subtypes = _subtypes(num_patients, NORMAL_SHARE[split])
+        if settings.classes == 2:
+            subtypes = _subtypes(num_patients, NORMAL_SHARE[split])
+        else:
+            subtypes = _patterns(num_patients, settings.classes)
         order = _rng(settings.seed, "table", split).permutation(num_patients)
         # Counts cycle through 1-4 within the sorted subtypes, so images have the same balance as patients.
         for number, which in enumerate(order):
             patient, subtype = f"{split}{number:04d}", subtypes[which]
-            folder, label = ("NORMAL", 0) if subtype == "normal" else ("PNEUMONIA", 1)
+            folder = _folder_of(subtype)
+            label = settings.class_names.index(folder)
             for index in range(1 + int(which) % MAX_IMAGES):
                 path = f"{split}/{folder}/{patient}_{subtype}_{index}.png"
                 rows.append((path, label, patient, subtype, split))
@@ -77,11 +87,18 @@ def render(path: str, settings: PhantomSettings) -> NDArray[np.uint8]:
     It depends only on the seed and the path. The patient in the path decides the anatomy and the disease.
     """
     match = _PATH.fullmatch(path)
-    if match is None or (match[2] == "NORMAL") != (match[4] == "normal"):
+    if match is None or _folder_of(match[4]) != match[2]:
         raise UserError(f"{path!r} is not a path of the phantom set; take one from phantom.table(settings).")
     split, _, patient, subtype = match.groups()
     canvas = _chest(_rng(settings.seed, patient, "anatomy"), _rng(settings.seed, patient, "disease"), subtype)
     return _acquire(canvas, split, _rng(settings.seed, path))
+
+
+def _folder_of(subtype: str) -> str:
+    """The class folder of a subtype."""
+    if subtype == "normal":
+        return "NORMAL"
+    return subtype.replace("pattern", "PATTERN_") if subtype.startswith("pattern") else "PNEUMONIA"
 
 
 def digest(settings: PhantomSettings) -> str:
@@ -92,7 +109,8 @@ def digest(settings: PhantomSettings) -> str:
 
 
 def _check(settings: PhantomSettings) -> None:
-    for split, least in LEAST_PATIENTS.items():
+    for split, of_two in LEAST_PATIENTS.items():
+        least = of_two if settings.classes == 2 else settings.classes * LEAST_PER_CLASS[split]
         count = getattr(settings, f"{split}_patients")
         if count < least:
             raise UserError(f"data.phantom.{split}_patients={count} is too few: give {least} or more.")
@@ -105,6 +123,16 @@ def _subtypes(num_patients: int, normal_share: float) -> list[str]:
     num_bacteria = round((num_patients - num_normal) * BACTERIA_SHARE)
     num_virus = num_patients - num_normal - num_bacteria
     return ["normal"] * num_normal + ["bacteria"] * num_bacteria + ["virus"] * num_virus
+
+
+def _patterns(num_patients: int, classes: int) -> list[str]:
+    """The class of each patient, sorted; a remainder goes to the first classes."""
+    weights = [NORMAL_WEIGHT, *[1] * (classes - 1)]
+    counts = [num_patients * weight // sum(weights) for weight in weights]
+    for number in range(num_patients - sum(counts)):
+        counts[number % classes] += 1
+    kinds = ["normal", *(f"pattern{number}" for number in range(1, classes))]
+    return [kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)]
 
 
 def _rng(seed: int, *parts: str) -> np.random.Generator:
@@ -212,6 +240,8 @@ def _opacity(rng: np.random.Generator, subtype: str, hila: list[tuple[float, flo
         return _consolidation(rng)
     if subtype == "virus":
         return _interstitial(rng, hila)
+    if subtype.startswith("pattern"):
+        return _pattern(rng, int(subtype.removeprefix("pattern")) - 1)
     return np.zeros(_CANVAS, np.float32)
 
 
@@ -234,6 +264,23 @@ def _interstitial(rng: np.random.Generator, hila: list[tuple[float, float]]) -> 
     patches = _edge(_smooth_noise(rng, 22, 26) - 0.35, 0.5)
     net = _edge(0.25 - np.abs(_smooth_noise(rng, 26, 30)), 0.25)
     return np.clip(rng.uniform(0.55, 0.85) * (0.5 + 0.5 * near) * (0.75 * patches + 0.35 * net), 0, 0.9)
+
+
+def _pattern(rng: np.random.Generator, number: int) -> Field:
+    """A patch at one of five heights, dense or a net of lines, in one lung or both; `number` is 0 to 19."""
+    height = PATTERN_HEIGHTS[number % 5]
+    both, net = number // 5 % 2 == 1, number // 10 == 1
+    out = np.zeros(_CANVAS, np.float32)
+    first = int(rng.choice((-1, 1)))
+    for side in (first, -first) if both else (first,):
+        oval = _oval(
+            side * rng.uniform(0.34, 0.44), height + rng.normal(0, 0.02), *rng.uniform(0.2, 0.26, size=2)
+        )
+        patch = _edge(oval + 0.12 * _smooth_noise(rng, 22, 26), 0.2)
+        if net:
+            patch = patch * _edge(0.3 - np.abs(_smooth_noise(rng, 26, 30)), 0.2)
+        out = np.maximum(out, patch * rng.uniform(0.75, 0.95))
+    return out
 
 
 def _acquire(canvas: Field, split: str, rng: np.random.Generator) -> NDArray[np.uint8]:

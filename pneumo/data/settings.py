@@ -11,17 +11,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pneumo import UserError, one_of
-from pneumo.names import CLASS_NAMES
+from pneumo.names import CLASS_NAMES, class_metric
 from pneumo.versions import PIXEL_RULES, PIXELS
+
+MOST_PHANTOM_CLASSES = 20  # each pattern needs a place of its own
+MOST_NAME_CHARS = 100  # of a class
 
 
 @dataclass(kw_only=True)
 class PhantomSettings:
-    """The synthetic set: its number of patients and its seed."""
+    """The synthetic set: its number of patients, its seed and its number of classes."""
 
     train_patients: int = 400
     test_patients: int = 120
     seed: int = 0
+    classes: int = 2
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.classes <= MOST_PHANTOM_CLASSES:
+            raise UserError(
+                f"data.phantom.classes={self.classes} must be between 2 and {MOST_PHANTOM_CLASSES}."
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """NORMAL, and beside PNEUMONIA alone a pattern for each other class."""
+        if self.classes == len(CLASS_NAMES):
+            return CLASS_NAMES
+        return (CLASS_NAMES[0], *(f"PATTERN_{number}" for number in range(1, self.classes)))
 
 
 # How each data set is laid out: one folder a split and class, one folder a class, or a table.
@@ -33,7 +50,9 @@ LAYOUTS = {
     "chexpert": "table",
     "rsna": "table",
     "covid_radiography": "classes",
+    "kermany3": "splits",
 }
+CLASSES_IN_NAMES = ("kermany3",)  # sets whose file names give the class, not their folders
 NO_COLUMN = "none"  # a value of data.columns.*: the table has no such column
 
 
@@ -127,16 +146,11 @@ class DataSettings:
             )
         if self.classes is not None and self.positive is not None:
             raise UserError("data.classes and data.positive both say what a label means; give one of them.")
-        if self.classes is not None and len(self.classes) != len(CLASS_NAMES):
-            raise UserError(
-                f"data.classes={self.classes} has {len(self.classes)} names; two classes are supported. Give "
-                "the name of the healthy class, then that of the other, or data.positive=[NAME,...] for one "
-                "class against the rest."
-            )
         if self.patient_namespace is not None and not self.patient_namespace.strip():
             raise UserError(
                 "data.patient_namespace is empty: name who gave the patients' ids, or leave the key out."
             )
+        self._check_classes()
         if self.patient_pattern is not None:
             try:
                 re.compile(self.patient_pattern)
@@ -145,6 +159,48 @@ class DataSettings:
                     f"data.patient_pattern={self.patient_pattern} is not a regular expression: {error}. An "
                     r"example is data.patient_pattern='(patient\d+)'."
                 ) from None
+
+    def _check_classes(self) -> None:
+        """Refuse names of classes that labels, columns or metrics could not tell apart."""
+        names = ["" if name is None else str(name) for name in self.classes or ()]
+        if self.classes is not None and len(names) < len(CLASS_NAMES):
+            raise UserError(
+                f"data.classes={self.classes} has {len(names)} name{'s' * (len(names) != 1)}; give two or "
+                "more: the name of the healthy class, then those of the others. data.positive=[NAME,...] is "
+                "one class against the rest."
+            )
+        drawn = self.phantom.classes if self.layout == "drawn" else len(names)
+        if names and len(names) != drawn:
+            raise UserError(
+                f"data.classes={self.classes} has {len(names)} names, and the synthetic set has {drawn} "
+                f"classes. Give data.phantom.classes={len(names)}, or leave data.classes out."
+            )
+        if len(names) <= len(CLASS_NAMES):
+            return
+        for name in names:
+            if not name.strip() or not name.isprintable() or len(name) > MOST_NAME_CHARS:
+                raise UserError(
+                    f"data.classes has the name {name[:MOST_NAME_CHARS]!r}. A class needs a name of 1 to "
+                    f"{MOST_NAME_CHARS} printable characters."
+                )
+        seen: dict[str, str] = {}
+        for name in names:
+            for key in (" ".join(name.split()).casefold(), class_metric(name).casefold()):
+                if seen.setdefault(key, name) != name or names.count(name) > 1:
+                    raise UserError(
+                        f"data.classes={self.classes} has the names {seen[key]!r} and {name!r}, which are "
+                        "one name in labels or in the names of metrics. Give each class a name of its own."
+                    )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, in the order of the labels 0 to K-1.
+
+        Two classes are always NORMAL and PNEUMONIA: data.classes says then what the set calls them.
+        """
+        if self.classes is not None and len(self.classes) > len(CLASS_NAMES):
+            return tuple(" ".join(str(name).split()) for name in self.classes)
+        return self.phantom.class_names if self.layout == "drawn" else CLASS_NAMES
 
     @property
     def layout(self) -> str:

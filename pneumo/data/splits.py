@@ -22,12 +22,13 @@ def carve_validation(table: pd.DataFrame, settings: DataSettings, groups: pd.Ser
     """Take a class-stratified validation split out of train. The official val split joins train first.
 
     All images of a group (a patient) stay in one split. A group with images of both classes counts as
-    PNEUMONIA. The result depends only on the groups, their labels and `split_seed`, not on the file order.
+    PNEUMONIA; of more than two classes, as the rarest that it has. The result depends only on the groups,
+    their labels and `split_seed`, not on the file order.
     """
     table = table.copy()
     pool = table["split"] != "test"
     table.loc[pool, "split"] = "train"
-    chosen = _chosen(table, pool, groups, settings.val_fraction, [settings.split_seed], keep=1)
+    chosen = _chosen(table, pool, groups, settings, settings.val_fraction, [settings.split_seed], keep=1)
     table.loc[chosen, "split"] = "val"
     return table
 
@@ -43,9 +44,8 @@ def carve_test(table: pd.DataFrame, settings: DataSettings, groups: pd.Series) -
     if settings.val_protocol == "official":
         pool = table["split"] != "val"
     table.loc[pool, "split"] = "train"
-    chosen = _chosen(
-        table, pool, groups, test_fraction(settings), [settings.split.seed, _TEST_STREAM], keep=2
-    )
+    seeds = [settings.split.seed, _TEST_STREAM]
+    chosen = _chosen(table, pool, groups, settings, test_fraction(settings), seeds, keep=2)
     table.loc[chosen, "split"] = "test"
     return table
 
@@ -57,12 +57,24 @@ def test_fraction(settings: DataSettings) -> float:
 
 
 def _chosen(
-    table: pd.DataFrame, pool: pd.Series, groups: pd.Series, fraction: float, seeds: list[int], keep: int
+    table: pd.DataFrame,
+    pool: pd.Series,
+    groups: pd.Series,
+    settings: DataSettings,
+    fraction: float,
+    seeds: list[int],
+    keep: int,
 ) -> pd.Series:
     """True for the rows of the groups that are taken out of `pool`; `keep` groups of each class stay."""
     chosen = pd.Series(False, index=table.index)
-    labels = table.loc[pool, "label"].groupby(groups).transform("max")
-    for label in range(len(CLASS_NAMES)):
+    order_of = {label: label for label in range(len(settings.class_names))}
+    if len(order_of) > len(CLASS_NAMES):
+        images = table.loc[pool, "label"].value_counts()
+        rarest_last = sorted(order_of, key=lambda label: (-int(images.get(label, 0)), label))
+        order_of = {label: place for place, label in enumerate(rarest_last)}
+    labels = table.loc[pool, "label"].map(order_of).groupby(groups).transform("max")
+    labels = labels.map({place: label for label, place in order_of.items()})
+    for label in order_of:
         sizes = groups[pool][labels == label].value_counts().sort_index()
         order = np.random.default_rng([*seeds, label]).permutation(len(sizes))
         taken = sizes.iloc[order]

@@ -105,10 +105,13 @@ def _fill(found: Found, read_tables: Sequence[_Table], settings: DataSettings, l
     table = pd.DataFrame({"path": paths.checked(spelled, places), "label": meanings})
     parsed = [patients.parse_name(path) for path in table["path"]]
     table["patient"] = _patients(read_tables, table["path"].tolist(), parsed, settings, places)
-    table["subtype"] = [
-        "normal" if label == 0 else (parts[1] if parts and parts[1] != "normal" else None)
-        for label, parts in zip(meanings, parsed, strict=True)
-    ]
+    kinds = [parts[1] if parts else None for parts in parsed]
+    if not reader.many:
+        kinds = [
+            "normal" if label == 0 else (None if kind == "normal" else kind)
+            for label, kind in zip(meanings, kinds, strict=True)
+        ]
+    table["subtype"] = kinds
     table["split"] = [split for one in read_tables for split in _splits(one, settings)]
     found.has_split = "test" in set(table["split"])
     table = table.astype({"subtype": object})

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DPI = 150
 TEXT, SMALL = 12, 10  # points
 
+MACRO_UNITS = {**UNITS, "f1": "macro F1 of the classes (0 to 1)"}
+
 LINES: dict[str, tuple[str, dict[str, Any]]] = {
     "train": ("train", {"color": BLUE, "marker": "o", "linestyle": "-"}),
     "val": ("validation", {"color": ORANGE, "marker": "s", "linestyle": "--"}),
@@ -43,7 +45,7 @@ def class_distribution(
     note: str | None = None,
 ) -> "Figure":
     """Bars of the images by split and class; `patients` has the number of patients by split, if known."""
-    figure, axes = _canvas("Images by split and class", "split", "images", note)
+    figure, axes = canvas("Images by split and class", "split", "images", note)
     classes = list(next(iter(counts.values()), {}))
     width = 0.8 / max(1, len(classes))
     for k, name in enumerate(classes):
@@ -68,9 +70,10 @@ def curve(
     title: str,
     selected_epoch: int | None = None,
     note: str | None = None,
+    units: Mapping[str, str] = UNITS,
 ) -> "Figure":
     """`metric` (loss, accuracy or f1) of each split in `history` by epoch; marks the selected epoch."""
-    figure, axes = _canvas(title, "epoch", UNITS.get(metric, metric), note)
+    figure, axes = canvas(title, "epoch", units.get(metric, metric), note)
     for split, (label, style) in LINES.items():
         rows = [row for row in history if row.get(f"{split}/{metric}") is not None]
         if not rows:
@@ -91,18 +94,18 @@ def curve(
     if history:
         axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
     whole_epochs(axes)
-    _legend_above(axes)
+    legend_above(axes)
     return figure
 
 
 def confusion_matrix(
-    matrix: ArrayLike, class_names: tuple[str, str], title: str, note: str | None = None
+    matrix: ArrayLike, class_names: tuple[str, ...], title: str, note: str | None = None
 ) -> "Figure":
     """Counts and shares of the true class (rows) for `matrix` [2, 2] as `metrics.confusion` gives it."""
     counts = np.asarray(matrix)
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
-    figure, axes = _canvas(
+    figure, axes = canvas(
         title, "predicted class (shares are of the true class)", "true class", note, size=(6.4, 5.6)
     )
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -124,9 +127,9 @@ def roc(labels: ArrayLike, probabilities: ArrayLike, title: str, note: str | Non
     truth, chances = metrics.checked(labels, probabilities)
     at = metrics.scores(truth, chances)
     x, y = "false positive rate (1 - specificity)", "true positive rate (recall)"
-    figure, axes = _canvas(title, x, y, note, size=(6.2, 6.0))
+    figure, axes = canvas(title, x, y, note, size=(6.2, 6.0))
     if np.isnan(at["auroc"]):
-        return _undefined(figure, axes)
+        return undefined(figure, axes)
     false_positive, true_positive, _ = roc_curve(truth, chances, drop_intermediate=False)
     axes.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.2, label="chance (0.5)")
     axes.plot(false_positive, true_positive, color=BLUE, linewidth=2, label=f"AUROC {at['auroc']:.4f}")
@@ -145,9 +148,9 @@ def precision_recall(
     truth, chances = metrics.checked(labels, probabilities)
     at = metrics.scores(truth, chances)
     x, y = "recall (true positive rate)", "precision (positive predictive value)"
-    figure, axes = _canvas(title, x, y, note, size=(6.2, 6.0))
+    figure, axes = canvas(title, x, y, note, size=(6.2, 6.0))
     if np.isnan(at["auprc"]):
-        return _undefined(figure, axes)
+        return undefined(figure, axes)
     precision, recall, _ = precision_recall_curve(truth, chances)
     base = float(truth.mean())
     axes.axhline(base, color=GREY, linestyle="--", linewidth=1.2, label=f"chance (prevalence {base:.3f})")
@@ -163,17 +166,17 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, title: str, note: s
     """Reliability diagram over the histogram of the probabilities, in the 15 bins of the ECE."""
     images, mean, share = metrics.calibration_bins(labels, probabilities)
     error = metrics.calibration_error(labels, probabilities)
-    figure, axes = _canvas(title, "", "observed share of positives", note, size=(6.4, 7.2), rows=2)
+    figure, axes = canvas(title, "", "observed share of positives", note, size=(6.4, 7.2), rows=2)
     below = figure.axes[1]
     axes.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.2, label="perfect")
     seen = images > 0
     text = f"bin means (ECE {error:.4f})"
     axes.plot(mean[seen], share[seen], color=BLUE, marker="o", markersize=7, linewidth=1.2, label=text)
-    low, high = _wilson(share[seen], images[seen])
+    low, high = wilson(share[seen], images[seen])
     axes.vlines(mean[seen], low, high, color=BLUE, alpha=0.35, linewidth=5, label="95 % interval")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.03, 1.03)
-    _legend_above(axes)
+    legend_above(axes)
     edges = np.linspace(0, 1, metrics.ECE_BINS + 1)
     bars = below.bar(edges[:-1], images, 1 / metrics.ECE_BINS, align="edge", color=SKY, edgecolor="white")
     below.bar_label(bars, [f"{n}" if n else "" for n in images], fontsize=SMALL - 1, padding=1)
@@ -185,7 +188,7 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, title: str, note: s
     return figure
 
 
-def _canvas(
+def canvas(
     title: str,
     xlabel: str,
     ylabel: str,
@@ -209,14 +212,14 @@ def _canvas(
     return figure, axes
 
 
-def _legend_above(axes: "Axes") -> None:
+def legend_above(axes: "Axes") -> None:
     """A legend above the axes: accuracy curves and intervals leave no free corner inside."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=SMALL, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes.set_title(axes.get_title(), fontsize=TEXT + 2, pad=30)
 
 
-def _wilson(share: metrics.Floats, images: metrics.Ints) -> tuple[metrics.Floats, metrics.Floats]:
+def wilson(share: metrics.Floats, images: metrics.Ints) -> tuple[metrics.Floats, metrics.Floats]:
     """Wilson's (1927) 95 % interval of each bin's share: a bin of ten images says little."""
     z = 1.959964
     middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
@@ -229,7 +232,7 @@ def _operating_point(axes: "Axes", x: float, y: float) -> None:
     axes.plot(x, y, "D", color=ORANGE, markersize=9, label=label, clip_on=False, zorder=5)
 
 
-def _undefined(figure: "Figure", axes: "Axes") -> "Figure":
+def undefined(figure: "Figure", axes: "Axes") -> "Figure":
     text = "undefined: only one class is present"
     axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=TEXT, transform=axes.transAxes)
     return figure

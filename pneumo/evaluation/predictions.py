@@ -1,18 +1,26 @@
-"""Labels and probabilities of one split, and the predictions CSV that holds them."""
+"""Labels and probabilities of one split, and the predictions CSV that holds them.
+
+Two classes have the columns path, patient, label, probability (of class 1) and prediction. More classes have
+path, patient, label, prediction, and a column `p_<class>` for each class in the order of the labels.
+"""
 
 import csv
 import io
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypeVar
 
 import numpy as np
 
 from pneumo import UserError
-from pneumo.names import PREDICTION_COLUMNS
+from pneumo.evaluation import metrics, multiclass
+from pneumo.names import CLASS_NAMES, PREDICTION_COLUMNS
 from pneumo.patient_ids import one_spelling
 
 T = TypeVar("T", int, float)
 COLUMNS = PREDICTION_COLUMNS[:4]  # those that are needed
+MANY_COLUMNS = ("path", "patient", "label", "prediction")  # those before the probabilities
+PREFIX = "p_"  # of the column of a class
 THRESHOLD = 0.5  # an image is called positive from this probability on
 
 
@@ -22,8 +30,9 @@ class SplitResult:
 
     paths: list[str]
     patients: list[str | None]  # None if the patient is not known
-    labels: np.ndarray  # int [N], 0 or 1
-    probabilities: np.ndarray  # float [N], of class 1
+    labels: np.ndarray  # int [N], 0 to K-1
+    probabilities: np.ndarray  # float [N], of class 1; of more than two classes [N, K]
+    class_names: tuple[str, ...] = CLASS_NAMES
     subgroups: dict[str, list[str]] = field(default_factory=dict)  # the table's columns, as given
 
     def __post_init__(self) -> None:
@@ -36,9 +45,26 @@ class SplitResult:
             )
 
     @property
+    def many(self) -> bool:
+        """More than two classes?"""
+        return len(self.class_names) > len(CLASS_NAMES)
+
+    @property
     def predictions(self) -> np.ndarray:
         """Predicted class, int64 [N]; compared in float64, like the scores."""
+        if self.many:
+            return np.asarray(self.probabilities, dtype=np.float64).argmax(1).astype(np.int64)
         return (np.asarray(self.probabilities, dtype=np.float64) >= THRESHOLD).astype(np.int64)
+
+    def scores(self) -> dict[str, float]:
+        """`metrics.scores`, or of more than two classes `multiclass.scores`."""
+        return multiclass.scores_of(self.labels, self.probabilities)
+
+    def confusion(self) -> metrics.Ints:
+        """Images by true class (rows) and predicted class (columns) [K, K]."""
+        if self.many:
+            return multiclass.confusion(self.labels, self.predictions, len(self.class_names))
+        return metrics.confusion(self.labels, self.predictions)
 
     @property
     def patient_count(self) -> int | None:
@@ -47,21 +73,46 @@ class SplitResult:
 
 
 def read_predictions(text: str) -> SplitResult:
-    """The content of a predictions/*.csv; UserError if it is something else or damaged.
+    """The content of a predictions/*.csv of two classes; UserError for another one, or if it is damaged."""
+    if names := _many_names(text):
+        raise UserError(
+            f"it has {len(names)} classes ({', '.join(names[:5])}{', ...' * (len(names) > 5)}), and only two "
+            "classes can be used here so far"
+        )
+    return read_any_predictions(text)
+
+
+def _many_names(text: str) -> tuple[str, ...]:
+    """The classes of a CSV with a column for each class; none of a CSV of two, or if it is damaged."""
+    try:
+        header = next(csv.reader(io.StringIO(text)), [])
+    except csv.Error:
+        return ()
+    after = takewhile(lambda name: name.startswith(PREFIX), header[len(MANY_COLUMNS) :])
+    names = [name.removeprefix(PREFIX) for name in after]
+    whole = tuple(header[: len(MANY_COLUMNS)]) == MANY_COLUMNS and len(names) > len(CLASS_NAMES)
+    return tuple(names) if whole else ()
+
+
+def read_any_predictions(text: str) -> SplitResult:
+    """The content of a predictions/*.csv of any number of classes; UserError if it is damaged.
 
     Further columns are subgroups.
     """
+    class_names = _many_names(text)
+    wanted = [*MANY_COLUMNS[:3], *(PREFIX + name for name in class_names)] if class_names else [*COLUMNS]
     reader = csv.DictReader(io.StringIO(text))
     paths: list[str] = []
     patients: list[str | None] = []
     labels: list[int] = []
-    probabilities: list[float] = []
+    probabilities: list[float | list[float]] = []
     subgroups: dict[str, list[str]] = {}
     try:
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        missing = [name for name in wanted if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"the first line has no {' and no '.join(missing)}")
-        subgroups = {name: [] for name in reader.fieldnames or () if name not in PREDICTION_COLUMNS}
+        known = {*wanted, *PREDICTION_COLUMNS}
+        subgroups = {name: [] for name in reader.fieldnames or () if name not in known}
         for row in reader:
             # A process that was killed, or a full disk, leaves half a line.
             if None in row or None in row.values():
@@ -71,19 +122,23 @@ def read_predictions(text: str) -> SplitResult:
             paths.append(row["path"])
             patients.append(row["patient"] or None)
             labels.append(_number(int, "label", row["label"]))
-            probabilities.append(_number(float, "probability", row["probability"]))
+            if class_names:
+                probabilities.append([_number(float, name, row[name]) for name in wanted[3:]])
+            else:
+                probabilities.append(_number(float, "probability", row["probability"]))
             for name, values in subgroups.items():
                 values.append(row[name])
     except (ValueError, csv.Error) as error:
         where = f"line {reader.line_num}: " if reader.line_num > 1 else ""
-        raise UserError(f"not a table of predictions ({', '.join(COLUMNS)}): {where}{error}") from None
+        raise UserError(f"not a table of predictions ({', '.join(wanted)}): {where}{error}") from None
     if not paths:
-        raise UserError(f"not a table of predictions ({', '.join(COLUMNS)}): it has no rows")
+        raise UserError(f"not a table of predictions ({', '.join(wanted)}): it has no rows")
     return SplitResult(
         paths=paths,
         patients=patients,
         labels=np.array(labels, dtype=np.int64),
         probabilities=np.array(probabilities, dtype=np.float64),
+        class_names=class_names or CLASS_NAMES,
         subgroups=subgroups,
     )
 
@@ -99,11 +154,18 @@ def predictions_csv(split: SplitResult) -> bytes:
     """The CSV, UTF-8, subgroups last; probabilities read back to the same bits."""
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
+    rows = zip(split.paths, split.patients, split.labels, split.predictions, split.probabilities, strict=True)
+    others = list(zip(*split.subgroups.values(), strict=True)) or [()] * len(split.paths)
+    if split.many:
+        classes = (PREFIX + name for name in split.class_names)
+        writer.writerow((*MANY_COLUMNS, *classes, *split.subgroups))
+        for (path, patient, label, prediction, chances), further in zip(rows, others, strict=True):
+            cells = (repr(float(chance)) for chance in chances)
+            writer.writerow((path, patient or "", int(label), int(prediction), *cells, *further))
+        return page.getvalue().encode(errors="surrogateescape")
     writer.writerow((*PREDICTION_COLUMNS, *split.subgroups))
-    columns = (split.paths, split.patients, split.labels, split.probabilities, split.predictions)
-    rows = zip(*columns, *split.subgroups.values(), strict=True)
-    for path, patient, label, probability, prediction, *subgroups in rows:
+    for (path, patient, label, prediction, probability), further in zip(rows, others, strict=True):
         # repr of a Python float is the shortest text that reads back to the same bits (float32 too).
         written = (path, patient or "", int(label), repr(float(probability)), int(prediction))
-        writer.writerow((*written, *subgroups))
+        writer.writerow((*written, *further))
     return page.getvalue().encode(errors="surrogateescape")  # file names may not be UTF-8

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pneumo import one_of
-from pneumo.evaluation import figures, metrics, plot
+from pneumo.evaluation import class_figures, figures, multiclass, plot
 from pneumo.evaluation.predictions import THRESHOLD, SplitResult, predictions_csv
 from pneumo.files import write_atomically
 from pneumo.names import FIGURES, PREDICTIONS, PROTOCOLS, REPORTS, TEST_SELECTED
@@ -26,7 +26,7 @@ def write(
     history: list[dict[str, Any]],
     splits: dict[str, SplitResult],
     class_counts: dict[str, dict[str, int]],
-    class_names: tuple[str, str],
+    class_names: tuple[str, ...],
     selected_epoch: int,
     protocol: str,
     note: str | None = None,
@@ -43,7 +43,7 @@ def write(
     one_of("protocol", protocol, PROTOCOLS)
     for name in splits:
         one_of("split", name, ("val", "test"))
-    scored = {name: metrics.scores(split.labels, split.probabilities) for name, split in splits.items()}
+    scored = {name: split.scores() for name, split in splits.items()}
     optimistic = protocol == TEST_SELECTED
     honest = _chosen_by_validation(history, val_monitor) if optimistic else None
     drawn = _figures(history, splits, class_counts, patients, class_names, selected_epoch, optimistic, note)
@@ -67,7 +67,7 @@ def _figures(
     splits: dict[str, SplitResult],
     class_counts: dict[str, dict[str, int]],
     patients: dict[str, int] | None,
-    class_names: tuple[str, str],
+    class_names: tuple[str, ...],
     selected_epoch: int,
     optimistic: bool,
     note: str | None,
@@ -77,19 +77,33 @@ def _figures(
     if optimistic and "optimistic" not in (note or "").lower():
         parts.append(OPTIMISTIC)
     warned = " ".join(parts) or None
-    drawn = {"class_distribution": figures.class_distribution(class_counts, patients, note)}
+    many = len(class_names) > 2
+    distribution = (class_figures if many else figures).class_distribution
+    drawn = {"class_distribution": distribution(class_counts, patients, note)}
+    units = figures.MACRO_UNITS if many else figures.UNITS
     for metric, title in {"loss": "Loss", "accuracy": "Accuracy", "f1": "F1"}.items():
         drawn[f"curves_{metric}"] = figures.curve(
-            history, metric, f"{title} by epoch", selected_epoch, warned
+            history, metric, f"{title} by epoch", selected_epoch, warned, units
         )
     for name, split in splits.items():
         word, below = ("validation", note) if name == "val" else ("test", warned)
-        matrix = metrics.confusion(split.labels, split.predictions)
+        matrix = split.confusion()
         title = f"Confusion matrix, {word} set, epoch {selected_epoch}"
-        drawn[f"confusion_{name}"] = figures.confusion_matrix(matrix, class_names, title, below)
+        if many:
+            drawn[f"confusion_{name}"] = class_figures.confusion_matrix(matrix, class_names, title, below)
+        else:
+            drawn[f"confusion_{name}"] = figures.confusion_matrix(matrix, class_names, title, below)
     if "test" in splits:
         labels, probabilities = splits["test"].labels, splits["test"].probabilities
         where = f"test set, epoch {selected_epoch}"
+        if many:
+            curves = (labels, probabilities, class_names)
+            drawn["roc_test"] = class_figures.roc(*curves, f"ROC by class, {where}", warned)
+            drawn["pr_test"] = class_figures.precision_recall(
+                *curves, f"Precision and recall by class, {where}", warned
+            )
+            drawn["calibration_test"] = class_figures.calibration(*curves, f"Calibration, {where}", warned)
+            return drawn
         drawn["roc_test"] = figures.roc(labels, probabilities, f"ROC, {where}", warned)
         drawn["pr_test"] = figures.precision_recall(
             labels, probabilities, f"Precision and recall, {where}", warned
@@ -101,28 +115,44 @@ def _figures(
 
 
 def _report(
-    name: str, split: SplitResult, scored: dict[str, float], class_names: tuple[str, str]
+    name: str, split: SplitResult, scored: dict[str, float], class_names: tuple[str, ...]
 ) -> dict[str, Any]:
     from sklearn.metrics import classification_report
 
-    names = {"labels": [0, 1], "target_names": list(class_names)}
+    names = {"labels": [*range(len(class_names))], "target_names": list(class_names)}
     report = classification_report(
         split.labels, split.predictions, **names, zero_division=0, output_dict=True
     )
-    matrix = metrics.confusion(split.labels, split.predictions)
-    return {
+    made = {
         "split": name,
         "images": len(split.paths),
         "patients": split.patient_count,
         "class_names": list(class_names),
         "threshold": THRESHOLD,
         "scores": scored,
-        "confusion_matrix": matrix.tolist(),
+        "confusion_matrix": split.confusion().tolist(),
         "classification_report": report,
     }
+    if split.many:
+        del made["threshold"]
+        of_class = multiclass.class_scores(split.labels, split.probabilities)
+        made["class_scores"] = dict(zip(class_names, of_class, strict=True))
+        made["undefined"] = undefined(split)
+    return made
 
 
-def _page(report: dict[str, Any], split: SplitResult, class_names: tuple[str, str]) -> str:
+def undefined(split: SplitResult) -> str | None:
+    """Which scores of more than two classes are not defined, and why; None if all are."""
+    absent = [name for label, name in enumerate(split.class_names) if not (split.labels == label).any()]
+    if not split.many or not absent:
+        return None
+    return (
+        f"no image has the class {', '.join(absent)}: its AUROC, recall and F1 are not defined, and neither "
+        "are the macro scores of them"
+    )
+
+
+def _page(report: dict[str, Any], split: SplitResult, class_names: tuple[str, ...]) -> str:
     from sklearn.metrics import classification_report
 
     header = {
@@ -133,6 +163,11 @@ def _page(report: dict[str, Any], split: SplitResult, class_names: tuple[str, st
         "protocol": f"{report['protocol']}: {report['protocol_in_words']}",
         "positive class": f"{class_names[1]}, called from probability {THRESHOLD} on",
     }
+    if split.many:
+        del header["positive class"]
+        header["called class"] = "the one with the largest probability"
+        if report["undefined"]:
+            header["not defined"] = report["undefined"]
     if report["note"]:
         header["note"] = report["note"]
     if report["optimistic"]:
@@ -141,13 +176,25 @@ def _page(report: dict[str, Any], split: SplitResult, class_names: tuple[str, st
     table = classification_report(
         split.labels,
         split.predictions,
-        labels=[0, 1],
+        labels=[*range(len(class_names))],
         target_names=list(class_names),
         digits=4,
         zero_division=0,
     )
-    scores = [f"{key:<12}{value:.4f}" for key, value in report["scores"].items()]
+    width = 20 if split.many else 12
+    scores = [f"{key:<{width}}{value:.4f}" for key, value in report["scores"].items()]
+    if split.many:
+        scores += ["", *_class_rows(report["class_scores"])]
     return "\n".join([*lines, "", table.rstrip(), "", *scores, ""])
+
+
+def _class_rows(of_class: dict[str, dict[str, float]]) -> list[str]:
+    """The scores of each class, one class a line."""
+    width = max(map(len, of_class)) + 2
+    lines = [" " * width + "".join(f"{name:>12}" for name in multiclass.OF_A_CLASS)]
+    for name, scores in of_class.items():
+        lines.append(f"{name:<{width}}" + "".join(f"{scores[key]:>12.4f}" for key in multiclass.OF_A_CLASS))
+    return lines
 
 
 def _chosen_by_validation(history: list[dict[str, Any]], monitor: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Scores a split with a network: one probability for each image."""
+"""Scores a split with a network: one probability for each image, or of more than two classes one a class."""
 
 import math
 from collections.abc import Callable
@@ -12,14 +12,17 @@ from torch.nn.functional import cross_entropy
 
 from pneumo.data.augment import normalise
 from pneumo.data.loader import Split, evaluation_batch
-from pneumo.evaluation import metrics
+from pneumo.evaluation import multiclass
 from pneumo.training.runtime import Runtime
 from pneumo.training.settings import TrainerSettings
 
 
 @dataclass
 class Evaluation:
-    """A split's scores: row numbers, labels and PNEUMONIA probabilities [N], and the mean cross-entropy."""
+    """A split's scores: row numbers and labels [N], probabilities, and the mean cross-entropy.
+
+    The probabilities are those of PNEUMONIA [N], or of more than two classes those of each class [N, K].
+    """
 
     indices: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -32,7 +35,7 @@ class Evaluation:
         return math.isfinite(self.loss)
 
     def scores(self) -> dict[str, float]:
-        return {"loss": self.loss, **metrics.scores(self.labels, self.probabilities)}
+        return {"loss": self.loss, **multiclass.scores_of(self.labels, self.probabilities)}
 
 
 @torch.inference_mode()
@@ -42,6 +45,7 @@ def score(
     runtime: Runtime,
     settings: TrainerSettings,
     in_channels: int,
+    num_classes: int = 2,
     between_batches: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Score `split` with `network`. With several processes, each scores a share and all get the whole.
@@ -65,12 +69,17 @@ def score(
             logits = network(normalise(images, in_channels))
         logits = logits.double()
         loss = cross_entropy(logits, labels, reduction="none")
-        rows.append(torch.stack([labels, logits.softmax(1)[:, 1], loss], 1))
-    own = torch.cat(rows) if rows else torch.zeros(0, 3, dtype=torch.float64, device=runtime.device)
+        chances = logits.softmax(1)
+        if num_classes == 2:
+            chances = chances[:, 1:]
+        rows.append(torch.cat([labels[:, None].double(), loss[:, None], chances], 1))
+    width = 3 if num_classes == 2 else 2 + num_classes
+    own = torch.cat(rows) if rows else torch.zeros(0, width, dtype=torch.float64, device=runtime.device)
     numbers = runtime.gather(mine[:, None].to(own)).flatten().cpu().numpy().astype(np.int64)
     table = runtime.gather(own).cpu().numpy()
     order = np.argsort(numbers, kind="stable")
-    labels_, probabilities, losses = table[order].T
+    labels_, losses, *columns = table[order].T
+    probabilities = columns[0] if num_classes == 2 else np.stack(columns, 1)
     return Evaluation(numbers[order], labels_.astype(np.int64), probabilities, float(losses.mean()))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -19,7 +20,7 @@ from pneumo import UserError
 from pneumo.data.augment import Augment, step_generator
 from pneumo.data.loader import Split, batches, drawn_shares, epoch_order, mix
 from pneumo.data.settings import AugmentSettings, SamplerSettings
-from pneumo.evaluation import metrics
+from pneumo.evaluation import metrics, multiclass
 from pneumo.names import MEASURED
 from pneumo.training import scoring
 from pneumo.training.checkpoint import load_resume
@@ -55,6 +56,7 @@ class Recipe:
     sampler: SamplerSettings
     augment: AugmentSettings
     in_channels: int = 3
+    num_classes: int = 2
     seed: int = 0
 
 
@@ -126,9 +128,11 @@ class Trainer:
         self.train_labels = splits["train"].labels.cpu().numpy()  # the sampler draws on the host
         self.class_weights = self._class_weights()
         self._graph = self._step_graph()
-        # Sums over the epoch (loss, images, true negatives, false positives, false negatives, true positives)
-        # and the first step whose loss was not finite, or -1. They stay on the device until the epoch ends.
-        self.sums = torch.zeros(6, device=runtime.device)
+        # Sums over the epoch (loss, images, and the images of each true and called class, row by row) and the
+        # first step whose loss was not finite, or -1. They stay on the device until the epoch ends.
+        cells = recipe.num_classes**2
+        self.sums = torch.zeros(2 + cells, device=runtime.device)
+        self._cells = torch.arange(cells, device=runtime.device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=runtime.device)
         self._started = self._saved_at = self._shown_at = time.monotonic()
         self._writer = StateWriter(folder)
@@ -259,19 +263,13 @@ class Trainer:
         The recorded loss is the plain cross-entropy without class weights and label smoothing, so that curves
         of different recipes are comparable.
         """
-        predicted = logits[:, 1] >= logits[:, 0]
-        actual = labels == 1
-        ones = torch.ones_like(labels)
-        self.sums += torch.stack(
-            [
-                cross_entropy(logits, labels, reduction="sum"),
-                ones.sum(),
-                (~predicted & ~actual).sum(),
-                (predicted & ~actual).sum(),
-                (~predicted & actual).sum(),
-                (predicted & actual).sum(),
-            ]
-        )
+        classes = self.recipe.num_classes
+        # Two equal logits of two classes are probability 0.5, which calls class 1.
+        called = (logits[:, 1] >= logits[:, 0]).long() if classes == 2 else logits.argmax(1)
+        # Not bincount, which waits for the device.
+        counts = ((labels * classes + called)[:, None] == self._cells).sum(0)
+        loss_sum = cross_entropy(logits, labels, reduction="sum")
+        self.sums += torch.cat([torch.stack([loss_sum, torch.ones_like(labels).sum()]), counts])
         first = (self.bad_step < 0) & ~torch.isfinite(loss)
         self.bad_step.copy_(torch.where(first, number, self.bad_step))
 
@@ -281,7 +279,7 @@ class Trainer:
         sums = self.runtime.sum(self.sums.clone()).tolist()
         self._check_finite()
         train_s = time.monotonic() - self._started
-        counts = metrics.from_counts(*(int(count) for count in sums[2:]))
+        counts = self._from_counts(sums[2:])
         figures = {
             "train/loss": sums[0] / sums[1],
             "train/accuracy": counts["accuracy"],
@@ -330,7 +328,7 @@ class Trainer:
         else:
             score = -figures[monitor] if monitor == "val/loss" else figures[monitor]
             loss = figures["val/loss"]
-        if math.isnan(score):  # an AUROC of one class
+        if math.isnan(score):  # an AUROC of one class, or with a class without images
             score = -math.inf
         if (score, -loss) <= (progress.best_score, -progress.best_loss):
             return
@@ -354,8 +352,15 @@ class Trainer:
 
     def score(self, model: nn.Module, split: Split) -> Evaluation:
         """Score a split with `model`. With several processes, each scores a share and all get the whole."""
+        recipe = self.recipe
         evaluation = scoring.score(
-            model, split, self.runtime, self.settings, self.recipe.in_channels, self._obey_stop
+            model,
+            split,
+            self.runtime,
+            self.settings,
+            recipe.in_channels,
+            recipe.num_classes,
+            self._obey_stop,
         )
         if not evaluation.finite:
             raise NonFiniteLoss(
@@ -458,7 +463,8 @@ class Trainer:
         """Inverse class frequencies, scaled so that their mean over the sampler's draws is one."""
         if not self.settings.class_weights:
             return None
-        counts = torch.bincount(torch.from_numpy(self.train_labels), minlength=2).double()
+        labels = torch.from_numpy(self.train_labels)
+        counts = torch.bincount(labels, minlength=self.recipe.num_classes).double()
         weights = counts.sum() / counts
         drawn = drawn_shares(self.recipe.sampler, counts)
         return (weights / (weights * drawn).sum()).float().to(self.runtime.device)
@@ -490,11 +496,18 @@ class Trainer:
             return
         self._shown_at = now
         loss, count, *counts = self.sums.tolist()
-        figures = metrics.from_counts(*(int(value) for value in counts))
+        figures = self._from_counts(counts)
         bar.set_postfix(
             loss=f"{loss / count:.4f}", accuracy=f"{figures['accuracy']:.4f}", f1=f"{figures['f1']:.4f}"
         )
         bar.update()
+
+    def _from_counts(self, counts: list[float]) -> dict[str, float]:
+        """Accuracy, F1, precision and recall of the epoch so far; macro of more than two classes."""
+        classes = self.recipe.num_classes
+        if classes == 2:
+            return metrics.from_counts(*(int(count) for count in counts))
+        return multiclass.from_matrix(np.array(counts).reshape(classes, classes))
 
     def _print_epoch(self, figures: dict[str, float]) -> None:
         if self.quiet:

@@ -18,7 +18,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
         DataSettings,
         {"name": "phantm"},
         "data.name=phantm is not known; the options are chest_xray, csv, phantom, nih14, chexpert, rsna, "
-        "covid_radiography. Did you mean phantom?",
+        "covid_radiography, kermany3. Did you mean phantom?",
     ),
     (
         DataSettings,

@@ -136,7 +136,7 @@ def test_calibration_shows_bins_histogram_and_ece() -> None:
 
 def test_wilson_interval_of_a_known_case() -> None:
     # Newcombe 1998, table I: 81 of 263 gives .2553 to .3662; none of 20 gives 0 to .1611.
-    low, high = figures._wilson(np.array([81 / 263, 0.0]), np.array([263, 20]))
+    low, high = figures.wilson(np.array([81 / 263, 0.0]), np.array([263, 20]))
     assert low == pytest.approx([0.2553, 0], abs=5e-5)
     assert high == pytest.approx([0.3662, 0.1611], abs=5e-5)
 

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from pneumo import UserError
-from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_predictions
+from pneumo.evaluation.predictions import (
+    SplitResult,
+    predictions_csv,
+    read_any_predictions,
+    read_predictions,
+)
 
 
 def split(dtype: type = np.float64) -> SplitResult:
@@ -95,3 +100,44 @@ def test_patients_are_counted_if_every_image_has_one() -> None:
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(UserError, match=r"lengths \[1, 1, 2, 1\]"):
         SplitResult(paths=["a"], patients=[None], labels=np.array([0, 1]), probabilities=np.array([0.5]))
+
+
+def of_three() -> SplitResult:
+    rng = np.random.default_rng(3)
+    return SplitResult(
+        paths=["a,b.png", "c.png", "d.png"],
+        patients=["p1", None, "p2"],
+        labels=np.array([0, 2, 1]),
+        probabilities=rng.dirichlet(np.ones(3), 3),
+        class_names=("No, Finding", "p_B", 'C "c"'),
+    )
+
+
+def test_more_classes_have_a_column_each_and_read_back_to_the_same_bits() -> None:
+    one = of_three()
+    text = predictions_csv(one).decode()
+    assert text.startswith('path,patient,label,prediction,"p_No, Finding",p_p_B,"p_C ""c"""\n')
+    read = read_any_predictions(text)
+    assert read.class_names == one.class_names and read.many
+    assert (read.probabilities == one.probabilities).all() and read.probabilities.shape == (3, 3)
+    assert (read.paths, read.patients) == (one.paths, one.patients) and (read.labels == one.labels).all()
+    assert (read.predictions == one.probabilities.argmax(1)).all()
+    assert (
+        read.confusion().sum() == 3 and read.scores()["accuracy"] == (read.predictions == read.labels).mean()
+    )
+
+
+def test_a_reader_of_two_classes_refuses_more_in_one_line() -> None:
+    with pytest.raises(UserError) as error:
+        read_predictions(predictions_csv(of_three()).decode())
+    assert str(error.value) == (
+        'it has 3 classes (No, Finding, p_B, C "c"), and only two classes can be used here so far'
+    )
+
+
+def test_a_damaged_table_of_more_classes_is_refused() -> None:
+    text = predictions_csv(of_three()).decode()
+    with pytest.raises(UserError, match="line 4: it does not have the 7 cells"):
+        read_any_predictions(text[:-30])
+    with pytest.raises(UserError, match="p_p_B is 'x', not a number"):
+        read_any_predictions("path,patient,label,prediction,p_A,p_p_B,p_C\na,p,0,0,0.1,x,0.5\n")

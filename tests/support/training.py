@@ -30,13 +30,13 @@ AUGMENT = {
 class Tiny(nn.Module):
     """One convolution, optional BatchNorm, dropout, and a linear head."""
 
-    def __init__(self, norm: bool = True, dropout: float = 0.2, seed: int = 0) -> None:
+    def __init__(self, norm: bool = True, dropout: float = 0.2, seed: int = 0, classes: int = 2) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.conv = nn.Conv2d(3, 6, 3, 2)
         self.norm: nn.Module = nn.BatchNorm2d(6) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(6, 2)
+        self.fc = nn.Linear(6, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.conv(x)))
@@ -87,6 +87,7 @@ def recipe(
     smoothing: float = 0.0,
     augment: dict[str, Any] | None = None,
     seed: int = 0,
+    num_classes: int = 2,
     **trainer: Any,
 ) -> Recipe:
     defaults = {"epochs": 2, "batch_size": 4, "precision": "float32", "checkpoint_every_s": 1e6}
@@ -97,6 +98,7 @@ def recipe(
         sampler=SamplerSettings(name=sampler, smoothing=smoothing),
         augment=plain_settings.augment(**(augment or {})),
         seed=seed,
+        num_classes=num_classes,
     )
 
 

@@ -1,0 +1,209 @@
+"""The figures of one run with more than two classes: arrays in, a matplotlib Figure out.
+
+Each function takes `note`, a line under the figure, as in `figures`. They are readable up to 15 classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pneumo.evaluation import metrics, multiclass
+from pneumo.evaluation.figures import SMALL, TEXT, canvas, legend_above, undefined, wilson
+from pneumo.evaluation.plot import BLUE, DASHES, GREY, INK, ORANGE, SERIES, SKY, unit_square
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SPLIT_COLOURS = (SKY, ORANGE, BLUE)
+LONGEST = 24  # characters of a class name in a figure
+
+
+def class_distribution(
+    counts: Mapping[str, Mapping[str, int]],
+    patients: Mapping[str, int] | None = None,
+    note: str | None = None,
+) -> "Figure":
+    """Bars of the images by class and split; `patients` has the number of patients by split, if known."""
+    names = list(next(iter(counts.values()), {}))
+    height = 1.6 + 0.2 * max(1, len(counts)) * len(names)
+    figure, axes = canvas("Images by class and split", "images", "", note, size=(8.0, height))
+    thickness = 0.84 / max(1, len(counts))
+    people = patients or {}
+    for k, (split, of_class) in enumerate(counts.items()):
+        places = np.arange(len(names)) + (k - (len(counts) - 1) / 2) * thickness
+        values = [of_class.get(name, 0) for name in names]
+        total = max(1, sum(values))
+        label = f"{split} ({people[split]:,} patients)" if split in people else split
+        bars = axes.barh(places, values, 0.94 * thickness, label=label, color=SPLIT_COLOURS[k % 3])
+        texts = [f"{value:,} ({value / total:.1%})" for value in values]
+        axes.bar_label(bars, texts, padding=2, fontsize=SMALL - 2)
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.invert_yaxis()
+    axes.margins(x=0.2, y=0.01)  # x: for the text beside the longest bar
+    axes.grid(axis="y", visible=False)
+    legend_above(axes)
+    return figure
+
+
+def confusion_matrix(
+    matrix: ArrayLike, class_names: Sequence[str], title: str, note: str | None = None
+) -> "Figure":
+    """Counts and shares of the true class (rows) for `matrix` [K, K]."""
+    counts = np.asarray(matrix)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    side = 3.2 + 0.72 * len(counts)
+    xlabel = "predicted class (shares are of the true class)"
+    figure, axes = canvas(title, xlabel, "true class", note, size=(side + 1, side))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    size = TEXT + 2 if len(counts) <= 6 else SMALL - 1
+    for (i, j), count in np.ndenumerate(counts):
+        text = f"{count:,}\n{shares[i, j]:.1%}" if totals[i, 0] else f"{count:,}\n-"
+        color = "white" if shares[i, j] > 0.5 else GREY if not count else INK
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=size)
+    names = [short(name) for name in class_names]
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    rows = [f"{name}\n({total:,} images)" for name, total in zip(names, totals[:, 0], strict=True)]
+    axes.set_yticks(range(len(names)), rows)
+    axes.grid(visible=False)
+    return figure
+
+
+def roc(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    class_names: Sequence[str],
+    title: str,
+    note: str | None = None,
+) -> "Figure":
+    """Receiver operating characteristic of each class against the rest, and their mean curve.
+
+    The mean curve averages sensitivity at equal specificity; its area is the macro AUROC.
+    """
+    from sklearn.metrics import roc_curve
+
+    truth, chances = multiclass.checked(labels, probabilities)
+    of_class = multiclass.class_scores(truth, chances)
+    x, y = "false positive rate (1 - specificity)", "true positive rate (recall)"
+    figure, axes = canvas(title, x, y, note, size=(9.4, 6.0))
+    grid = np.linspace(0, 1, 1001)
+    curves = []
+    for label, name in enumerate(class_names):
+        area = of_class[label]["auroc"]
+        if np.isnan(area):
+            axes.plot([], [], " ", label=f"{short(name)}: not defined")
+            continue
+        false, true, _ = roc_curve(truth == label, chances[:, label], drop_intermediate=False)
+        axes.plot(false, true, label=f"{short(name)} {area:.4f}", linewidth=1.3, **_style(label))
+        curves.append(np.interp(grid, false, true))
+    if not curves:
+        return undefined(figure, axes)
+    axes.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.2)
+    mean = float(np.mean([one["auroc"] for one in of_class]))
+    text = "not defined" if np.isnan(mean) else f"{mean:.4f}"
+    axes.plot(grid, np.mean(curves, axis=0), color=INK, linewidth=2.6, label=f"macro average {text}")
+    _legend_beside(axes, "AUROC, class against the rest")
+    unit_square(axes, margin=0.01)
+    return figure
+
+
+def precision_recall(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    class_names: Sequence[str],
+    title: str,
+    note: str | None = None,
+) -> "Figure":
+    """Precision against recall of each class against the rest; the macro average precision in the legend."""
+    from sklearn.metrics import precision_recall_curve
+
+    truth, chances = multiclass.checked(labels, probabilities)
+    of_class = multiclass.class_scores(truth, chances)
+    x, y = "recall (true positive rate)", "precision (positive predictive value)"
+    figure, axes = canvas(title, x, y, note, size=(9.4, 6.0))
+    grid = np.linspace(0, 1, 1001)[1:]
+    curves = []
+    for label, name in enumerate(class_names):
+        area = of_class[label]["auprc"]
+        if np.isnan(area):
+            axes.plot([], [], " ", label=f"{short(name)}: not defined")
+            continue
+        precision, recall, _ = precision_recall_curve(truth == label, chances[:, label])
+        share = of_class[label]["images"] / len(truth)
+        text = f"{short(name)} {area:.4f} (chance {share:.3f})"
+        axes.step(recall, precision, where="post", label=text, linewidth=1.3, **_style(label))
+        # As average precision counts: up to a recall, the precision of the highest threshold that reaches it.
+        curves.append(precision[::-1][np.searchsorted(recall[::-1], grid, side="left")])
+    if not curves:
+        return undefined(figure, axes)
+    mean = float(np.mean([one["auprc"] for one in of_class]))
+    text = "not defined" if np.isnan(mean) else f"{mean:.4f}"
+    axes.plot(grid, np.mean(curves, axis=0), color=INK, linewidth=2.6, label=f"macro average {text}")
+    _legend_beside(axes, "average precision, class against the rest")
+    unit_square(axes, margin=0.01)
+    return figure
+
+
+def calibration(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    class_names: Sequence[str],
+    title: str,
+    note: str | None = None,
+) -> "Figure":
+    """Reliability of the called class's probability over its histogram; thin lines show each class."""
+    truth, chances = multiclass.checked(labels, probabilities)
+    images, mean, share = multiclass.top_bins(truth, chances)
+    scored = multiclass.scores(truth, chances)
+    figure, axes = canvas(title, "", "observed share", note, size=(9.4, 7.2), rows=2)
+    below = figure.axes[1]
+    axes.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.2, label="perfect")
+    for label, name in enumerate(class_names):
+        of_bins, of_mean, of_share = metrics.calibration_bins(truth == label, chances[:, label])
+        some = of_bins > 0
+        error = metrics.calibration_error(truth == label, chances[:, label])
+        text = f"{short(name)} (ECE {error:.4f})"
+        axes.plot(of_mean[some], of_share[some], linewidth=0.9, alpha=0.7, label=text, **_style(label))
+    seen = images > 0
+    text = f"called class (ECE {scored['ece_top']:.4f})"
+    axes.plot(mean[seen], share[seen], color=INK, marker="o", markersize=7, linewidth=2, label=text)
+    low, high = wilson(share[seen], images[seen])
+    axes.vlines(mean[seen], low, high, color=INK, alpha=0.35, linewidth=5, label="95 % interval")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.03, 1.03)
+    _legend_beside(axes, f"mean ECE of the classes {scored['ece']:.4f}")
+    edges = np.linspace(0, 1, metrics.ECE_BINS + 1)
+    bars = below.bar(edges[:-1], images, 1 / metrics.ECE_BINS, align="edge", color=SKY, edgecolor="white")
+    below.bar_label(bars, [f"{n}" if n else "" for n in images], fontsize=SMALL - 1, padding=1)
+    below.set_yscale("log")  # as for two classes: most images are in the outer bin
+    below.set_ylim(0.7, 3 * max(1, int(images.max())))
+    below.set_ylabel("images (log scale)", fontsize=TEXT)
+    below.set_xlabel("predicted probability (histogram: of the called class)", fontsize=TEXT)
+    return figure
+
+
+def short(name: str) -> str:
+    """A class name that fits into a figure."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Colour and dash of a class: each pair is unique up to 36 classes."""
+    return {
+        "color": SERIES[number % len(SERIES)],
+        "linestyle": DASHES[number // len(SERIES) % len(DASHES)],
+    }
+
+
+def _legend_beside(axes: "Axes", title: str) -> None:
+    axes.legend(
+        fontsize=SMALL - 1,
+        title=title,
+        title_fontsize=SMALL - 1,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+    )
