@@ -258,12 +258,17 @@ def test_a_database_that_refuses_or_is_dead(
     rules.write_text("host all writer 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
     with psycopg.connect(postgres.uri, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE writer LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
+        connection.execute("CREATE DATABASE written")  # no server has made experiments there
         connection.execute("SELECT pg_reload_conf()")
-    right = postgres.uri.replace("//postgres@", f"//writer:{PASSWORD}@")
+    right = f"postgresql://writer:{PASSWORD}@127.0.0.1:{postgres.port}/written"
     refuses(right.replace(PASSWORD, "wrong"), "the user or the password is wrong or missing. Set ")
     sent(command("runs", "sync", f"output_dir={outputs}", f"tracking.uri={right}"))
     postgres.kill()
-    refuses(right, "nothing answers there. Start the server, or correct tracking.uri. (")
+    try:
+        refuses(right, "nothing answers there. Start the server, or correct tracking.uri. (")
+    finally:
+        postgres.start()  # other tests use it too
+        postgres.wait()
 
 
 def test_a_server_that_takes_no_artifacts(
