@@ -133,7 +133,7 @@ def _refuse_other_tasks(runs: Sequence[TrackedRun]) -> None:
         ]
         raise UserError(
             f"the runs tell different classes apart: {'; '.join(sorted(parts))}. Their scores answer "
-            "different questions; compare each group alone, by sweep_id=ID or by an experiment of its own."
+            "different questions; compare each group alone, by sweep_id=ID or in a separate experiment."
         )
     if any(len(classes) > len(CLASS_NAMES) for classes in names.values()):
         classes = next(iter(names.values()))

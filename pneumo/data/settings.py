@@ -14,7 +14,7 @@ from pneumo import UserError, one_of
 from pneumo.names import CLASS_NAMES, class_metric
 from pneumo.versions import PIXEL_RULES, PIXELS
 
-MOST_PHANTOM_CLASSES = 20  # each pattern needs a place of its own
+MOST_PHANTOM_CLASSES = 20  # each pattern needs a different place
 MOST_NAME_CHARS = 100  # of a class
 
 
@@ -189,7 +189,7 @@ class DataSettings:
                 if seen.setdefault(key, name) != name or names.count(name) > 1:
                     raise UserError(
                         f"data.classes={self.classes} has the names {seen[key]!r} and {name!r}, which are "
-                        "one name in labels or in the names of metrics. Give each class a name of its own."
+                        "one name in labels or in the names of metrics. Give each class a different name."
                     )
 
     @property

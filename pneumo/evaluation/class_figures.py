@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumo.evaluation import metrics, multiclass
-from pneumo.evaluation.figures import SMALL, TEXT, canvas, legend_above, undefined, wilson
+from pneumo.evaluation.figures import SMALL, TEXT, canvas, histogram, legend_above, undefined, wilson
 from pneumo.evaluation.plot import BLUE, DASHES, GREY, INK, ORANGE, SERIES, SKY, unit_square
 
 if TYPE_CHECKING:
@@ -102,11 +102,8 @@ def roc(
     if not curves:
         return undefined(figure, axes)
     axes.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.2)
-    mean = float(np.mean([one["auroc"] for one in of_class]))
-    text = "not defined" if np.isnan(mean) else f"{mean:.4f}"
-    axes.plot(grid, np.mean(curves, axis=0), color=INK, linewidth=2.6, label=f"macro average {text}")
+    _macro_average(axes, grid, curves, [one["auroc"] for one in of_class])
     _legend_beside(axes, "AUROC, class against the rest")
-    unit_square(axes, margin=0.01)
     return figure
 
 
@@ -139,11 +136,8 @@ def precision_recall(
         curves.append(precision[::-1][np.searchsorted(recall[::-1], grid, side="left")])
     if not curves:
         return undefined(figure, axes)
-    mean = float(np.mean([one["auprc"] for one in of_class]))
-    text = "not defined" if np.isnan(mean) else f"{mean:.4f}"
-    axes.plot(grid, np.mean(curves, axis=0), color=INK, linewidth=2.6, label=f"macro average {text}")
+    _macro_average(axes, grid, curves, [one["auprc"] for one in of_class])
     _legend_beside(axes, "average precision, class against the rest")
-    unit_square(axes, margin=0.01)
     return figure
 
 
@@ -175,14 +169,18 @@ def calibration(
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.03, 1.03)
     _legend_beside(axes, f"mean ECE of the classes {scored['ece']:.4f}")
-    edges = np.linspace(0, 1, metrics.ECE_BINS + 1)
-    bars = below.bar(edges[:-1], images, 1 / metrics.ECE_BINS, align="edge", color=SKY, edgecolor="white")
-    below.bar_label(bars, [f"{n}" if n else "" for n in images], fontsize=SMALL - 1, padding=1)
-    below.set_yscale("log")  # as for two classes: most images are in the outer bin
-    below.set_ylim(0.7, 3 * max(1, int(images.max())))
-    below.set_ylabel("images (log scale)", fontsize=TEXT)
-    below.set_xlabel("predicted probability (histogram: of the called class)", fontsize=TEXT)
+    histogram(below, images, "predicted probability (histogram: of the called class)")
     return figure
+
+
+def _macro_average(
+    axes: "Axes", grid: metrics.Floats, curves: Sequence[metrics.Floats], areas: Sequence[float]
+) -> None:
+    """The mean of the classes' curves on `grid`, with the mean of their areas, on axes from 0 to 1."""
+    mean = float(np.mean(areas))
+    text = "not defined" if np.isnan(mean) else f"{mean:.4f}"
+    axes.plot(grid, np.mean(curves, axis=0), color=INK, linewidth=2.6, label=f"macro average {text}")
+    unit_square(axes, margin=0.01)
 
 
 def short(name: str) -> str:

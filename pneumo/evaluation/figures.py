@@ -177,15 +177,20 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, title: str, note: s
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.03, 1.03)
     legend_above(axes)
-    edges = np.linspace(0, 1, metrics.ECE_BINS + 1)
-    bars = below.bar(edges[:-1], images, 1 / metrics.ECE_BINS, align="edge", color=SKY, edgecolor="white")
-    below.bar_label(bars, [f"{n}" if n else "" for n in images], fontsize=SMALL - 1, padding=1)
-    # Confident models put hundreds of images into the outer bins and a few between. A log scale shows both.
-    below.set_yscale("log")
-    below.set_ylim(0.7, 3 * max(1, int(images.max())))
-    below.set_ylabel("images (log scale)", fontsize=TEXT)
-    below.set_xlabel("predicted probability of the positive class", fontsize=TEXT)
+    histogram(below, images, "predicted probability of the positive class")
     return figure
+
+
+def histogram(axes: "Axes", images: metrics.Ints, xlabel: str) -> None:
+    """The numbers of images in the bins of the ECE, as bars."""
+    edges = np.linspace(0, 1, metrics.ECE_BINS + 1)
+    bars = axes.bar(edges[:-1], images, 1 / metrics.ECE_BINS, align="edge", color=SKY, edgecolor="white")
+    axes.bar_label(bars, [f"{n}" if n else "" for n in images], fontsize=SMALL - 1, padding=1)
+    # Confident models put hundreds of images into the outer bins and a few between. A log scale shows both.
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, 3 * max(1, int(images.max())))
+    axes.set_ylabel("images (log scale)", fontsize=TEXT)
+    axes.set_xlabel(xlabel, fontsize=TEXT)
 
 
 def canvas(

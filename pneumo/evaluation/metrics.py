@@ -1,7 +1,7 @@
 """Scores from labels and probabilities. Arrays in, numbers out; PNEUMONIA is class 1, the positive one."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,8 +104,6 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     is convex in 1 / temperature, so its slope has one root. 1 if one class is missing: then the best
     temperature would only call every image the other class with more or less confidence.
     """
-    from scipy.optimize import brentq
-
     truth, chances = checked(labels, probabilities)
     if not 0 < truth.sum() < len(truth):
         return 1.0
@@ -115,11 +113,18 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
         return float(-(margins / (1 + np.exp(margins * inverse))).mean())
 
     with np.errstate(over="ignore"):
-        if slope(0.05) >= 0:
-            return 20.0
-        if slope(20.0) <= 0:
-            return 0.05
-        return float(1 / brentq(slope, 0.05, 20.0, xtol=1e-14))
+        return best_temperature(slope)
+
+
+def best_temperature(slope: Callable[[float], float]) -> float:
+    """The temperature at the root of the log-loss's `slope`, a rising function of 1 / temperature."""
+    from scipy.optimize import brentq
+
+    if slope(0.05) >= 0:
+        return 20.0
+    if slope(20.0) <= 0:
+        return 0.05
+    return float(1 / brentq(slope, 0.05, 20.0, xtol=1e-14))
 
 
 def tempered(probabilities: ArrayLike, temperature: float) -> Floats:

@@ -29,10 +29,10 @@ def scores_of(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
 def scores(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
     """Score `probabilities` [N, K] against `labels` 0 to K-1 [N].
 
-    The first nine have the names of two classes: accuracy as it is, the others macro. `ece` is the mean
-    calibration error of the classes, each against the rest (Kull et al. 2019, classwise). `ece_top` is that
-    of the called class's probability (Guo et al. 2017). `brier` is the sum over the classes, 0 to 2 (Brier
-    1950); of two classes it is half of that. `log_loss` is in nats.
+    The first nine have the same names as for two classes. Except for accuracy they are macro scores. `ece` is
+    the mean calibration error of the classes, each against the rest (Kull et al. 2019, classwise). `ece_top`
+    is that of the called class's probability (Guo et al. 2017). `brier` is the sum over the classes, 0 to 2
+    (Brier 1950); for two classes it is half of that. `log_loss` is in nats.
     """
     from sklearn.metrics import brier_score_loss, cohen_kappa_score, f1_score, log_loss, matthews_corrcoef
 
@@ -152,8 +152,6 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     Limited to 0.05 to 20, like that of two classes. The log-loss is convex in 1 / temperature, so its slope
     has one root. 1 if all images have one class.
     """
-    from scipy.optimize import brentq
-
     truth, chances = checked(labels, probabilities)
     if len(np.unique(truth)) < 2:
         return 1.0
@@ -163,11 +161,7 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     def slope(inverse: float) -> float:
         return float(((_softmax(logits * inverse) * logits).sum(1) - own).mean())
 
-    if slope(0.05) >= 0:
-        return 20.0
-    if slope(20.0) <= 0:
-        return 0.05
-    return float(1 / brentq(slope, 0.05, 20.0, xtol=1e-14))
+    return metrics.best_temperature(slope)
 
 
 def tempered(probabilities: ArrayLike, temperature: float) -> Floats:

@@ -55,7 +55,7 @@ def test_curves_name_each_class_and_the_macro_average(draw: Draw, classes: int) 
     texts = legend(figure.axes[0])
     assert len(texts) == classes + 1 and texts[-1] == f"macro average {score:.4f}"
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
-    assert len(looks) >= classes + 1, "each class has a colour and dash of its own"
+    assert len(looks) >= classes + 1, "no two classes share colour and dash"
     plot.png(figure)
 
 
