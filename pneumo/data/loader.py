@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pneumo import one_of
+from pneumo.data import findings
 from pneumo.data.cache import ImageCache
 from pneumo.data.settings import SamplerSettings
 
@@ -108,7 +109,11 @@ def evaluation_batch(batch_size: int, image_size: int, device: torch.device) -> 
 
 @dataclass
 class Split:
-    """One split: its images by row number, and the label, path and patient of each."""
+    """One split: its images by row number, and the label, stratum, path and patient of each.
+
+    Labels are classes [N], or of several findings 1, 0 or -1 (not known) for each [N, K]. Samplers balance
+    the strata [N]: the classes, or each image's rarest finding.
+    """
 
     name: str
     images: NDArray[np.uint8] | Tensor
@@ -117,10 +122,16 @@ class Split:
     paths: list[str]
     patients: list[str | None]
     device: torch.device
+    rarest: Tensor | None = None  # the number of each image's rarest finding, of several findings
     _stream: Any = field(default=None, repr=False)  # for copies to CUDA
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def strata(self) -> Tensor:
+        """What samplers balance, int64 [N]."""
+        return self.labels if self.rarest is None else self.rarest
 
     @property
     def resident(self) -> bool:
@@ -128,7 +139,7 @@ class Split:
         return isinstance(self.images, Tensor)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, S, S] and labels int64 [B] on the device, for int64 `indices` [B] on the CPU or,
+        """Images uint8 [B, S, S] and labels int64 [B] or [B, K] on the device, for int64 `indices` [B] on the CPU or,
         if the images are on the device, also there."""
         if isinstance(self.images, Tensor):
             indices = indices.to(self.device, non_blocking=True)
@@ -162,6 +173,9 @@ def splits(cache: ImageCache, device: torch.device) -> dict[str, Split]:
     for name, table in cache.manifest.table.groupby("split", sort=False):
         index = torch.from_numpy(table.index.to_numpy(dtype=np.int64, copy=True))
         labels = torch.from_numpy(table["label"].to_numpy(dtype=np.int64, copy=True))
+        rarest = None
+        if "findings" in table:
+            labels, rarest = torch.from_numpy(findings.matrix(table["findings"])), labels
         result[str(name)] = Split(
             name=str(name),
             images=images,
@@ -170,6 +184,7 @@ def splits(cache: ImageCache, device: torch.device) -> dict[str, Split]:
             paths=table["path"].tolist(),
             patients=[None if patient != patient else patient for patient in table["patient"].tolist()],
             device=device,
+            rarest=rarest,
         )
     return result
 

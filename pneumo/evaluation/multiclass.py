@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumo import UserError
-from pneumo.evaluation import metrics
+from pneumo.evaluation import metrics, multilabel
 from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of
 from pneumo.names import class_metric
 
@@ -21,8 +21,13 @@ SUM_TOLERANCE = 1e-6  # of an image's probabilities against 1; a float32 softmax
 
 
 def scores_of(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
-    """`metrics.scores` for probabilities [N] of two classes, `scores` for [N, K] of more."""
+    """`metrics.scores` of two classes, `scores` of more, `multilabel.scores` of several findings.
+
+    Probabilities are [N], [N, K] and [N, K]; labels are [N], [N] and [N, K].
+    """
     chances = np.asarray(probabilities)
+    if np.ndim(labels) == 2:
+        return multilabel.scores(labels, chances)
     return metrics.scores(labels, chances) if chances.ndim == 1 else scores(labels, chances)
 
 

@@ -8,20 +8,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from pneumo.data.augment import normalise
 from pneumo.data.loader import Split, evaluation_batch
 from pneumo.evaluation import multiclass
+from pneumo.training.objective import Objective
 from pneumo.training.runtime import Runtime
 from pneumo.training.settings import TrainerSettings
 
 
 @dataclass
 class Evaluation:
-    """A split's scores: row numbers and labels [N], probabilities, and the mean cross-entropy.
+    """A split's scores: row numbers [N], labels, probabilities, and the mean loss.
 
-    The probabilities are those of PNEUMONIA [N], or of more than two classes those of each class [N, K].
+    The probabilities are those of PNEUMONIA [N], or of more than two classes those of each class [N, K]. Of
+    several findings both labels and probabilities are [N, K].
     """
 
     indices: NDArray[np.int64]
@@ -45,7 +46,7 @@ def score(
     runtime: Runtime,
     settings: TrainerSettings,
     in_channels: int,
-    num_classes: int = 2,
+    objective: Objective,
     between_batches: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Score `split` with `network`. With several processes, each scores a share and all get the whole.
@@ -68,19 +69,18 @@ def score(
         with runtime.autocast():
             logits = network(normalise(images, in_channels))
         logits = logits.double()
-        loss = cross_entropy(logits, labels, reduction="none")
-        chances = logits.softmax(1)
-        if num_classes == 2:
-            chances = chances[:, 1:]
-        rows.append(torch.cat([labels[:, None].double(), loss[:, None], chances], 1))
-    width = 3 if num_classes == 2 else 2 + num_classes
+        losses, chances = objective.plain_losses(logits, labels), objective.probabilities(logits)
+        rows.append(torch.cat([losses[:, None], chances], 1))
+    width = objective.columns + 1
     own = torch.cat(rows) if rows else torch.zeros(0, width, dtype=torch.float64, device=runtime.device)
     numbers = runtime.gather(mine[:, None].to(own)).flatten().cpu().numpy().astype(np.int64)
     table = runtime.gather(own).cpu().numpy()
     order = np.argsort(numbers, kind="stable")
-    labels_, losses, *columns = table[order].T
-    probabilities = columns[0] if num_classes == 2 else np.stack(columns, 1)
-    return Evaluation(numbers[order], labels_.astype(np.int64), probabilities, float(losses.mean()))
+    losses, probabilities = table[order, 0], table[order, 1:]
+    if objective.columns == 1:
+        probabilities = probabilities[:, 0]
+    labels = split.labels.cpu().numpy()[numbers[order]]
+    return Evaluation(numbers[order], labels, probabilities, float(losses.mean()))
 
 
 def _evaluated_rows(count: int, settings: TrainerSettings) -> Tensor:

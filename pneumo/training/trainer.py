@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -20,11 +19,10 @@ from pneumo import UserError
 from pneumo.data.augment import Augment, step_generator
 from pneumo.data.loader import Split, batches, drawn_shares, epoch_order, mix
 from pneumo.data.settings import AugmentSettings, SamplerSettings
-from pneumo.evaluation import metrics, multiclass
 from pneumo.names import MEASURED
 from pneumo.training import scoring
 from pneumo.training.checkpoint import load_resume
-from pneumo.training.loss import summed_loss
+from pneumo.training.objective import objective_of
 from pneumo.training.optim import WeightAverage, build_optimizer, learning_rate
 from pneumo.training.runtime import Runtime, forget_peak_memory, peak_memory_mib, usage
 from pneumo.training.scoring import Evaluation
@@ -57,6 +55,7 @@ class Recipe:
     augment: AugmentSettings
     in_channels: int = 3
     num_classes: int = 2
+    multilabel: bool = False  # several findings an image instead of one class
     seed: int = 0
 
 
@@ -125,14 +124,13 @@ class Trainer:
             # With dynamic shapes, the smaller last batch would compile a network that all batches then use.
             self.model = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
         self.augment = Augment(recipe.augment, recipe.in_channels)
-        self.train_labels = splits["train"].labels.cpu().numpy()  # the sampler draws on the host
+        self.objective = objective_of(recipe.num_classes, recipe.multilabel)
+        self.strata = splits["train"].strata.cpu().numpy()  # the sampler draws on the host
         self.class_weights = self._class_weights()
         self._graph = self._step_graph()
         # Sums over the epoch (loss, images, and the images of each true and called class, row by row) and the
         # first step whose loss was not finite, or -1. They stay on the device until the epoch ends.
-        cells = recipe.num_classes**2
-        self.sums = torch.zeros(2 + cells, device=runtime.device)
-        self._cells = torch.arange(cells, device=runtime.device)
+        self.sums = torch.zeros(2 + self.objective.cells, device=runtime.device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=runtime.device)
         self._started = self._saved_at = self._shown_at = time.monotonic()
         self._writer = StateWriter(folder)
@@ -251,7 +249,8 @@ class Trainer:
         with self.runtime.autocast():
             logits = self.model(inputs)
         logits = logits.float()
-        loss = summed_loss(logits, labels, self.class_weights, self.settings.label_smoothing)
+        smoothing = self.settings.label_smoothing
+        loss = self.objective.loss(logits, labels, self.class_weights, smoothing)
         # DDP averages gradients over processes, but we need the mean over all `count` images.
         share = self.runtime.world_size / (count or len(images))
         self.scaler.scale(loss * share).backward()
@@ -263,13 +262,10 @@ class Trainer:
         The recorded loss is the plain cross-entropy without class weights and label smoothing, so that curves
         of different recipes are comparable.
         """
-        classes = self.recipe.num_classes
-        # Two equal logits of two classes are probability 0.5, which calls class 1.
-        called = (logits[:, 1] >= logits[:, 0]).long() if classes == 2 else logits.argmax(1)
-        # Not bincount, which waits for the device.
-        counts = ((labels * classes + called)[:, None] == self._cells).sum(0)
-        loss_sum = cross_entropy(logits, labels, reduction="sum")
-        self.sums += torch.cat([torch.stack([loss_sum, torch.ones_like(labels).sum()]), counts])
+        counts = self.objective.counts(logits, labels)
+        loss_sum = self.objective.plain_loss(logits, labels)
+        images = torch.full_like(loss_sum, len(labels))
+        self.sums += torch.cat([torch.stack([loss_sum, images]), counts])
         first = (self.bad_step < 0) & ~torch.isfinite(loss)
         self.bad_step.copy_(torch.where(first, number, self.bad_step))
 
@@ -279,7 +275,7 @@ class Trainer:
         sums = self.runtime.sum(self.sums.clone()).tolist()
         self._check_finite()
         train_s = time.monotonic() - self._started
-        counts = self._from_counts(sums[2:])
+        counts = self.objective.figures(sums[2:])
         figures = {
             "train/loss": sums[0] / sums[1],
             "train/accuracy": counts["accuracy"],
@@ -359,7 +355,7 @@ class Trainer:
             self.runtime,
             self.settings,
             recipe.in_channels,
-            recipe.num_classes,
+            self.objective,
             self._obey_stop,
         )
         if not evaluation.finite:
@@ -445,7 +441,7 @@ class Trainer:
     def _groups(self, epoch: int) -> list[list[Tensor]]:
         """The epoch's batches, grouped by optimiser step."""
         train, size = self.splits["train"], self.settings.grad_accum_steps
-        order = epoch_order(self.recipe.sampler, self.train_labels, seed=self.recipe.seed, epoch=epoch)
+        order = epoch_order(self.recipe.sampler, self.strata, seed=self.recipe.seed, epoch=epoch)
         if train.resident:
             order = order.to(train.device)  # once per epoch; each step then slices it
         cut = batches(order, self.settings.batch_size, self.runtime.world_size)[: self.settings.limit_batches]
@@ -463,11 +459,9 @@ class Trainer:
         """Inverse class frequencies, scaled so that their mean over the sampler's draws is one."""
         if not self.settings.class_weights:
             return None
-        labels = torch.from_numpy(self.train_labels)
-        counts = torch.bincount(labels, minlength=self.recipe.num_classes).double()
-        weights = counts.sum() / counts
-        drawn = drawn_shares(self.recipe.sampler, counts)
-        return (weights / (weights * drawn).sum()).float().to(self.runtime.device)
+        labels, strata = self.splits["train"].labels.cpu(), torch.from_numpy(self.strata)
+        shares = partial(drawn_shares, self.recipe.sampler)
+        return self.objective.class_weights(labels, strata, shares).to(self.runtime.device)
 
     def _sync_gradients(self, now: bool) -> AbstractContextManager[Any]:
         if isinstance(self.model, DistributedDataParallel) and not now:
@@ -496,18 +490,11 @@ class Trainer:
             return
         self._shown_at = now
         loss, count, *counts = self.sums.tolist()
-        figures = self._from_counts(counts)
+        figures = self.objective.figures(counts)
         bar.set_postfix(
             loss=f"{loss / count:.4f}", accuracy=f"{figures['accuracy']:.4f}", f1=f"{figures['f1']:.4f}"
         )
         bar.update()
-
-    def _from_counts(self, counts: list[float]) -> dict[str, float]:
-        """Accuracy, F1, precision and recall of the epoch so far; macro of more than two classes."""
-        classes = self.recipe.num_classes
-        if classes == 2:
-            return metrics.from_counts(*(int(count) for count in counts))
-        return multiclass.from_matrix(np.array(counts).reshape(classes, classes))
 
     def _print_epoch(self, figures: dict[str, float]) -> None:
         if self.quiet:
