@@ -41,7 +41,7 @@ def test_a_second_command_skips_the_folds_and_adds_one(command: Command, tmp_pat
     assert command("train", *two, "data.fold=0,1", "sweep_id=cv").code == 0
     trained = epochs_trained(tmp_path)
     ending = command("train", *FOLDS, "sweep_id=cv")
-    assert ending.code == 0 and ending.out.count("skipped") == 2
+    assert ending.code == 0 and ending.out.count("done already, skipped") == 2
     assert epochs_trained(tmp_path) == trained * 3 // 2
 
 

@@ -40,7 +40,9 @@ def test_every_image_outside_test_validates_once() -> None:
 
 
 def test_the_test_set_is_that_of_the_other_protocols() -> None:
-    plain = {path for path, split in split_of(build(drawn(val_protocol="patient"))).items() if split == "test"}
+    plain = {
+        path for path, split in split_of(build(drawn(val_protocol="patient"))).items() if split == "test"
+    }
     for fold in range(5):
         assert {path for path, split in split_of(build(drawn(fold))).items() if split == "test"} == plain
 
@@ -85,9 +87,7 @@ def test_a_table_without_a_test_set_gets_one_first(tmp_path: Path, settings: Mak
         save(picture(number % 2, number, 24, 24), tmp_path / "set" / f"{number}.png")
         lines.append(f"{number}.png,{number % 3 % 2},p{number}")
     (tmp_path / "set" / "all.csv").write_text("\n".join(lines))
-    asked = settings(
-        name="csv", root=tmp_path / "set", table="all.csv", val_protocol="fold", folds=4, fold=0
-    )
+    asked = settings(name="csv", root=tmp_path / "set", table="all.csv", val_protocol="fold", folds=4, fold=0)
     tests = [
         {path for path, split in split_of(build(replace(asked, fold=fold))).items() if split == "test"}
         for fold in range(4)
