@@ -163,8 +163,8 @@ def folds(
     corrected: Nadeau and Bengio's, which the page uses; uncorrected: Student's of the folds; summed: the
     patients' variance and that between folds; patients: over patients alone. covered: the corrected interval
     of a difference. found: the better first recipe is found. networks and recipe: how often the interval of a
-    score over patients covers the AUROC of these networks, and that of the recipe; recipe_folds: how often the
-    corrected interval of a score covers the recipe's.
+    score over patients covers the AUROC of these networks, and that of the recipe; recipe_folds: how
+    often the corrected interval of a score covers the recipe's.
     """
     rng = np.random.default_rng(
         [recipes, repeats, patients[0], round(100 * share), count, round(1e3 * effect)]
