@@ -248,7 +248,7 @@ def folds(
         "recipe": float(((of[:, 0] <= target) & (target <= of[:, 1])).mean()),
         "recipe_folds": float(((of[:, 2] <= target) & (target <= of[:, 3])).mean()),
         "width": float((of[:, 1] - of[:, 0]).mean()),
-        "width_folds": float((of[:, 3] - of[:, 2]).mean()),
+        "width_folds": float(np.nanmean(of[:, 3] - of[:, 2])),
     }
 
 
