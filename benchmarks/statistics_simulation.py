@@ -5,7 +5,8 @@ an effect. Networks of one recipe differ by training: their AUROC has its own tr
 at AUROC .965), and on one test set of the public set's size their scores vary by .0116 in accuracy and .0059
 in AUROC, as docs/results has it. All recipes are equal unless an effect is asked for.
 Command: python benchmarks/statistics_simulation.py [worlds] [part]. A part is intervals, verdicts, near_one,
-unequal, power, choice, points or calibrated. With 500 worlds, all take about two hours of processor time.
+unequal, power, choice, points, calibrated or folds. With 500 worlds, all take about three hours of processor
+time.
 Expected: a false "better" in at most 5 % of worlds, and coverage of 93 % or more from 40 patients a class on.
 """
 
@@ -48,8 +49,8 @@ class World:
         centre = np.full(recipes, norm.ppf(auroc) * 2**0.5)
         centre[0] = norm.ppf(auroc + effect) * 2**0.5
         times = np.resize(np.array(spreads), recipes)[recipe]
-        separation = centre[recipe] + times * rng.normal(0, SEPARATION_SD, len(recipe))
-        shift = times * rng.normal(0, SHIFT_SD, len(recipe))
+        separation = centre[recipe] + times * SEPARATION_SD * self.training(rng)
+        shift = times * SHIFT_SD * self.training(rng)
         by_patient = np.repeat((0, 1), patients)
         counts = 1 + rng.poisson(np.where(by_patient == 1, ILL_IMAGES - 1, NORMAL_IMAGES - 1))
         of = np.repeat(np.arange(len(by_patient)), counts)
@@ -64,6 +65,7 @@ class World:
         self.chances = 1 / (1 + np.exp(-logits))
         recall, specificity = norm.cdf(separation / 2 + shift), norm.cdf(separation / 2 - shift)
         ill = ILL_IMAGES * patients[1] / (ILL_IMAGES * patients[1] + NORMAL_IMAGES * patients[0])
+        self.separation, self.shift = separation, shift
         self.truth = {
             "auroc": norm.cdf(separation / 2**0.5),
             "recall": recall,
@@ -72,6 +74,10 @@ class World:
             "accuracy": ill * recall + (1 - ill) * specificity,
             "f1": 2 * ill * recall / (ill * recall + ill + (1 - ill) * (1 - specificity)),
         }
+
+    def training(self, rng: np.random.Generator) -> np.ndarray:
+        """What training does to each network, with mean 0 and variance 1."""
+        return rng.normal(0, 1, self.recipes * self.seeds)
 
     def scores(self, draws: int, seed: int) -> list[dict[str, np.ndarray]]:
         """By network: each score of the draws, then of the images themselves."""
@@ -83,6 +89,167 @@ class World:
             | {"auroc": auroc_of_draws(self.labels, chances, weights)}
             for chances in self.chances
         ]
+
+
+class FoldWorld(World):
+    """Cross-validations: the networks of a recipe are its folds, with `repeats` seeds each.
+
+    `share` is the part of training's variance that comes from the images trained on. Two of K folds have
+    K - 2 of K - 1 parts of these in common, so their effects correlate by that; seeds of a fold share them.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        recipes: int,
+        folds: int,
+        repeats: int,
+        patients: tuple[int, int],
+        auroc: float,
+        share: float,
+        effect: float = 0.0,
+    ) -> None:
+        self.folds, self.repeats, self.share = folds, repeats, share
+        super().__init__(rng, recipes, folds * repeats, patients, auroc, effect)
+        ill = np.array([int(name[1:]) >= patients[0] for name in self.patients])
+        order = [rng.permutation(count) % folds for count in patients]  # of each class, by patient
+        number = np.array([int(name[1:]) for name in self.patients])
+        self.fold = np.where(
+            ill, order[1][np.maximum(number - patients[0], 0)], order[0][np.minimum(number, patients[0] - 1)]
+        )
+
+    def training(self, rng: np.random.Generator) -> np.ndarray:
+        part = rng.normal(0, 1, (self.recipes, 1, self.folds))  # what a fold's images do to those without it
+        trained = (part.sum(axis=2, keepdims=True) - part) / (self.folds - 1) ** 0.5
+        own = rng.normal(0, 1, (self.recipes, self.repeats, self.folds))
+        return np.asarray((self.share**0.5 * trained + (1 - self.share) ** 0.5 * own).ravel())
+
+    def out_of_fold(self) -> np.ndarray:
+        """The pooled probabilities [recipes, repeats, images], each fold after its temperature."""
+        chances = self.chances.reshape(self.recipes, self.repeats, self.folds, -1)
+        pooled = np.empty(chances.shape[:2] + chances.shape[3:])
+        for fold in range(self.folds):
+            rows = self.fold == fold
+            for recipe in range(self.recipes):
+                for seed in range(self.repeats):
+                    some = chances[recipe, seed, fold, rows]
+                    value = metrics.temperature(self.labels[rows], some)
+                    pooled[recipe, seed, rows] = metrics.tempered(some, value)
+        return pooled
+
+    def pooled_truth(self, recipe: int) -> float:
+        """AUROC of the recipe's networks on other patients, each pair of images by two of its networks."""
+        mine = slice(recipe * self.seeds, (recipe + 1) * self.seeds)
+        ill, normal = (
+            self.separation[mine] / 2 + self.shift[mine],
+            self.separation[mine] / 2 - self.shift[mine],
+        )
+        return float(norm.cdf((ill[:, None] + normal) / 2**0.5).mean())
+
+
+def folds(
+    worlds: int,
+    recipes: int,
+    repeats: int,
+    patients: tuple[int, int],
+    auroc: float,
+    share: float,
+    effect: float = 0.0,
+    count: int = 5,
+    draws: int = 100,
+) -> dict[str, float]:
+    """How often pooled out-of-fold AUROCs of equal recipes are called different, by four tests.
+
+    corrected: Nadeau and Bengio's, which the page uses; uncorrected: Student's of the folds; summed: the
+    patients' variance and that between folds; patients: over patients alone. covered: the corrected interval
+    of a difference. found: the better first recipe is found. networks and recipe: how often the interval of a
+    score over patients covers the AUROC of these networks, and that of the recipe; recipe_folds: how
+    often the corrected interval of a score covers the recipe's.
+    """
+    rng = np.random.default_rng(
+        [recipes, repeats, patients[0], round(100 * share), count, round(1e3 * effect)]
+    )
+    rows, scores, targets, least = [], [], [], min(patients)
+    for number in range(worlds):
+        world = FoldWorld(rng, recipes, count, repeats, patients, auroc, share, effect)
+        pooled = world.out_of_fold()
+        picked = statistics.resample(world.labels, world.patients, draws, number)
+        once = np.ones((len(world.labels), 1), dtype=np.uint16)
+        weights = np.concatenate([picked, once], axis=1)
+        spreads = []
+        for mine in pooled:
+            each = [auroc_of_draws(world.labels, chances, weights) for chances in mine]
+            names = [str(fold) for _ in mine for fold in range(count)]
+            of_folds = [
+                float(auroc_of_draws(world.labels[rows], chances[rows], once[rows])[0])
+                for chances in mine
+                for rows in (world.fold == fold for fold in range(count))
+            ]
+            spreads.append(
+                Spread.of(
+                    [float(one[-1]) for one in each],
+                    [one[:-1] for one in each],
+                    [""] * repeats,
+                    contrasts.FoldScores.of(names, of_folds, count),
+                )
+            )
+        tests: dict[str, list[contrasts.Test]] = {}
+        pairs = [(i, j) for i in range(recipes) for j in range(i + 1, recipes)]
+        for i, j in pairs:
+            one, other = spreads[i], spreads[j]
+            corrected = contrasts.over_folds(one, other)
+            alone = contrasts.over_patients(one, other, least)
+            plain = corrected.error * ((1 / count) / (1 / count + 1 / (count - 1))) ** 0.5
+            both = [alone.error**2, plain**2]
+            freedom = sum(both) ** 2 / (both[0] ** 2 / (least - 1) + both[1] ** 2 / (count - 1))
+            tests.setdefault("corrected", []).append(corrected)
+            tests.setdefault("uncorrected", []).append(
+                contrasts.Test.of(corrected.difference, plain, count - 1)
+            )
+            tests.setdefault("summed", []).append(
+                contrasts.Test.of(corrected.difference, sum(both) ** 0.5, freedom)
+            )
+            tests.setdefault("patients", []).append(alone)
+        equal = [not effect or i > 0 for i, _ in pairs]
+        row = {
+            name: float(any(p is not None and p < LEVEL and e for p, e in zip(_holm(of), equal, strict=True)))
+            for name, of in tests.items()
+        }
+        row["found"] = _mean(
+            [
+                float(p is not None and p < LEVEL and test.difference > 0)
+                for p, test, e in zip(_holm(tests["corrected"]), tests["corrected"], equal, strict=True)
+                if not e
+            ]
+        )
+        row["covered"] = _mean(
+            [
+                float(test.low <= 0 <= test.high)
+                for test, e in zip(tests["corrected"], equal, strict=True)
+                if e
+            ]
+        )
+        row["half_width"] = _mean([test.high - test.difference for test in tests["corrected"]])
+        rows.append(row)
+        counts = statistics.PatientCounts.of(world.labels, world.patients)
+        for recipe in range(1 if effect else 0, recipes):
+            spread = spreads[recipe]
+            low, high = statistics.interval("auroc", spread.mean, spread.draws, counts)
+            assert spread.folds is not None
+            over = contrasts.Test.of(spread.mean, *spread.folds.error())
+            truth = world.pooled_truth(recipe)
+            targets.append(truth)
+            scores.append((low, high, over.low, over.high, truth))
+    target = float(np.mean(targets))
+    of = np.array(scores)
+    return {
+        **{name: _mean([row[name] for row in rows]) for name in rows[0]},
+        "networks": float(((of[:, 0] <= of[:, 4]) & (of[:, 4] <= of[:, 1])).mean()),
+        "recipe": float(((of[:, 0] <= target) & (target <= of[:, 1])).mean()),
+        "recipe_folds": float(((of[:, 2] <= target) & (target <= of[:, 3])).mean()),
+        "width": float((of[:, 1] - of[:, 0]).mean()),
+        "width_folds": float(np.nanmean(of[:, 3] - of[:, 2])),
+    }
 
 
 def auroc_of_draws(labels: np.ndarray, chances: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -383,6 +550,24 @@ def _calibrated(worlds: int) -> None:
             _row(title, calibrated(worlds, people, spread, slope, shift))
 
 
+def _folds(worlds: int) -> None:
+    cases = [
+        (recipes, repeats, patients, share, 0.0)
+        for patients in (SMALL, LARGE, (600, 900))
+        for share in (0.0, 0.5, 1.0)
+        for recipes, repeats in ((2, 1), (3, 1), (2, 3))
+    ]
+    cases += [(10, 1, LARGE, 0.5, 0.0), (2, 1, LARGE, 0.5, 0.02), (3, 1, LARGE, 0.5, 0.02)]
+    for recipes, repeats, patients, share, effect in cases:
+        facts = folds(worlds, recipes, repeats, patients, 0.965, share, effect)
+        title = f"{recipes} recipes 5 folds {repeats} seeds {patients} share {share} effect {effect}"
+        _row(title, facts)
+        if not effect:
+            limit = LEVEL + 2 * (LEVEL * (1 - LEVEL) / worlds) ** 0.5
+            good = 1.0 if facts["corrected"] <= limit else 0.0
+            measure.record(f"statistics/folds/{title}", good, 1.0, worlds=worlds, **facts)
+
+
 SMALL, LARGE = (40, 40), (190, 238)
 PARTS: dict[str, Callable[[int], None]] = {
     "intervals": _intervals,
@@ -419,6 +604,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "choice": _choice,
     "points": _points,
     "calibrated": _calibrated,
+    "folds": _folds,
 }
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pneumo import UserError, config, one_of, places
 from pneumo.names import COMPARISON, RANKED_BY
@@ -85,12 +86,13 @@ def _compare(
 ) -> "Page":
     from threadpoolctl import threadpool_limits
 
-    from pneumo.comparison import candidates, cost, page, result, second_process
+    from pneumo.comparison import candidates, cost, out_of_fold, page, result, second_process
 
     experiment = settings.tracking.experiment
     readable, unreadable = candidates.read(found, reader)
-    runs, others = candidates.sort_out(readable)
-    left_out = unreadable + others
+    pooled, incomplete = out_of_fold.pool(readable, partial(_train_folds, settings))
+    runs, others = candidates.sort_out(pooled)
+    left_out = unreadable + incomplete + others
     if not runs:
         reasons = "".join(f"\n  {left['run']}: {left['reason']}" for left in left_out)
         raise UserError(
@@ -141,7 +143,7 @@ def _add_more_seeds(built: "Result", runs: "Sequence[Candidate]") -> None:
         return
     wanted = {"c1", "c2", choice["id"] if choice else "c1"}
     for row in rows:
-        if row["id"] not in wanted or len(row["seeds"]) > 1:
+        if row["id"] not in wanted or len(row["seeds"]) > 1 or by_id[row["runs"][0]["run_id"]].parts:
             continue
         free = [seed for seed in range(SEEDS + 1) if seed not in row["seeds"]][: SEEDS - 1]
         try:
@@ -151,6 +153,20 @@ def _add_more_seeds(built: "Result", runs: "Sequence[Candidate]") -> None:
         kept = [shlex.quote(override) for override in overrides if not override.startswith("seed=")]
         seeds = f"seed={','.join(map(str, free))}"
         row["more_seeds"] = " ".join(["pneumo train --multirun", *kept, seeds])
+
+
+def _train_folds(settings: CompareConfig, saved: dict[str, Any], folds: Sequence[int]) -> str:
+    """The command that trains these folds of a saved configuration, where its other folds are."""
+    try:
+        found = overrides_of(saved)
+    except UserError:  # a configuration that this version does not know
+        found = []
+    kept = [shlex.quote(override) for override in found if not override.startswith("data.fold=")]
+    where = [f"tracking.experiment={settings.tracking.experiment}", "keep_best=null"]
+    if settings.sweep_id:
+        where.append(f"sweep_id={settings.sweep_id}")
+    fold = f"data.fold={','.join(map(str, folds))}"
+    return " ".join(["pneumo train --multirun", *kept, fold, *where])
 
 
 UI = "http://127.0.0.1:5000"  # where `pneumo ui` serves a store that is not a server

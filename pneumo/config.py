@@ -78,6 +78,14 @@ class Config:
             raise UserError(f"seed={self.seed} must not be negative.")
         one_of("on_code_change", self.on_code_change, ("stop", "keep", "retrain"))
         check_sweep(self.sweep_id, self.on_failure, self.keep_best)
+        folded = self.data.val_protocol == "fold"
+        if folded and self.trainer.select_on == "test":
+            raise UserError(
+                "trainer.select_on=test scores the test images in every epoch, and data.val_protocol=fold "
+                "leaves them unread. Give trainer.select_on=val, or data.val_protocol=patient."
+            )
+        if self.trainer.score_test is None:
+            self.trainer.score_test = not folded
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -9,6 +9,12 @@ WITHOUT_EFFECT: dict[str, tuple[str, Callable[[Config], bool]]] = {
     "sampler.smoothing": ("only sampler=imbalanced reads it", lambda c: c.sampler.name != "imbalanced"),
     "optim.momentum": ("only optim=sgd reads it", lambda c: c.optim.name != "sgd"),
     "schedule.final_fraction": ("a constant schedule never falls", lambda c: c.schedule.name == "constant"),
+    "data.val_fraction": (
+        "only data.val_protocol=patient reads it",
+        lambda c: c.data.val_protocol != "patient",
+    ),
+    "data.folds": ("only data.val_protocol=fold reads it", lambda c: c.data.val_protocol != "fold"),
+    "data.fold": ("only data.val_protocol=fold reads it", lambda c: c.data.val_protocol != "fold"),
     "augment.blur_sigma_min": ("augment.blur_p is 0", lambda c: c.augment.blur_p == 0),
     "augment.blur_sigma_max": ("augment.blur_p is 0", lambda c: c.augment.blur_p == 0),
     "augment.noise_std": ("augment.noise_p is 0", lambda c: c.augment.noise_p == 0),

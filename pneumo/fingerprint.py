@@ -74,6 +74,10 @@ def _always(flat: Mapping[str, Any]) -> bool:
     return True
 
 
+def _folded(flat: Mapping[str, Any]) -> bool:
+    return flat.get("data.val_protocol") == "fold"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaterKey:
     """A key that came after version 0.1.
@@ -102,6 +106,8 @@ LATER: dict[str, LaterKey] = {
     "data.split.test_fraction": LaterKey(neutral=None),
     "data.split.seed": LaterKey(neutral=0),
     "data.phantom.classes": LaterKey(neutral=2),
+    "data.folds": LaterKey(neutral=5, matters=_folded),
+    "data.fold": LaterKey(neutral=None, matters=_folded),
     "trainer.sync_batchnorm": LaterKey(neutral=False),
 }
 

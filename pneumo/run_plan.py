@@ -109,7 +109,8 @@ class RunPlan:
             # What may change from one start to the next is left out: MLflow takes a param once.
             if key not in fingerprint.IRRELEVANT.get(group, ())
         }
-        params |= {f"data.{key}": whole["data"][key] for key in PARAM_DATA}
+        keys = (*PARAM_DATA, "folds", "fold") if self.settings.data.val_protocol == "fold" else PARAM_DATA
+        params |= {f"data.{key}": whole["data"][key] for key in keys}
         return params | {"augment.name": self.settings.augment.name, "seed": self.settings.seed}
 
 

@@ -245,6 +245,12 @@ def test_every_key_is_declared() -> None:
     assert {f"data.{key}" for key in TABLE_KEYS} <= {".".join(key.split(".")[:2]) for key in outside}
 
 
+def test_folds_count_where_they_are_used() -> None:
+    assert of("data.fold=1 data.folds=4") == of("")
+    folded = [of(f"data.val_protocol=fold data.fold={fold}") for fold in range(3)]
+    assert len({*folded, of("data.val_protocol=fold data.fold=0 data.folds=4"), of("")}) == 5
+
+
 def test_another_way_of_reading_is_another_sweep_and_another_study(monkeypatch: pytest.MonkeyPatch) -> None:
     neutral = choices(["data=csv", "seed=0,1"])
     assert choices(["data=csv", "seed=0,1", "data.table=null", "data.split.seed=0"]) == neutral

@@ -36,6 +36,8 @@ def data(comparison: Comparison) -> Section:
     section.flow.append(("All usable images", f"{total:,} images{known}"))
     for name, split in splits.items():
         title, role = _SPLITS[name]
+        if name == "val" and comparison["cross_validation"] is not None:
+            title, role = "Folds", "each is scored by the network trained on the others"
         patients = f" of {split['patients']:,} patients" if split["patients"] else ""
         kinds = f" ({subtypes})" if name == "test" and subtypes else ""
         section.flow.append(

@@ -75,6 +75,8 @@ class Candidate:
     data_root: str | None = None  # where the run found its images
     images: dict[str, dict[str, int]] = field(default_factory=dict)  # by split and class, if recorded
     patients: dict[str, int] = field(default_factory=dict)  # by split, if recorded
+    parts: list["Candidate"] = field(default_factory=list)  # of a cross-validation: its folds' runs
+    temperature: float | None = None  # of a fold's network, which its `val` has already
 
     @property
     def split(self) -> str:
@@ -312,7 +314,8 @@ def unscored(kept: Sequence[Candidate]) -> list[Unscored]:
     """The runs that were never scored on the test images, each with the command that does it."""
     return [
         {"run": run.name, "command": f"pneumo evaluate model={run.run_id} split=test"}
-        for run in kept
+        for each in kept
+        for run in each.parts or [each]
         if not run.scored
     ]
 

@@ -72,7 +72,8 @@ def _validation_spreads(ranked: Sequence[Configuration], score: str, draws: int,
             )[score]
             values.append(float(found[0]))
             drawn.append(found[1:])
-        spreads.append(Spread.of(values, drawn, [run.split for run in configuration.runs]))
+        names = [run.split for run in configuration.runs]
+        spreads.append(Spread.of(values, drawn, names, configuration.folds.get(score)))
     return spreads
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pneumo.comparison import out_of_fold
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.content import (
     CalibrationRow,
@@ -72,6 +73,8 @@ class Configuration:
         if_calibrated = calibration.error_if_calibrated(test.labels, test.patients, tests, seed)
         self._resampled = [statistics.resampled_scores(test.labels, chances, weights) for chances in tests]
         self.draws = _mean_draws(self._resampled)
+        self.by_network = {} if average else out_of_fold.by_network(self.runs, _score)
+        self.folds = out_of_fold.by_fold(self.runs, self.by_network) if self.by_network else {}
         self.per_run = [_score(test.labels, chances) for chances in tests]
         self.row: ConfigurationRow = {
             "name": name,
@@ -104,6 +107,7 @@ class Configuration:
             [scored[score] for scored in self.per_run],
             [draws[score] for draws in self._resampled],
             self._splits,
+            self.folds.get(score) if self.runs[0].on_validation else None,
         )
 
     def point_spread(self, rule: str, score: str) -> Spread | None:
@@ -365,4 +369,5 @@ def _run_row(run: Candidate) -> RunRow:
         "device": run.device,
         "precision": run.precision,
         "monitor": str(run.config.get("trainer.monitor", "val/auroc")),
+        **({"networks": len(run.parts)} if run.parts else {}),  # type: ignore[typeddict-item]
     }

@@ -37,6 +37,7 @@ class RunRow(TypedDict):
     device: str | None
     precision: str | None
     monitor: str  # the validation score that chose the epoch, or would have
+    networks: NotRequired[int]  # of a cross-validation: one a fold
 
 
 class Validation(TypedDict):
@@ -176,6 +177,7 @@ class RecipeTest(TypedDict):
     p_holm: float | None
     error: float
     freedom: float
+    over_folds: NotRequired[bool]  # of cross-validations: over folds instead of seeds and patients
 
 
 class PairScore(TypedDict):
@@ -259,6 +261,40 @@ class Optimism(TypedDict):
     draws: int
 
 
+class FoldRow(TypedDict):
+    """The network of a fold, and its score on the images of that fold."""
+
+    seed: int
+    fold: int
+    run_id: str
+    name: str
+    epoch: int | None
+    temperature: float | None
+    images: int
+    score: float  # of the score that ranks
+
+
+class CrossValidated(TypedDict):
+    """What the out-of-fold predictions of a configuration give, in the score that ranks."""
+
+    id: str
+    score: ScoreInterval  # pooled, the mean over seeds; the interval is over folds
+    log_loss: float
+    sd: float | None  # between folds
+    thresholds: list[dict[str, float]]  # by seed and rule
+    networks: list[FoldRow]
+
+
+class CrossValidation(TypedDict):
+    """Cross-validations among the configurations."""
+
+    folds: int
+    images: int  # outside test
+    patients: int | None
+    scored: bool  # True: compared on test, as ensembles
+    rows: list[CrossValidated]
+
+
 class Differences(TypedDict):
     """The settings in which the configurations differ, each one's values by id, and the shared settings."""
 
@@ -322,6 +358,7 @@ class Result(TypedDict):
     pairs: list[PairRow]
     ensemble_pairs: list[PairRow]  # each ensemble is one predictor, so only patients are chance
     choice: Choice | None
+    cross_validation: CrossValidation | None
     optimism: Optimism | None
     decision: Decision
     differences: Differences

@@ -145,6 +145,8 @@ def _difference(first: Spread, second: Spread, patients: int) -> PairScore:
             "error": recipes.error,
             "freedom": recipes.freedom,
         }
+        if first.folds and second.folds:
+            with_seeds["over_folds"] = True
     return {
         "difference": found.difference,
         "low": found.low,

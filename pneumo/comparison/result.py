@@ -14,7 +14,7 @@ import numpy as np
 
 import pneumo
 from pneumo import UserError, one_of
-from pneumo.comparison import choice, pairs
+from pneumo.comparison import choice, cross_validation, pairs
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.configuration import Configuration
 from pneumo.comparison.content import About, Differences, ImageSet, Mistake, Result
@@ -61,7 +61,7 @@ def build(
             Configuration(name, group, test, weights, seed=seed)
             for name, group in zip(names, mine, strict=True)
         ]
-    configurations.sort(key=lambda configuration: -configuration.value(rank_by))
+    configurations.sort(key=lambda each: (-each.value(rank_by), each.value("log_loss")))
     ranked = [configuration for configuration in configurations if not configuration.optimistic]
     apart = [configuration for configuration in configurations if configuration.optimistic]
     for place, configuration in enumerate(ranked + apart, start=1):
@@ -75,6 +75,7 @@ def build(
     ensembles = _ensembles(ranked, test, weights, seed)
     for place, ensemble in enumerate(ensembles, start=1):
         ensemble.row["id"] = f"e{place}"
+    folded = all(run.parts for run in runs)  # then validation is every image outside test
     images = _image_set(test)
     least = min(images["by_class"].values())
     return {
@@ -95,7 +96,10 @@ def build(
         "ensembles": [ensemble.row for ensemble in ensembles],
         "pairs": pairs.compare(ranked, test.labels, least, rank_by, margin, CHANCE),
         "ensemble_pairs": pairs.compare(ensembles, test.labels, least, rank_by, margin),
-        "choice": None if on_val or len(ranked) < 2 else choice.by_validation(ranked, rank_by, draws, seed),
+        "choice": None
+        if (on_val and not folded) or len(ranked) < 2
+        else choice.by_validation(ranked, rank_by, draws, seed),
+        "cross_validation": cross_validation.summary(ranked, rank_by),
         "optimism": choice.optimism(ranked, test, weights, rank_by),
         "decision": {
             "thresholds": decisions.THRESHOLDS.tolist(),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from pneumo.comparison import appendix, clinical
+from pneumo.comparison import appendix, clinical, fold_words
 from pneumo.comparison.appendix import MOST_REPORTS
 from pneumo.comparison.blocks import (
     Cell,
@@ -41,6 +41,7 @@ from pneumo.comparison.words import (
     lead,
     limits,
     number,
+    over_folds,
     p_text,
     pairs_in_tables,
     plural,
@@ -63,10 +64,16 @@ MOST_LINKS = 5  # runs of a configuration that are linked one by one
 def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
     """Everything on the page apart from the drawn figures."""
     found = [
-        Section(title="Conclusions", verdicts=verdicts(comparison), text=[lead(comparison)], open=True),
+        Section(
+            title="Conclusions",
+            verdicts=verdicts(comparison),
+            text=[lead(comparison), *fold_words.conclusions(comparison)],
+            open=True,
+        ),
         _warnings(comparison),
         Section(title="What this does not show", bullets=limits(comparison)),
         _scores(comparison),
+        fold_words.section(comparison),
         _pairs(comparison),
         _ensembles(comparison),
         _seed_tables(comparison),
@@ -232,7 +239,7 @@ def _scores(comparison: Comparison) -> Section | None:
                 [
                     ranked(row),
                     *(number(row["validation"][score]) for score in ("accuracy", "auroc", "f1")),
-                    ", ".join(str(run["epoch"]) for run in row["runs"]),
+                    ", ".join(str(run["epoch"] or "-") for run in row["runs"]),
                     protocol_words(row["protocol"]),
                 ]
                 for row in rows
@@ -267,6 +274,10 @@ def _pairs(comparison: Comparison) -> Section | None:
             f"{len(pairs)}."
         )
     tables = [_pair_table(score, shown, names, few) for score in scores]
+    if over_folds(comparison):
+        text[0] = text[0].replace("over seeds and patients decide", "over folds decide")
+        for table in tables:
+            table.columns = [name.replace("over seeds and patients", "over folds") for name in table.columns]
     return Section(
         title="Pairs",
         text=text,

@@ -45,7 +45,7 @@ def title(comparison: Comparison) -> str:
 
 def lead(comparison: Comparison) -> str:
     test = comparison["test"]
-    runs = sum(len(row["runs"]) for row in all_rows(comparison))
+    runs = sum(run.get("networks", 1) for row in all_rows(comparison) for run in row["runs"])
     patients = (
         plural(test["clusters"], "patient") if not test["images_without_patient"] else "patients not known"
     )
@@ -91,7 +91,15 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
                 f"The smaller class has {plural(least, 'patient')}. {_few_words(least)}",
             )
         )
-    if comparison["scored_on"] == "val":
+    if over_folds(comparison):
+        listed.append(
+            (
+                "The test set has not been read.",
+                "Everything here is about out-of-fold predictions. `pneumo evaluate sweep_id=ID split=test` "
+                "scores a sweep's runs on test; the commands for single runs are below. Choose first.",
+            )
+        )
+    elif comparison["scored_on"] == "val":
         listed.append(
             (
                 "Validation images.",
@@ -172,11 +180,13 @@ def verdict(
         return _of_networks(first, second, score, entry) + _confounded(differ_in)
     if recipes["p"] is None or recipes["p_holm"] is None:
         return (
-            f"No test of {word} between {first} and {second}: nothing varies, neither between the seeds nor "
-            f"over the patients (difference {entry['difference']:+.4f})."
+            f"No test of {word} between {first} and {second}: nothing varies, neither between the "
+            f"{'folds' if recipes.get('over_folds') else 'seeds'} nor over the patients (difference "
+            f"{entry['difference']:+.4f})."
         )
+    chance = "folds" if recipes.get("over_folds") else "seeds and patients"
     over = (
-        f"{entry['difference']:+.4f}, 95 % interval over seeds and patients {recipes['low']:+.4f} to "
+        f"{entry['difference']:+.4f}, 95 % interval over {chance} {recipes['low']:+.4f} to "
         f"{recipes['high']:+.4f}; p {p_text(recipes['p_holm'])} after Holm"
     )
     if claimed(entry):
@@ -193,7 +203,7 @@ def verdict(
             f"({over}; equivalence p {p_text(equivalence['p_holm'])} after Holm)."
         )
     return f"No difference in {word} can be claimed between {first} and {second} ({over}). " + _power(
-        equivalence
+        equivalence, chance
     )
 
 
@@ -203,7 +213,7 @@ def _confounded(differ_in: Sequence[str]) -> str:
     return f" They differ in {_listed(differ_in, most=9)}; the data do not say which of these matters."
 
 
-def _power(equivalence: Equivalence) -> str:
+def _power(equivalence: Equivalence, chance: str) -> str:
     seeds, margin = equivalence["seeds_needed"], f"{equivalence['margin']:g}"
     needed = (
         f"about {seeds} seeds a side would be needed to show {margin}"
@@ -211,6 +221,8 @@ def _power(equivalence: Equivalence) -> str:
         else f"to show {margin}, more patients are needed; seeds alone do not suffice"
     )
     can = f"{equivalence['detectable']:.4f}" if equivalence["detectable"] is not None else "no difference"
+    if chance == "folds":
+        return f"Cannot tell: these folds can show differences of {can} or more."
     return f"Cannot tell: these seeds and patients can show differences of {can} or more; {needed}."
 
 
@@ -279,7 +291,8 @@ def answer(comparison: Comparison) -> str:
             comparison, row
         )
     tied = f" (tied with {plural(len(choice['tied']), 'other')})" if choice["tied"] else ""
-    return f"Best by validation{tied}: {row['name']}, {where}. " + _shown(comparison, row)
+    by = "out-of-fold predictions" if over_folds(comparison) else "validation"
+    return f"Best by {by}{tied}: {row['name']}, {where}. " + _shown(comparison, row)
 
 
 def _shown(comparison: Comparison, row: ConfigurationRow) -> str:
@@ -292,7 +305,7 @@ def _shown(comparison: Comparison, row: ConfigurationRow) -> str:
         which = "the two" if len(ranked) == 2 else f"the {len(ranked)} configurations"
         if pairs and all(equivalent(pair["equivalence"]) for pair in pairs):
             return f"In {word}, {which} are equivalent within {comparison['margin']:g}."
-        single = sum(len(each["seeds"]) == 1 for each in ranked)
+        single = 0 if over_folds(comparison) else sum(len(each["seeds"]) == 1 for each in ranked)
         seeds = f"; {plural(single, 'configuration')} with one seed" if single else ""
         if single == len(ranked):
             seeds = "; one seed each"
@@ -330,6 +343,16 @@ def _choice(comparison: Comparison) -> list[str]:
         return []
     rows = {row["id"]: row for row in comparison["configurations"]}
     row, word = rows[choice["id"]], SCORE_WORDS[score]
+    if comparison["cross_validation"] is not None:
+        sentence = (
+            f"Out-of-fold predictions choose {row['name']} ({word} {number(choice['score'])}, log-loss "
+            f"{number(choice['log_loss'])})."
+        )
+        if not over_folds(comparison):
+            sentence += f" Test {word} {with_interval(row['scores'][score])}."
+        if choice["tied"]:
+            sentence += f" They cannot tell it from {_listed([rows[id]['name'] for id in choice['tied']])}."
+        return [sentence]
     sentence = (
         f"Validation prefers {row['name']} (validation {word} {number(choice['score'])}): test {word} "
         f"{with_interval(row['scores'][score])}."
@@ -350,7 +373,8 @@ def _luck(comparison: Comparison) -> list[str]:
     )
     if found["value"] is None or found["corrected"] is None:
         return [f"{start} There are too few patients to say how much of that is luck."]
-    seeds = " Chance in training comes on top: it has one seed." if len(ranked[0]["seeds"]) == 1 else ""
+    alone = len(ranked[0]["seeds"]) == 1 and not over_folds(comparison)
+    seeds = " Chance in training comes on top: it has one seed." if alone else ""
     return [
         f"{start} About {found['value']:.4f} of it is luck with these patients, which leaves "
         f"{number(found['corrected'])}.{seeds}"
@@ -443,8 +467,15 @@ def _listed(names: Sequence[str], what: str = "", most: int = 4) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
 
 
+def over_folds(comparison: Result) -> bool:
+    """Are cross-validations compared on their out-of-fold predictions?"""
+    return comparison["cross_validation"] is not None and comparison["scored_on"] == "val"
+
+
 def images_word(comparison: Result) -> str:
-    """What the runs were scored on: test images, or validation images."""
+    """What the runs were scored on: test images, validation images, or all images outside test by folds."""
+    if over_folds(comparison):
+        return "out-of-fold"
     return "validation" if comparison["scored_on"] == "val" else "test"
 
 
@@ -464,7 +495,7 @@ def limits(comparison: Comparison) -> list[str]:
         "Explanations, and fairness by age, sex or origin: the data do not record these.",
     ]
     single = sum(len(row["seeds"]) == 1 for row in rows)
-    if single:
+    if single and not over_folds(comparison):
         sentences.append(f"Chance in training of {plural(single, 'configuration')} with one seed each.")
     if comparison["about"]["data"] == "chest_xray" and not comparison["about"]["synthetic"]:
         sentences.append(
@@ -548,7 +579,8 @@ def caption(figure: str, comparison: Comparison) -> str:
         "forest": f"95 % intervals over patients; a difference has its own interval (Pairs). "
         f"{legend[:1].upper()}{legend[1:]}".strip(". ")
         + ".",
-        "differences": f"{which} differences in {score}, 95 % intervals over seeds and patients (grey: over "
+        "differences": f"{which} differences in {score}, 95 % intervals over "
+        f"{'folds' if over_folds(comparison) else 'seeds and patients'} (grey: over "
         "patients alone). Filled: a difference is claimed.",
         "roc": f"ROC on the {where} images, with 95 % bands.",
         "precision_recall": f"Precision against recall on the {where} images, with 95 % bands.",

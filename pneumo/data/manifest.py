@@ -207,7 +207,7 @@ def keep_copies_together(manifest: Manifest, hashes: dict[str, str], settings: D
     So our split does not separate copies. `hashes` gives the content's hash by path. If no two patients share
     bytes, the manifest does not change.
     """
-    if settings.val_protocol != "patient" and not manifest.made_test:
+    if settings.val_protocol == "official" and not manifest.made_test:
         return  # the folders define the split; content_problems checks it
     table = manifest.table
     pool = pd.Series(True, index=table.index) if manifest.made_test else table["split"] != "test"

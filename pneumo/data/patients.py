@@ -7,6 +7,7 @@ import pandas as pd
 
 from pneumo import UserError
 from pneumo.data.found import listed
+from pneumo.names import CLASS_NAMES
 from pneumo.patient_ids import one_spelling
 
 # What people and programs write for "not known"; compared without case.
@@ -105,3 +106,18 @@ def spelling_note(table: pd.DataFrame) -> list[str]:
         f"{several['key'].nunique():,} patients are spelled in several ways, for example "
         f"{' and '.join(example)}: ids that are equal as numbers are one patient."
     ]
+
+
+def classes(table: pd.DataFrame, pool: pd.Series, groups: pd.Series, count: int) -> pd.Series:
+    """The class that each row's group counts as, for the rows of `pool`; `count` is the number of classes.
+
+    A group with images of both classes counts as the second; of more than two classes, as the rarest that it
+    has.
+    """
+    order = list(range(count))
+    if count > len(CLASS_NAMES):
+        images = table.loc[pool, "label"].value_counts()
+        order.sort(key=lambda label: (-int(images.get(label, 0)), label))
+    place = {label: index for index, label in enumerate(order)}
+    last = table.loc[pool, "label"].map(place).groupby(groups).transform("max")
+    return last.map(dict(enumerate(order)))

@@ -53,6 +53,7 @@ LAYOUTS = {
     "kermany3": "splits",
 }
 CLASSES_IN_NAMES = ("kermany3",)  # sets whose file names give the class, not their folders
+VAL_PROTOCOLS = ("patient", "official", "fold")
 NO_COLUMN = "none"  # a value of data.columns.*: the table has no such column
 
 
@@ -98,6 +99,8 @@ class DataSettings:
     image_size: int = 224
     val_protocol: str = "patient"
     val_fraction: float = 0.1
+    folds: int = 5
+    fold: int | None = None
     split_seed: int = 0
     equalize: bool = True
     crop_black: bool = True
@@ -120,7 +123,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         one_of("data.name", self.name, LAYOUTS)
         self._check_reading()
-        one_of("data.val_protocol", self.val_protocol, ("patient", "official"))
+        one_of("data.val_protocol", self.val_protocol, VAL_PROTOCOLS)
+        self._check_folds()
         one_of("data.on_bad_image", self.on_bad_image, ("error", "skip"))
         one_of("data.near_copies", self.near_copies, ("error", "allow"))
         if not 0 < self.val_fraction < 1:
@@ -136,6 +140,22 @@ class DataSettings:
             raise UserError(f"data.image_size={self.image_size} must be between 16 and 2048 pixels.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"data.num_workers={self.num_workers} must be at least 1, or null for all cores.")
+
+    def _check_folds(self) -> None:
+        if self.folds < 2:
+            raise UserError(f"data.folds={self.folds} must be at least 2; 5 and 10 are usual.")
+        if self.val_protocol != "fold":
+            return
+        every = ",".join(map(str, range(min(self.folds, 10)))) + (",..." if self.folds > 10 else "")
+        if self.fold is None:
+            raise UserError(
+                f"data.val_protocol=fold needs data.fold, the part that validates: 0 to {self.folds - 1}. "
+                f"`--multirun data.fold={every}` trains them all, and so does sweep=cross_validation."
+            )
+        if not 0 <= self.fold < self.folds:
+            raise UserError(
+                f"data.fold={self.fold} must be from 0 to {self.folds - 1}: data.folds={self.folds}."
+            )
 
     def _check_reading(self) -> None:
         """Refuse keys that cannot be read, or that no reader of this layout looks at."""

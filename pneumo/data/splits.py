@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from pneumo.data import patients
+from pneumo.data import folds, patients
 from pneumo.data.settings import DataSettings
-from pneumo.names import CLASS_NAMES
 
 TEST_FRACTION = 0.2  # where data.split.test_fraction is null and the set has no split
 _TEST_STREAM = 1  # so that equal seeds do not give the test set and the validation set the same order
@@ -15,6 +14,8 @@ def split(table: pd.DataFrame, settings: DataSettings, groups: pd.Series, *, mak
     """`table` with the splits that `settings` ask for. `groups` names the patient of each row."""
     if make_test:
         table = carve_test(table, settings, groups)
+    if settings.val_protocol == "fold":
+        return folds.carve(table, settings, groups)
     return carve_validation(table, settings, groups) if settings.val_protocol == "patient" else table
 
 
@@ -67,14 +68,8 @@ def _chosen(
 ) -> pd.Series:
     """True for the rows of the groups that are taken out of `pool`; `keep` groups of each class stay."""
     chosen = pd.Series(False, index=table.index)
-    order_of = {label: label for label in range(len(settings.class_names))}
-    if len(order_of) > len(CLASS_NAMES):
-        images = table.loc[pool, "label"].value_counts()
-        rarest_last = sorted(order_of, key=lambda label: (-int(images.get(label, 0)), label))
-        order_of = {label: place for place, label in enumerate(rarest_last)}
-    labels = table.loc[pool, "label"].map(order_of).groupby(groups).transform("max")
-    labels = labels.map({place: label for label, place in order_of.items()})
-    for label in order_of:
+    labels = patients.classes(table, pool, groups, len(settings.class_names))
+    for label in range(len(settings.class_names)):
         sizes = groups[pool][labels == label].value_counts().sort_index()
         order = np.random.default_rng([*seeds, label]).permutation(len(sizes))
         taken = sizes.iloc[order]

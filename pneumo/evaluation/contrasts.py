@@ -11,6 +11,11 @@ For the second question the variances of three parts are added: over the patient
 and Satterthwaite's (1946); the patients' part has one less than the patients of the smaller class. The
 variance between runs holds some of the patients' chance again, so the sum is a little too large rather than
 too small. Simulation chose this among six ways (docs/decisions/0005-training-chance-decides.md).
+
+In a cross-validation each configuration has a network for each fold. The folds train on overlapping images,
+so their scores depend on each other. The variance is that of the differences by fold, times
+1 / folds + validated / trained images (Nadeau and Bengio 2003); the degrees of freedom are one less than the
+folds. It holds the chance in the patients already.
 """
 
 import math
@@ -55,14 +60,56 @@ class Test:
 
 
 @dataclass(kw_only=True, slots=True)
+class FoldScores:
+    """One score of a configuration by fold of a cross-validation.
+
+    `values` has the score by what identifies the fold's images, the mean of the seeds that share the fold.
+    `folds` is the number of folds of one cross-validation.
+    """
+
+    values: dict[str, float]
+    folds: int
+
+    @classmethod
+    def of(cls, names: Sequence[str], scores: Sequence[float], folds: int) -> "FoldScores":
+        """From each network's score and the name of its fold. Scores that are not finite are left out."""
+        found: dict[str, list[float]] = {}
+        for name, score in zip(names, scores, strict=True):
+            if math.isfinite(score):
+                found.setdefault(name, []).append(score)
+        return cls(values={name: float(np.mean(mine)) for name, mine in found.items()}, folds=folds)
+
+    def error(self, less: "FoldScores | None" = None) -> tuple[float, float]:
+        """Standard error of the mean, or of its difference to `less` on the same folds; degrees of freedom.
+
+        Infinite with fewer than two folds.
+        """
+        values = [score - (less.values[name] if less else 0) for name, score in self.values.items()]
+        if len(values) < 2:
+            return math.inf, math.inf
+        share = 1 / len(values) + 1 / (self.folds - 1)
+        return math.sqrt(share * float(np.var(values, ddof=1))), len(values) - 1
+
+
+@dataclass(kw_only=True, slots=True)
 class Spread:
-    """One score of a configuration: of each run [runs], and of the runs' mean on every draw [draws]."""
+    """One score of a configuration: of each run [runs], and of the runs' mean on every draw [draws].
+
+    `folds` are the scores by fold, where the runs are cross-validations.
+    """
 
     values: Floats
     draws: Floats
+    folds: FoldScores | None = None
 
     @classmethod
-    def of(cls, values: Sequence[float], draws: Sequence[Floats], splits: Sequence[str]) -> "Spread":
+    def of(
+        cls,
+        values: Sequence[float],
+        draws: Sequence[Floats],
+        splits: Sequence[str],
+        folds: FoldScores | None = None,
+    ) -> "Spread":
         """From each run's value, draws and train/validation split.
 
         If there are several splits and runs share one, the runs of a split are averaged first: chance in the
@@ -74,7 +121,7 @@ class Spread:
             rows = [[i for i, split in enumerate(splits) if split == name] for name in names]
             each = np.array([each[some].mean() for some in rows])
             drawn = np.array([drawn[some].mean(axis=0) for some in rows])
-        return cls(values=each, draws=drawn.mean(axis=0))
+        return cls(values=each, draws=drawn.mean(axis=0), folds=folds)
 
     @property
     def runs(self) -> int:
@@ -96,10 +143,27 @@ def over_patients(first: Spread, second: Spread, patients: int) -> Test:
 
 
 def over_runs(first: Spread, second: Spread, patients: int) -> Test | None:
-    """Does one recipe give better networks? None if a side has one run: chance in training is unknown."""
+    """Does one recipe give better networks? None if a side has one run: chance in training is unknown.
+
+    Cross-validations are tested over their folds, and need no second run.
+    """
+    if first.folds and second.folds:
+        return over_folds(first, second)
     if min(first.runs, second.runs) < 2:
         return None
     error, freedom = _error(first, second, patients, (first.runs, second.runs))
+    return Test.of(first.mean - second.mean, error, freedom)
+
+
+def over_folds(first: Spread, second: Spread) -> Test:
+    """The difference of two cross-validations, paired by fold; not paired where their folds differ."""
+    one, other = first.folds, second.folds
+    assert one is not None and other is not None
+    if one.values.keys() == other.values.keys():
+        error, freedom = one.error(less=other)
+    else:
+        (a, n), (b, m) = one.error(), other.error()
+        error, freedom = math.hypot(a, b), min(n, m)
     return Test.of(first.mean - second.mean, error, freedom)
 
 
@@ -123,10 +187,10 @@ def detectable(test: Test, level: float) -> float | None:
 def runs_needed(first: Spread, second: Spread, patients: int, margin: float, level: float) -> int | None:
     """Runs a side with which a difference of `margin` would be shown in 80 % of comparisons at `level`.
 
-    None if no number of runs does it: more patients are needed. Take it as a hint: it rests on the variance
-    between few runs.
+    None if no number of runs does it: more patients are needed. None for cross-validations too. Take it as a
+    hint: it rests on the variance between few runs.
     """
-    if min(first.runs, second.runs) < 2:
+    if first.folds or second.folds or min(first.runs, second.runs) < 2:
         return None
 
     def enough(runs: int) -> bool:

@@ -60,7 +60,7 @@ class TrainerSettings:
     early_stop_epochs: int | None = None
     monitor: str = "val/auroc"
     select_on: str = "val"
-    score_test: bool = True
+    score_test: bool | None = None  # the whole configuration settles None
     limit_batches: int | None = None
     grad_accum_steps: int = 1
     grad_clip_norm: float | None = None
@@ -76,7 +76,7 @@ class TrainerSettings:
         one_of("trainer.compile", self.compile, ("auto", "true", "false"))
         one_of("trainer.monitor", self.monitor, MONITORS)
         one_of("trainer.select_on", self.select_on, ("val", "test"))
-        if self.select_on == "test" and not self.score_test:
+        if self.select_on == "test" and self.score_test is False:
             raise UserError(
                 "trainer.select_on=test scores the test images in every epoch, so trainer.score_test=false "
                 "cannot hold. Give trainer.select_on=val, or leave trainer.score_test=true."

@@ -23,7 +23,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (
         DataSettings,
         {"val_protocol": "oficial"},
-        "data.val_protocol=oficial is not known; the options are patient, official. Did you mean official?",
+        "data.val_protocol=oficial is not known; the options are patient, official, fold. Did you mean "
+        "official?",
     ),
     (
         DataSettings,

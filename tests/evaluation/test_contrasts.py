@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from pneumo.evaluation import contrasts
-from pneumo.evaluation.contrasts import Spread
+from pneumo.evaluation.contrasts import FoldScores, Spread
 
 STILL = np.zeros(1000)  # draws in which nothing varies
 
@@ -110,3 +110,26 @@ def test_equal_recipes_are_rarely_called_different(monkeypatch: pytest.MonkeyPat
     assert found["auroc"]["coverage"] > 0.93 and found["accuracy"]["coverage"] > 0.93
     # The interval over patients alone, which used to decide, is wrong far more often.
     assert found["accuracy"]["networks_differ"] > found["accuracy"]["false_better"]
+
+
+def test_folds_are_tested_as_nadeau_and_bengio_do() -> None:
+    first, second = np.array([0.91, 0.95, 0.93, 0.97]), np.array([0.90, 0.92, 0.93, 0.91])
+    names = ["a", "b", "c", "d"]
+    one = Spread.of([0.94], [np.zeros(3)], [""], FoldScores.of(names, first.tolist(), 4))
+    other = Spread.of([0.91], [np.zeros(3)], [""], FoldScores.of(names, second.tolist(), 4))
+    test = contrasts.over_runs(one, other, 50)
+    assert test is not None
+    error = ((1 / 4 + 25 / 75) * np.var(first - second, ddof=1)) ** 0.5
+    assert test.error == pytest.approx(error) and test.freedom == 3
+    assert test.p == pytest.approx(2 * stats.t.sf(0.03 / error, 3))
+    assert test.high == pytest.approx(0.03 + stats.t.ppf(0.975, 3) * error)
+    assert contrasts.runs_needed(one, other, 50, 0.02, 0.05) is None
+
+
+def test_seeds_of_a_fold_are_averaged_and_other_folds_are_not_paired() -> None:
+    folds = FoldScores.of(["a", "b", "a", "b"], [0.8, 0.9, 0.6, float("nan")], 2)
+    assert folds.values == {"a": pytest.approx(0.7), "b": 0.9}
+    one = Spread.of([0.8], [np.zeros(3)], [""], folds)
+    other = Spread.of([0.7], [np.zeros(3)], [""], FoldScores.of(["c", "d"], [0.6, 0.8], 2))
+    test = contrasts.over_folds(one, other)
+    assert test.error == pytest.approx((2 * 1.5 * 0.02) ** 0.5) and test.freedom == 1
