@@ -164,6 +164,29 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return metrics.best_temperature(slope)
 
 
+def temperature_of(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """`metrics.temperature` for probabilities [N] of two classes, `temperature` for [N, K] of more."""
+    chances = np.asarray(probabilities)
+    return metrics.temperature(labels, chances) if chances.ndim == 1 else temperature(labels, chances)
+
+
+def tempered_of(probabilities: ArrayLike, temperature: float) -> Floats:
+    """`metrics.tempered` for probabilities [N] of two classes, `tempered` for [N, K] of more."""
+    chances = np.asarray(probabilities)
+    return metrics.tempered(chances, temperature) if chances.ndim == 1 else tempered(chances, temperature)
+
+
+def operating_points(
+    class_names: Sequence[str], labels: ArrayLike, probabilities: ArrayLike
+) -> dict[str, dict[str, float]]:
+    """`metrics.operating_points` of each class against the rest, from `probabilities` [N, K]."""
+    truth, chances = checked(labels, probabilities)
+    return {
+        name: metrics.operating_points((truth == label).astype(np.int64), chances[:, label])
+        for label, name in enumerate(class_names)
+    }
+
+
 def tempered(probabilities: ArrayLike, temperature: float) -> Floats:
     """`probabilities` [N, K] with their logits divided by `temperature`."""
     return _softmax(_logs(np.asarray(probabilities, dtype=np.float64)) / temperature)
