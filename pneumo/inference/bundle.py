@@ -189,8 +189,8 @@ class Bundle:
         """Uncalibrated probabilities of preprocessed images uint8 [B, S, S].
 
         Of two classes they are those of PNEUMONIA [B], of more those of each class [B, K]. They are computed
-        as in the evaluation of the training run: in the run's precision if the device has it, on the device of
-        `network` (default: a network on the CPU, loaded once).
+        as in the evaluation of the training run: in the run's precision if the device has it, on the device
+        of `network` (default: a network on the CPU, loaded once).
         """
         size = self.image_size
         if str(batch.dtype).removeprefix("torch.") != "uint8" or tuple(batch.shape[1:]) != (size, size):

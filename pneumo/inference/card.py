@@ -38,7 +38,7 @@ def text(bundle: Bundle) -> str:
         f"resized and padded to {pre['image_size']} x {pre['image_size']} grey pixels",
     ]
     splits = "\n".join(_split(bundle, name) for name in ("train", "val", "test"))
-    others, share = ("classes", "the class") if bundle.many else ("ill\n  patients", "ill")
+    others, share = ("classes\n  give", "the class") if bundle.many else ("ill\n  patients give", "ill")
     synthetic = (
         "\n**Trained on synthetic images: it has never seen a real patient.**\n" if bundle.synthetic else ""
     )
@@ -70,8 +70,7 @@ Digest `{bundle.data_digest}`.
 {_figures(bundle)}{_class_figures(bundle)}
 ## Limits
 
-- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares of {others}
-  give other figures, mostly worse ones. The positive predictive value falls with the share of {share}.
+- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares of {others} other figures, mostly worse ones. The positive predictive value falls with the share of {share}.
 - The model repeats the labels of its training set, including their errors.
 - A lateral view, another organ, a photo of a screen or another disease also gets a probability. That
   probability means nothing.
@@ -85,7 +84,8 @@ def _purpose(bundle: Bundle) -> str:
         return (
             "Research and teaching. The model estimates how likely a frontal chest X-ray shows each of its\n"
             f"{len(bundle.class_names)} classes, as its training images were labelled: "
-            f"{', '.join(bundle.class_names)}.\nIt knows only these classes, and calls every image one of them."
+            f"{', '.join(bundle.class_names)}.\nIt knows only these classes, and calls every image one of "
+            "them."
         )
     normal, ill = bundle.class_names
     return (
@@ -101,15 +101,15 @@ def _decision(bundle: Bundle) -> str:
         )
         return (
             "The probabilities are calibrated on the validation images (one temperature, "
-            f"{bundle.temperature:.3f}). The predicted\nclass is the one with the largest probability. Beside "
-            "it, each class has a threshold against all others. At this\nthreshold, "
+            f"{bundle.temperature:.3f}). The predicted\nclass is the one with the largest probability. "
+            "Beside it, each class has a threshold against all others. At this\nthreshold, "
             f"{RULE_WORDS_OF_A_CLASS[bundle.threshold_rule]}.\nAn image can reach the thresholds of several "
             f"classes, or of none.\n\n| class | threshold |\n|---|---|\n{rows}"
         )
     return (
         f"The probability is calibrated on the validation images (temperature {bundle.temperature:.3f}). The "
-        f"decision is\n{bundle.class_names[1]} if the probability is at least {bundle.threshold:.3f}. At this "
-        f"threshold,\n{RULE_WORDS[bundle.threshold_rule]}."
+        f"decision is\n{bundle.class_names[1]} if the probability is at least {bundle.threshold:.3f}. At "
+        f"this threshold,\n{RULE_WORDS[bundle.threshold_rule]}."
     )
 
 
@@ -145,7 +145,8 @@ def _figures(bundle: Bundle) -> str:
         words = {name: word if name == "accuracy" else f"macro {word}" for name, word in words.items()}
         words["brier"] = f"{SCORE_WORDS['brier'].removesuffix(')')}, 0 to 2)"
         counted = (
-            "Scores that count decisions\nuse the predicted class. A macro score is the mean over the classes."
+            "Scores that count decisions\nuse the predicted class. A macro score is the mean over the "
+            "classes."
         )
     rows = "".join(
         f"| {words.get(name, name)} | {_value(figure)} | {_interval(figure)} |\n"

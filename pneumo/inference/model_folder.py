@@ -15,6 +15,7 @@ from pneumo.evaluation.predictions import SplitResult, read_any_predictions
 from pneumo.files import MAX_MODEL_BYTES, read_bounded, write_atomically
 from pneumo.inference import card, schema, scores
 from pneumo.inference.bundle import Bundle, of_rule
+from pneumo.inference.schema import Figure
 from pneumo.names import (
     BEST_FACTS,
     BEST_WEIGHTS,
@@ -148,11 +149,12 @@ def _decisions_of_many(val: SplitResult, test: SplitResult | None, threshold_rul
     temperature = multiclass.temperature(val.labels, val.probabilities)
     calibrated = multiclass.tempered(val.probabilities, temperature)
     points = multiclass.operating_points(val.class_names, val.labels, calibrated)
-    figures, of_class = {}, {name: {} for name in val.class_names}
+    figures: dict[str, Figure] = {}
+    of_class: dict[str, dict[str, Figure]] = {name: {} for name in val.class_names}
     if test:
-        called_from = {name: of_rule(of_class, threshold_rule) for name, of_class in points.items()}
+        at = {name: of_rule(known, threshold_rule) for name, known in points.items()}
         test_calibrated = multiclass.tempered(test.probabilities, temperature)
-        figures, of_class = scores.of_many(test, test_calibrated, called_from)
+        figures, of_class = scores.of_many(test, test_calibrated, at)
     return {
         "thresholds": {},
         "class_thresholds": points,

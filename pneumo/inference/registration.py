@@ -109,9 +109,9 @@ def _compare(
     old = model_folder.read(holder.folder, holder.version)
     if candidate.class_names != old.class_names:
         raise UserError(
-            f"run {run.run_id} tells {', '.join(candidate.class_names)} apart, and {holder.version}, which has "
-            f"the alias {alias}, {', '.join(old.class_names)}: they cannot be compared. Give another alias or "
-            f"name; {FORCE}."
+            f"run {run.run_id} tells {', '.join(candidate.class_names)} apart, and {holder.version}, which "
+            f"has the alias {alias}, {', '.join(old.class_names)}: they cannot be compared. Give another "
+            f"alias or name; {FORCE}."
         )
     if not old.figures:
         return f"{holder.version}, which had the alias, was never scored on a test set"
