@@ -38,7 +38,6 @@ def text(bundle: Bundle) -> str:
         f"resized and padded to {pre['image_size']} x {pre['image_size']} grey pixels",
     ]
     splits = "\n".join(_split(bundle, name) for name in ("train", "val", "test"))
-    others, share = ("classes\n  give", "the class") if bundle.many else ("ill\n  patients give", "ill")
     synthetic = (
         "\n**Trained on synthetic images: it has never seen a real patient.**\n" if bundle.synthetic else ""
     )
@@ -70,7 +69,7 @@ Digest `{bundle.data_digest}`.
 {_figures(bundle)}{_class_figures(bundle)}
 ## Limits
 
-- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares of {others} other figures, mostly worse ones. The positive predictive value falls with the share of {share}.
+{_other_images(bundle)}
 - The model repeats the labels of its training set, including their errors.
 - A lateral view, another organ, a photo of a screen or another disease also gets a probability. That
   probability means nothing.
@@ -91,6 +90,15 @@ def _purpose(bundle: Bundle) -> str:
     return (
         f"Research and teaching. The model estimates how likely a frontal chest X-ray shows {ill} rather "
         f"than\n{normal}, as its training images were labelled. It knows only these two classes."
+    )
+
+
+def _other_images(bundle: Bundle) -> str:
+    shares, share = ("classes\n  give", "the class") if bundle.many else ("ill\n  patients give", "ill")
+    return (
+        "- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares of "
+        f"{shares} other figures, mostly worse ones. The positive predictive value falls with the share of "
+        f"{share}."
     )
 
 

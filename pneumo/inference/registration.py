@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pneumo import UserError
-from pneumo.evaluation import contrasts, statistics
+from pneumo.evaluation import contrasts
 from pneumo.evaluation.predictions import SplitResult, read_any_predictions
 from pneumo.inference import model_folder, ood, pyfunc, scores
 from pneumo.inference.bundle import Bundle
@@ -153,7 +153,7 @@ def _paired(new: SplitResult, old: SplitResult) -> contrasts.Test:
 
     Of more than two classes it is that of macro AUROC.
     """
-    weights = statistics.resample(new.labels, new.patients)
+    weights = scores.resample(new)
     spreads = []
     for test in (new, old):
         draws = scores.auroc_draws(test, weights)

@@ -2,11 +2,12 @@
 
 Of more than two classes, a score of one class is that class against the rest, and a macro score the mean over
 the classes (pneumo.evaluation.multiclass). Its interval is Wilson's for an effective number of patients, as
-of two classes. That number is at most K^2 / sum(1 / n_k), where n_k patients are behind the score of class k,
-and at most all patients: the mean of K proportions of different patients varies like one of so many.
+of two classes. Behind accuracy are at most all patients, behind a macro score K ** 2 / (1 / n_1 + ... + 1 /
+n_K) of n_k patients of class k: the mean of K proportions of different patients varies like one of so many.
+Draws in which some class has no image are left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,7 @@ def of_many(
     AUROC and AUPRC are of the recorded probabilities, as in the run's metrics, and decisions are the called
     classes. Brier, ECE and the scores `..._at_threshold` are of `calibrated` probabilities [N, K].
     """
-    weights = statistics.resample(test.labels, test.patients)
+    weights = resample(test)
     each = [
         _OneClass.of(test, calibrated, label, thresholds[name], weights)
         for label, name in enumerate(test.class_names)
@@ -64,30 +65,32 @@ def of_many(
     draws["accuracy"] = statistics.resampled_scores(right, np.ones(len(right)), weights, parts=("counts",))[
         "accuracy"
     ]
-    everyone = each[0].counts.all
-    rarest = min(one.counts.ill for one in each)
-    counts = PatientCounts(normal=everyone - rarest, ill=rarest, all=everyone)
+    everyone, by_class = each[0].counts.all, [one.counts.ill for one in each]
+    counts = PatientCounts(normal=everyone - min(by_class), ill=min(by_class), all=everyone)
+    behind = len(each) ** 2 / sum(1 / patients for patients in by_class) if min(by_class) else 0
     figures = {
-        name: _figure(
-            name,
-            observed[name],
-            draws[name],
-            counts,
-            _behind_mean(name, each) if name != "accuracy" else None,
-        )
+        name: _figure(name, observed[name], draws[name], counts, everyone if name == "accuracy" else behind)
         for name in SCORES
     }
     return figures, dict(zip(test.class_names, [one.figures() for one in each], strict=True))
+
+
+def resample(test: SplitResult) -> Weights:
+    """`statistics.resample`; of more than two classes the draws with images of each class of the test set."""
+    weights = statistics.resample(test.labels, test.patients)
+    if not test.many:
+        return weights
+    drawn = [weights[test.labels == label].any(axis=0) for label in np.unique(test.labels)]
+    return weights[:, np.all(drawn, axis=0)]
 
 
 def auroc_draws(test: SplitResult, weights: Weights) -> Floats:
     """AUROC, or of more than two classes its mean over the classes, on every draw."""
     if not test.many:
         return _areas(test.labels, test.probabilities, weights)["auroc"]
-    own = [test.labels == label for label in range(len(test.class_names))]
     draws = [
-        _areas(truth.astype(np.int64), test.probabilities[:, label], weights)["auroc"]
-        for label, truth in enumerate(own)
+        _areas((test.labels == label).astype(np.int64), test.probabilities[:, label], weights)["auroc"]
+        for label in range(len(test.class_names))
     ]
     return np.asarray(np.mean(draws, axis=0))
 
@@ -153,14 +156,6 @@ class _OneClass:
 
 def _areas(truth: Ints, probabilities: Floats, weights: Weights) -> dict[str, Floats]:
     return statistics.resampled_scores(truth, probabilities, weights, parts=("areas",))
-
-
-def _behind_mean(score: str, each: Sequence[_OneClass]) -> float:
-    """How many patients the mean of the classes' scores is a proportion of, at most (see above)."""
-    behind = [one.behind(score) for one in each]
-    if min(behind) <= 0:
-        return 0
-    return min(float(each[0].counts.all), len(behind) ** 2 / sum(1 / patients for patients in behind))
 
 
 def _figure(
