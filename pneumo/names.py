@@ -1,6 +1,7 @@
 """Names that two modules share: artifacts, tags, protocols, threshold rules. All of them are promises."""
 
 import re
+from collections.abc import Sized
 
 # ---- artifacts of a run, relative to its artifacts folder
 CONFIG = "config.yaml"
@@ -76,6 +77,11 @@ THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
 
 # ---- classes of the public set: 0 and 1
 CLASS_NAMES = ("NORMAL", "PNEUMONIA")
+
+
+def many_classes(class_names: Sized) -> bool:
+    """More than two classes? Then there is a probability for each class, not one of PNEUMONIA alone."""
+    return len(class_names) > len(CLASS_NAMES)
 
 
 def class_metric(name: str) -> str:

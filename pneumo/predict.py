@@ -23,6 +23,7 @@ class PredictConfig:
     output: str = "predictions.csv"
     threshold: float | None = None
     explain: bool = False
+    explain_class: str | None = None
     ui: bool = False
     port: int = 7860
     batch_size: int = 64
@@ -83,6 +84,7 @@ def predict(settings: PredictConfig) -> int:
         device=settings.device,
         threshold=settings.threshold,
         num_workers=settings.num_workers,
+        explain_class=settings.explain_class,
     )
     for note in notes:
         print(f"note: {note}")
@@ -91,7 +93,7 @@ def predict(settings: PredictConfig) -> int:
     path = Path(settings.output).expanduser()
     counts: dict[str, int] = {}
     try:
-        with output.PredictionFile(path) as file:
+        with output.PredictionFile(path, model.bundle.class_names) as file:
             output.write_all(
                 model,
                 found,

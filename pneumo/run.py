@@ -463,8 +463,7 @@ def _print_next(plan: RunPlan, log: RunLog) -> None:
     tracking = plan.settings.tracking
     if tracking.enabled and log.sender.run_id:
         print(f"MLflow:  {places.page(log.folder, tracking.uri or '')}")
-    if not plan.many:
-        print(f"next:    pneumo predict model={plan.fingerprint} input=DIR")
+    print(f"next:    pneumo predict model={plan.fingerprint} input=DIR")
 
 
 def _wait_until_sent(plan: RunPlan, log: RunLog, stop: StopRequest) -> bool:

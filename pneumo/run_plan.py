@@ -73,7 +73,7 @@ class RunPlan:
     @property
     def many(self) -> bool:
         """More than two classes?"""
-        return len(self.class_names) > len(names.CLASS_NAMES)
+        return names.many_classes(self.class_names)
 
     @property
     def synthetic(self) -> bool:

@@ -13,7 +13,7 @@ from pneumo.data.formats import SUFFIXES
 from pneumo.data.found import COLUMNS, SPLIT_NAMES, SPLITS, Found, listed
 from pneumo.data.listing import Boundary, contents, is_clutter, refuse_links
 from pneumo.data.settings import CLASSES_IN_NAMES, DataSettings
-from pneumo.names import CLASS_NAMES
+from pneumo.names import CLASS_NAMES, many_classes
 
 MASKS = ("mask", "masks")  # segmentations beside the images: pictures, but not X-rays
 MAX_DEPTH = 20  # of folders below a class
@@ -244,7 +244,7 @@ def _patients(
 ) -> tuple[list[str | None], list[str | None]]:
     """Patients and subtypes. Raises UserError if only some names have a patient."""
     parsed = [patients.parse_name(path) for path in paths]
-    many = len(settings.class_names) > len(CLASS_NAMES)  # then class 0 is any
+    many = many_classes(settings.class_names)  # then class 0 is any
     own = [None if many or label != 0 else "normal" for label in classes]
     if settings.patient_pattern is not None:
         found = patients.by_pattern(paths, settings.patient_pattern)

@@ -11,7 +11,7 @@ from typing import Any
 from pneumo import UserError
 from pneumo.data.found import listed
 from pneumo.data.settings import DataSettings
-from pneumo.names import CLASS_NAMES
+from pneumo.names import CLASS_NAMES, many_classes
 
 LEFT_OUT = -1  # data.labels maps the value to null
 EMPTY = "empty"  # how data.labels names a label without text
@@ -74,7 +74,7 @@ class Reader:
         self.settings = settings
         self.values = list(dict.fromkeys(values))
         self.class_names = settings.class_names
-        self.many = len(self.class_names) > len(CLASS_NAMES)
+        self.many = many_classes(self.class_names)
         self.classes = {fold(name): label for label, name in enumerate(settings.classes or ())}
         if self.many and len(self.classes) < len(self.class_names):
             raise UserError(

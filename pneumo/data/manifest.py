@@ -10,7 +10,7 @@ from pneumo import UserError
 from pneumo.data import folders, listing, patients, phantom, splits, table_sets
 from pneumo.data.found import COLUMNS, SPLITS, Found, listed
 from pneumo.data.settings import CLASSES_IN_NAMES, DataSettings
-from pneumo.names import CLASS_NAMES
+from pneumo.names import CLASS_NAMES, many_classes
 
 MAX_SHOWN = 10
 
@@ -152,7 +152,7 @@ def find_root(settings: DataSettings) -> Path:
 
 def _may_lack_splits(settings: DataSettings) -> bool:
     """Whether data=chest_xray also takes CLASS/ without train/: where data.classes names the folders."""
-    return len(settings.class_names) > len(CLASS_NAMES) and settings.name not in CLASSES_IN_NAMES
+    return many_classes(settings.class_names) and settings.name not in CLASSES_IN_NAMES
 
 
 def _read(root: Path, settings: DataSettings) -> Found:
@@ -196,7 +196,7 @@ def _made_test_notes(table: pd.DataFrame, settings: DataSettings) -> list[str]:
     ]
     known = table.dropna(subset=["patient"])
     if both := int((known["label"].groupby(patients.keys(known)).nunique() > 1).sum()):
-        which = "both classes" if len(settings.class_names) == len(CLASS_NAMES) else "several classes"
+        which = "several classes" if many_classes(settings.class_names) else "both classes"
         notes.append(f"{both:,} patients have images of {which}; all images of a patient are in one split")
     return notes
 
@@ -250,13 +250,13 @@ def digests(
 
 def class_line(class_names: tuple[str, ...]) -> list[str]:
     """The line of a digest that names the classes, where there are more than two."""
-    return ["\t".join(["classes", *class_names])] if len(class_names) > len(CLASS_NAMES) else []
+    return ["\t".join(["classes", *class_names])] if many_classes(class_names) else []
 
 
 def problems(manifest: Manifest) -> list[str]:
     """Why the manifest cannot be used: an empty class, a patient in two splits, a path listed twice."""
     messages = []
-    many = len(manifest.class_names) > len(CLASS_NAMES)
+    many = many_classes(manifest.class_names)
     for split, classes in manifest.counts().items() if not many else ():
         empty = [name for name, count in classes.items() if count == 0]
         if empty:

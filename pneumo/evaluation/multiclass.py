@@ -151,6 +151,18 @@ def top_calibration_error(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return float(np.nansum(images * np.abs(mean - share)) / images.sum())
 
 
+def temperature_of(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """`metrics.temperature` of two classes, `temperature` of more."""
+    one = np.ndim(probabilities) == 1
+    return metrics.temperature(labels, probabilities) if one else temperature(labels, probabilities)
+
+
+def tempered_of(probabilities: ArrayLike, temperature: float) -> Floats:
+    """`metrics.tempered` of two classes, `tempered` of more."""
+    one = np.ndim(probabilities) == 1
+    return metrics.tempered(probabilities, temperature) if one else tempered(probabilities, temperature)
+
+
 def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """The temperature that minimises the log-loss of these (validation) images (Guo et al., ICML 2017).
 
@@ -197,6 +209,17 @@ def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
             "training diverged: lower the learning rate."
         )
     return truth, chances
+
+
+def operating_points(
+    class_names: Sequence[str], labels: ArrayLike, probabilities: ArrayLike
+) -> dict[str, dict[str, float]]:
+    """`metrics.operating_points` of each class against the rest, from `probabilities` [N, K]."""
+    truth, chances = checked(labels, probabilities)
+    return {
+        name: metrics.operating_points((truth == label).astype(np.int64), chances[:, label])
+        for label, name in enumerate(class_names)
+    }
 
 
 def _labels(what: str, values: ArrayLike, classes: int) -> Ints:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pneumo import UserError
 from pneumo.evaluation import metrics, multiclass
-from pneumo.names import CLASS_NAMES, PREDICTION_COLUMNS
+from pneumo.names import CLASS_NAMES, PREDICTION_COLUMNS, many_classes
 from pneumo.patient_ids import one_spelling
 
 T = TypeVar("T", int, float)
@@ -47,7 +47,7 @@ class SplitResult:
     @property
     def many(self) -> bool:
         """More than two classes?"""
-        return len(self.class_names) > len(CLASS_NAMES)
+        return many_classes(self.class_names)
 
     @property
     def predictions(self) -> np.ndarray:
@@ -90,7 +90,7 @@ def _many_names(text: str) -> tuple[str, ...]:
         return ()
     after = takewhile(lambda name: name.startswith(PREFIX), header[len(MANY_COLUMNS) :])
     names = [name.removeprefix(PREFIX) for name in after]
-    whole = tuple(header[: len(MANY_COLUMNS)]) == MANY_COLUMNS and len(names) > len(CLASS_NAMES)
+    whole = tuple(header[: len(MANY_COLUMNS)]) == MANY_COLUMNS and many_classes(names)
     return tuple(names) if whole else ()
 
 

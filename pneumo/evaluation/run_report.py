@@ -11,7 +11,7 @@ from pneumo import one_of
 from pneumo.evaluation import class_figures, figures, multiclass, plot
 from pneumo.evaluation.predictions import THRESHOLD, SplitResult, predictions_csv
 from pneumo.files import write_atomically
-from pneumo.names import FIGURES, PREDICTIONS, PROTOCOLS, REPORTS, TEST_SELECTED
+from pneumo.names import FIGURES, PREDICTIONS, PROTOCOLS, REPORTS, TEST_SELECTED, many_classes
 from pneumo.text import finite
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _figures(
     if optimistic and "optimistic" not in (note or "").lower():
         parts.append(OPTIMISTIC)
     warned = " ".join(parts) or None
-    many = len(class_names) > 2
+    many = many_classes(class_names)
     distribution = (class_figures if many else figures).class_distribution
     drawn = {"class_distribution": distribution(class_counts, patients, note)}
     units = figures.MACRO_UNITS if many else figures.UNITS

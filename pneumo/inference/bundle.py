@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from pneumo import UserError
 from pneumo.data.augment import normalise
-from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation import multiclass, statistics
 from pneumo.files import MAX_MODEL_BYTES, read_bounded
 from pneumo.inference.schema import Figure, ModelArguments, PastCases, PreprocessArguments
-from pneumo.models import build_model
+from pneumo.models import build_model, head
 from pneumo.models.precision import allow_tf32, autocast_dtype, cpu_has_bf16
+from pneumo.names import many_classes
 from pneumo.text import first_line
 
 SIMILAR_CASES = 50  # validation images with the nearest probabilities, for the interval of past cases
@@ -30,7 +31,10 @@ Floats = NDArray[np.float64]
 
 
 class SimilarCases(TypedDict):
-    """The share of ill among validation images with a similar probability, and its 95 % interval."""
+    """The share of ill among validation images with a similar probability, and its 95 % interval.
+
+    Of more than two classes, `ill` are the images of the class that was asked about.
+    """
 
     images: int
     ill: int
@@ -47,6 +51,11 @@ class Bundle:
     images; `past` holds the labels and calibrated probabilities of those images. `figures` are scores on the
     test images with 95 % intervals (patients resampled): brier and ece of calibrated probabilities, counts at
     `threshold_rule`. They are empty, like `test_digest`, if the model was never given its test images.
+
+    Of more than two classes, the called class is the one with the largest probability. Beside it, each class
+    has a threshold against the rest. These `class_thresholds` apply to calibrated probabilities, because one
+    temperature of all classes changes the order of the images in a class. `figures` are macro scores of the
+    called classes, and `class_figures` those of each class.
     """
 
     model: ModelArguments
@@ -60,6 +69,8 @@ class Bundle:
     temperature: float
     threshold_rule: str
     figures: dict[str, Figure]
+    class_thresholds: dict[str, dict[str, float]] | None = None  # by class and rule; None: two classes
+    class_figures: dict[str, dict[str, Figure]] | None = None  # by class and score; None: two classes
     past: PastCases
     test_digest: str
     monitor: str
@@ -84,6 +95,11 @@ class Bundle:
         return self.preprocess.get("pixels", 1)
 
     @property
+    def many(self) -> bool:
+        """More than two classes?"""
+        return many_classes(self.class_names)
+
+    @property
     def threshold(self) -> float:
         """The threshold of `threshold_rule`, for calibrated probabilities."""
         return float(self.calibrated([self.raw_threshold])[0])
@@ -93,24 +109,40 @@ class Bundle:
         """The threshold of `threshold_rule`, for uncalibrated probabilities."""
         return self.thresholds[self.threshold_rule]
 
+    @property
+    def threshold_of_class(self) -> dict[str, float]:
+        """The threshold of each of more than two classes, for calibrated probabilities."""
+        assert self.class_thresholds is not None
+        return {name: of_rule(points, self.threshold_rule) for name, points in self.class_thresholds.items()}
+
     def calibrated(self, probabilities: ArrayLike) -> Floats:
-        """Calibrated probabilities [N] of uncalibrated ones: the expected share of ill among such images."""
-        return metrics.tempered(probabilities, self.temperature)
+        """Calibrated probabilities of uncalibrated ones, [N] or [N, K].
+
+        Each is the expected share of ill, or of the class, among images with such a probability.
+        """
+        return multiclass.tempered_of(probabilities, self.temperature)
+
+    def call(self, probabilities: ArrayLike) -> NDArray[np.int64]:
+        """The called class [N] of probabilities [N] of two classes, uncalibrated, or [N, K] of more."""
+        chances = np.asarray(probabilities, dtype=np.float64)
+        return (chances.argmax(1) if self.many else self.decide(chances)).astype(np.int64)
 
     def decide(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
         """True [N] where an uncalibrated probability [N] reaches the threshold."""
         return np.asarray(probabilities, dtype=np.float64) >= self.raw_threshold
 
-    def similar_cases(self, probability: float) -> SimilarCases | None:
-        """The share of ill among the validation images with the nearest calibrated probabilities.
+    def similar_cases(self, probability: float, label: int = 1) -> SimilarCases | None:
+        """The share of class `label` among the validation images with the nearest calibrated probabilities.
 
         The interval is Wilson's. None if the model keeps no validation images.
         """
         chances, labels = np.asarray(self.past["probabilities"]), np.asarray(self.past["labels"])
         if not len(chances):
             return None
+        if self.many:
+            chances = chances[:, label]
         nearest = np.argsort(np.abs(chances - probability), kind="stable")[:SIMILAR_CASES]
-        images, ill = len(nearest), int(labels[nearest].sum())
+        images, ill = len(nearest), int((labels[nearest] == label).sum())
         low, high = _wilson(ill, images)
         return {"images": images, "ill": ill, "share": ill / images, "low": low, "high": high}
 
@@ -154,10 +186,11 @@ class Bundle:
                 raise UserError(f"{self.weights}: {key} has numbers that are not finite.")
 
     def probabilities(self, batch: NDArray[np.uint8] | Tensor, network: nn.Module | None = None) -> Floats:
-        """Uncalibrated PNEUMONIA probabilities [B] of preprocessed images uint8 [B, S, S].
+        """Uncalibrated probabilities of preprocessed images uint8 [B, S, S].
 
-        They are computed as in the evaluation of the training run: in the run's precision if the device has
-        it, on the device of `network` (default: a network on the CPU, loaded once).
+        Of two classes they are those of PNEUMONIA [B], of more those of each class [B, K]. They are computed
+        as in the evaluation of the training run: in the run's precision if the device has it, on the device
+        of `network` (default: a network on the CPU, loaded once).
         """
         size = self.image_size
         if str(batch.dtype).removeprefix("torch.") != "uint8" or tuple(batch.shape[1:]) != (size, size):
@@ -170,7 +203,8 @@ class Bundle:
         with torch.inference_mode():
             with self.autocast(device):
                 logits = model(normalise(images, self.model["in_channels"]))
-            return np.asarray(logits.double().softmax(1)[:, 1].cpu().numpy())
+            chances = head.probabilities(logits.double(), self.model["num_classes"])
+            return np.asarray(chances.cpu().numpy())
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The run's precision; float32 on a CPU without it, which may change the third decimal."""
@@ -184,6 +218,11 @@ class Bundle:
     @cached_property
     def _cpu_network(self) -> nn.Module:
         return self.network()
+
+
+def of_rule(points: dict[str, float], rule: str) -> float:
+    """The threshold of `rule`, or 0.5 where validation could not give one: it lacked the class."""
+    return points.get(rule, points["half"])
 
 
 def _wilson(part: int, whole: int) -> tuple[float, float]:

@@ -20,12 +20,18 @@ RULE_WORDS = {
     "sensitivity_95": "at least 95 % of the ill validation images are found",
     "youden": "sensitivity + specificity is highest on the validation images",
 }
+RULE_WORDS_OF_A_CLASS = {
+    "half": "the probability is 0.5",
+    "sensitivity_95": "at least 95 % of the validation images of the class are found",
+    "youden": "sensitivity + specificity is highest on the validation images",
+}
 
 
 def text(bundle: Bundle) -> str:
     """The card as Markdown. Every figure comes from the bundle."""
     model, pre = bundle.model, bundle.preprocess
-    normal, ill = bundle.class_names
+    names = f"{', '.join(bundle.class_names[:-1])} or {bundle.class_names[-1]}"
+    count = str(len(bundle.class_names)) if bundle.many else "two"
     steps = [
         *(["black border cropped"] if pre["crop_black"] else []),
         *(["histogram equalised"] if pre["equalize"] else []),
@@ -35,25 +41,22 @@ def text(bundle: Bundle) -> str:
     synthetic = (
         "\n**Trained on synthetic images: it has never seen a real patient.**\n" if bundle.synthetic else ""
     )
-    return f"""# Model card: {model["name"]}, {normal} or {ill}
+    return f"""# Model card: {model["name"]}, {names}
 
 **Not a medical device.** Do not use it to diagnose or treat a patient, or to decide about one.
 {synthetic}
 ## Purpose
 
-Research and teaching. The model estimates how likely a frontal chest X-ray shows {ill} rather than
-{normal}, as its training images were labelled. It knows only these two classes.
+{_purpose(bundle)}
 
 ## Model
 
-{model["name"]} with {model["in_channels"]} input channel(s) and two classes. Images are prepared in this
+{model["name"]} with {model["in_channels"]} input channel(s) and {count} classes. Images are prepared in this
 order: {", ".join(steps)}. The weights are those of epoch {bundle.epoch} ({bundle.monitor}):
 {PROTOCOLS[bundle.protocol]}. Precision {bundle.precision}; fingerprint `{bundle.fingerprint}`,
 run `{bundle.run_id or "not tracked"}`.
 
-The probability is calibrated on the validation images (temperature {bundle.temperature:.3f}). The decision is
-{ill} if the probability is at least {bundle.threshold:.3f}. At this threshold,
-{RULE_WORDS[bundle.threshold_rule]}.
+{_decision(bundle)}
 
 ## Data
 
@@ -63,11 +66,10 @@ Digest `{bundle.data_digest}`.
 
 ## Figures
 
-{_figures(bundle)}
+{_figures(bundle)}{_class_figures(bundle)}
 ## Limits
 
-- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares of ill
-  patients give other figures, mostly worse ones. The positive predictive value falls with the share of ill.
+{_other_images(bundle)}
 - The model repeats the labels of its training set, including their errors.
 - A lateral view, another organ, a photo of a screen or another disease also gets a probability. That
   probability means nothing.
@@ -76,19 +78,91 @@ Digest `{bundle.data_digest}`.
 """
 
 
+def _purpose(bundle: Bundle) -> str:
+    if bundle.many:
+        return (
+            "Research and teaching. The model estimates how likely a frontal chest X-ray shows each of its\n"
+            f"{len(bundle.class_names)} classes, as its training images were labelled: "
+            f"{', '.join(bundle.class_names)}.\nIt knows only these classes, and calls every image one of "
+            "them."
+        )
+    normal, ill = bundle.class_names
+    return (
+        f"Research and teaching. The model estimates how likely a frontal chest X-ray shows {ill} rather "
+        f"than\n{normal}, as its training images were labelled. It knows only these two classes."
+    )
+
+
+def _other_images(bundle: Bundle) -> str:
+    shares, share = ("classes\n  give", "the class") if bundle.many else ("ill\n  patients give", "ill")
+    return (
+        "- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares of "
+        f"{shares} other figures, mostly worse ones. The positive predictive value falls with the share of "
+        f"{share}."
+    )
+
+
+def _decision(bundle: Bundle) -> str:
+    if bundle.many:
+        rows = "".join(
+            f"| {_cell(name)} | {threshold:.3f} |\n" for name, threshold in bundle.threshold_of_class.items()
+        )
+        return (
+            "The probabilities are calibrated on the validation images (one temperature, "
+            f"{bundle.temperature:.3f}). The predicted\nclass is the one with the largest probability. "
+            "Beside it, each class has a threshold against all others. At this\nthreshold, "
+            f"{RULE_WORDS_OF_A_CLASS[bundle.threshold_rule]}.\nAn image can reach the thresholds of several "
+            f"classes, or of none.\n\n| class | threshold |\n|---|---|\n{rows}"
+        )
+    return (
+        f"The probability is calibrated on the validation images (temperature {bundle.temperature:.3f}). The "
+        f"decision is\n{bundle.class_names[1]} if the probability is at least {bundle.threshold:.3f}. At "
+        f"this threshold,\n{RULE_WORDS[bundle.threshold_rule]}."
+    )
+
+
+def _class_figures(bundle: Bundle) -> str:
+    """Of more than two classes: a table with a row for each class."""
+    if not bundle.many or not bundle.figures or not bundle.class_figures:
+        return ""
+    scores = ("auroc", "recall", "specificity", "precision", "f1")
+    at_threshold = ("recall_at_threshold", "specificity_at_threshold")
+    head = [SCORE_WORDS[name] for name in scores]
+    head += [f"{SCORE_WORDS[name.removesuffix('_at_threshold')]} at the threshold" for name in at_threshold]
+    rows = [["class", *head], ["---"] * (len(head) + 1)]
+    for name, figures in bundle.class_figures.items():
+        cells = [f"{_value(figures[key])} ({_interval(figures[key])})" for key in (*scores, *at_threshold)]
+        rows.append([_cell(name), *cells])
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return f"\nEach class against all others:\n\n{table}"
+
+
+def _cell(name: str) -> str:
+    return name.replace("|", "\\|")
+
+
 def _figures(bundle: Bundle) -> str:
     if not bundle.figures:
         return (
             "None. The model was never given its test images (`trainer.score_test=false`).\n"
             f"`pneumo evaluate model={bundle.run_id or bundle.fingerprint} split=test` scores them.\n"
         )
+    words = SCORE_WORDS
+    counted = "Scores that count decisions\nuse the threshold above."
+    if bundle.many:
+        words = {name: word if name == "accuracy" else f"macro {word}" for name, word in words.items()}
+        words["brier"] = f"{SCORE_WORDS['brier'].removesuffix(')')}, 0 to 2)"
+        counted = (
+            "Scores that count decisions\nuse the predicted class. A macro score is the mean over the "
+            "classes."
+        )
     rows = "".join(
-        f"| {SCORE_WORDS.get(name, name)} | {_value(figure)} | {_interval(figure)} |\n"
+        f"| {words.get(name, name)} | {_value(figure)} | {_interval(figure)} |\n"
         for name, figure in bundle.figures.items()
     )
     return (
-        "Scores on the test images, with 95 % intervals (patients resampled, 2,000 draws). Scores that count "
-        f"decisions\nuse the threshold above.\n\n| score | value | 95 % interval |\n|---|---|---|\n{rows}"
+        "Scores on the test images, with 95 % intervals (patients resampled, 2,000 draws). "
+        f"{counted}\n\n| score | value | 95 % interval |\n|---|---|---|\n{rows}"
     )
 
 

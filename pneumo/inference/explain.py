@@ -6,6 +6,7 @@ right one. A test draws the weights again and checks that the map changes (Adeba
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pneumo.files import write_atomically
 from pneumo.inference.bundle import Bundle
 
 CAPTION = "Grad-CAM: a hint, not a proof. Not a medical device."
+MOST_NAME_CHARS = 40  # of the class in a caption, which is as wide as the picture
 # The last stage whose output still has rows and columns, before they are averaged.
 STAGES = {"resnet18": "layer4", "resnet50": "layer4", "densenet121": "features.norm5"}
 OPACITY = 0.5  # of the colours over the image, where the map is highest
@@ -29,12 +31,17 @@ MIN_SIDE = 384  # pixels of a written picture: smaller ones are enlarged
 Maps = NDArray[np.float32]
 
 
-def overlay(bundle: Bundle, batch: NDArray[np.uint8] | Tensor, network: nn.Module | None = None) -> Maps:
+def overlay(
+    bundle: Bundle,
+    batch: NDArray[np.uint8] | Tensor,
+    network: nn.Module | None = None,
+    labels: Sequence[int] | None = None,
+) -> Maps:
     """Maps float32 [B, S, S] in 0..1: which regions of preprocessed images uint8 [B, S, S] raise the score.
 
-    Each map is scaled to its own maximum; it is all 0 if no region raises the score of PNEUMONIA. Computed in
-    float32 on the device of `network` (default: a network on the CPU). UserError if captum is not installed,
-    or if no stage of the network is known.
+    `labels` has the class of each map, None: class 1. Each map is scaled to its own maximum; it is all 0 if
+    no region raises the score of the class. Computed in float32 on the device of `network` (default: a
+    network on the CPU). UserError if captum is not installed, or if no stage of the network is known.
     """
     try:
         from captum.attr import LayerGradCam
@@ -45,7 +52,8 @@ def overlay(bundle: Bundle, batch: NDArray[np.uint8] | Tensor, network: nn.Modul
     images = torch.as_tensor(batch).to(next(model.parameters()).device)
     with torch.enable_grad():
         inputs = normalise(images, bundle.model["in_channels"]).requires_grad_()
-        coarse = LayerGradCam(model, stage).attribute(inputs, target=1, relu_attributions=True)
+        target = [1] * len(images) if labels is None else list(labels)
+        coarse = LayerGradCam(model, stage).attribute(inputs, target=target, relu_attributions=True)
     maps = F.interpolate(coarse.detach(), size=images.shape[1:], mode="bilinear", align_corners=False)[:, 0]
     peak = maps.amax((1, 2), keepdim=True)
     scaled = (maps / peak.clamp_min(torch.finfo(maps.dtype).tiny)).clamp(0, 1)
@@ -61,8 +69,13 @@ def _stage(name: str) -> str:
     return STAGES[name]
 
 
-def write(file: Path, square: NDArray[np.uint8], heat: NDArray[np.float32]) -> None:
-    """Write a PNG: the preprocessed image [S, S], the same with its map laid over it, and a caption."""
+def write(
+    file: Path, square: NDArray[np.uint8], heat: NDArray[np.float32], of_class: str | None = None
+) -> None:
+    """Write a PNG: the preprocessed image [S, S], the same with its map laid over it, and a caption.
+
+    The caption names `of_class`, if given.
+    """
     from matplotlib import colormaps  # takes a second, and only overlays need it
 
     grey = np.repeat(square[:, :, None] / 255, 3, axis=2)
@@ -75,7 +88,15 @@ def write(file: Path, square: NDArray[np.uint8], heat: NDArray[np.float32]) -> N
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     captioned = Image.new("RGB", (picture.width, picture.height + 20))
     captioned.paste(picture, (0, 0))
-    ImageDraw.Draw(captioned).text((6, picture.height + 4), CAPTION, fill="white")
+    ImageDraw.Draw(captioned).text((6, picture.height + 4), caption(of_class), fill="white")
     buffer = io.BytesIO()
     captioned.save(buffer, "PNG")
     write_atomically(file, buffer.getvalue())
+
+
+def caption(of_class: str | None) -> str:
+    """The line under an overlay."""
+    if of_class is None:
+        return CAPTION
+    name = of_class if len(of_class) <= MOST_NAME_CHARS else f"{of_class[: MOST_NAME_CHARS - 3]}..."
+    return CAPTION.replace("Grad-CAM", f"Grad-CAM of {name}", 1)

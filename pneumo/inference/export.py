@@ -13,6 +13,7 @@ from pneumo import UserError
 from pneumo.data.augment import normalise
 from pneumo.files import write_atomically
 from pneumo.inference.bundle import Bundle
+from pneumo.models import head
 
 OPSET = 17
 MAX_DIFFERENCE = 1e-4  # of probabilities, between torch and onnxruntime
@@ -25,9 +26,10 @@ FACTS = (
 def onnx(bundle: Bundle, file: Path) -> str:
     """Write `bundle` as `file` after checking it against the model; returns a line that describes the file.
 
-    Input `images`: uint8 [B, S, S], preprocessed. Output `probability`: float32 [B], uncalibrated. The file's
-    metadata hold the model's facts (thresholds, temperature, ...) as JSON under `pneumo`. UserError if the
-    packages are missing, the file cannot be written, or the two models differ by more than 1e-4.
+    Input `images`: uint8 [B, S, S], preprocessed. Output `probability`: float32 [B], uncalibrated; of more
+    than two classes `probabilities`: float32 [B, K]. The file's metadata hold the model's facts (thresholds,
+    temperature, ...) as JSON under `pneumo`. UserError if the packages are missing, the file cannot be
+    written, or the two models differ by more than 1e-4.
     """
     try:
         import onnx as onnx_package
@@ -42,7 +44,8 @@ def onnx(bundle: Bundle, file: Path) -> str:
         model = onnx_package.load(traced)
         metadata = model.metadata_props.add()
         metadata.key = "pneumo"
-        metadata.value = json.dumps({key: getattr(bundle, key) for key in FACTS})
+        facts = (*FACTS, "class_thresholds") if bundle.many else FACTS
+        metadata.value = json.dumps({key: getattr(bundle, key) for key in facts})
         onnx_package.checker.check_model(model)
         content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -61,6 +64,10 @@ def onnx(bundle: Bundle, file: Path) -> str:
     )
 
 
+def _output(bundle: Bundle) -> str:
+    return "probabilities" if bundle.many else "probability"
+
+
 def _trace(bundle: Bundle, file: Path) -> None:
     class FromPreprocessed(nn.Module):
         """From preprocessed images to probabilities: normalising is part of it, so users cannot differ."""
@@ -70,7 +77,8 @@ def _trace(bundle: Bundle, file: Path) -> None:
             self.network = bundle.network()
 
         def forward(self, images: Tensor) -> Tensor:
-            return self.network(normalise(images, bundle.model["in_channels"])).softmax(1)[:, 1]
+            logits = self.network(normalise(images, bundle.model["in_channels"]))
+            return head.probabilities(logits, bundle.model["num_classes"])
 
     size = bundle.image_size
     with torch.inference_mode(), warnings.catch_warnings():
@@ -80,8 +88,8 @@ def _trace(bundle: Bundle, file: Path) -> None:
             (torch.zeros(2, size, size, dtype=torch.uint8),),
             str(file),
             input_names=["images"],
-            output_names=["probability"],
-            dynamic_axes={"images": {0: "batch"}, "probability": {0: "batch"}},
+            output_names=[_output(bundle)],
+            dynamic_axes={"images": {0: "batch"}, _output(bundle): {0: "batch"}},
             opset_version=OPSET,
             dynamo=False,  # the newer exporter needs onnxscript and gives the same graph for these networks
         )
@@ -93,5 +101,5 @@ def _difference(bundle: Bundle, session: "object", count: int) -> float:
     rng = np.random.default_rng(count)
     images = rng.integers(0, 256, (count, size, size)).astype(np.uint8)
     images[count // 2] = np.arange(size, dtype=np.uint8)[None] * (256 // size or 1)
-    found = session.run(["probability"], {"images": images})[0]  # type: ignore[attr-defined]
+    found = session.run([_output(bundle)], {"images": images})[0]  # type: ignore[attr-defined]
     return float(np.abs(found - bundle.probabilities(images)).max())

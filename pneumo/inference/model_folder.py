@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pneumo import UserError, one_of
-from pneumo.evaluation import metrics, statistics
-from pneumo.evaluation.predictions import SplitResult, read_predictions
+from pneumo.evaluation import metrics, multiclass
+from pneumo.evaluation.predictions import SplitResult, read_any_predictions
 from pneumo.files import MAX_MODEL_BYTES, read_bounded, write_atomically
-from pneumo.inference import card, schema
-from pneumo.inference.bundle import Bundle
+from pneumo.inference import card, schema, scores
+from pneumo.inference.bundle import Bundle, of_rule
 from pneumo.inference.schema import Figure
 from pneumo.names import (
     BEST_FACTS,
@@ -31,8 +31,6 @@ from pneumo.text import finite, first_line
 
 FORMAT = 1
 MAX_JSON_BYTES = 2**24
-SCORES = ("auroc", "auprc", "accuracy", "recall", "specificity", "precision", "f1", "brier", "ece")
-OF_CALIBRATED = ("brier", "ece")  # the other scores do not depend on calibration
 
 
 def read(folder: str | Path, version: str | None = None) -> Bundle:
@@ -66,8 +64,9 @@ def write(bundle: Bundle, folder: Path) -> None:
         for key, value in asdict(bundle).items()
         if key not in ("weights", "version")
     }
-    if bundle.white is None:  # a model that needs none keeps the file of version 0.1
-        del facts["white"]
+    for key in ("white", *schema.OF_MANY):
+        if facts[key] is None:  # a model that needs none keeps the file of version 0.1
+            del facts[key]
     facts |= {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()}
     write_atomically(folder / MODEL_WEIGHTS, content)
     text = json.dumps(finite(facts), indent=1, allow_nan=False, ensure_ascii=False)
@@ -91,16 +90,16 @@ def from_run(
     val = _read_predictions(artifacts / VAL_PREDICTIONS)
     scored = (artifacts / TEST_PREDICTIONS).is_file()  # not with trainer.score_test=false
     test = _read_predictions(artifacts / TEST_PREDICTIONS) if scored else None
-    thresholds = metrics.operating_points(val.labels, val.probabilities)
-    temperature = metrics.temperature(val.labels, val.probabilities)
-    rule = threshold_rule if threshold_rule in thresholds else "half"
+    if test is not None and test.class_names != val.class_names:
+        raise UserError(f"{artifacts}: its validation and test predictions are not of the same classes.")
     copied = ("preprocess", "class_names", "data_digest", "protocol", "synthetic", "fingerprint", "monitor")
     saved = best.get("model")
     model: dict[str, Any] = saved if isinstance(saved, dict) else {}
     reference = artifacts / TRAINING_REFERENCE
     facts = {
         **{key: best.get(key) for key in (*copied, "epoch", "white")},
-        "model": {key: model.get(key) for key in ("name", "in_channels", "dropout")} | {"num_classes": 2},
+        "model": {key: model.get(key) for key in ("name", "in_channels", "dropout")}
+        | {"num_classes": len(val.class_names)},
         "precision": best.get("precision", "float32"),
         "counts": {
             "images": best.get("images") or {},
@@ -108,14 +107,7 @@ def from_run(
             "test": len(test.paths) if test else 0,
             "val": len(val.paths),
         },
-        "thresholds": thresholds,
-        "temperature": temperature,
-        "threshold_rule": rule,
-        "figures": _figures(test, temperature, thresholds[rule]) if test else {},
-        "past": {
-            "labels": val.labels.tolist(),
-            "probabilities": metrics.tempered(val.probabilities, temperature).tolist(),
-        },
+        **(_decisions_of_many if val.many else _decisions_of_two)(val, test, threshold_rule),
         "test_digest": test_digest(test) if test else "",
         "familiarity": _read_json(reference) if reference.is_file() else None,
         "run_id": run_id,
@@ -132,28 +124,51 @@ def test_digest(test: SplitResult) -> str:
 
 
 def _bundle(facts: dict[str, Any], source: Path, weights: Path, version: str) -> Bundle:
-    facts = {"weights_sha256": None, "white": None, **facts}
+    facts = {"weights_sha256": None, "white": None, **dict.fromkeys(schema.OF_MANY), **facts}
     schema.check(facts, source)
     reference = facts.pop("familiarity")
     return Bundle(**facts, ood_reference=reference, weights=weights, version=version)
 
 
-def _figures(test: SplitResult, temperature: float, threshold: float) -> dict[str, Figure]:
-    calibrated = metrics.tempered(test.probabilities, temperature)
-    observed = metrics.all_scores(test.labels, test.probabilities, threshold)
-    of_calibrated = metrics.all_scores(test.labels, calibrated)
-    observed |= {name: of_calibrated[name] for name in OF_CALIBRATED}
-    weights = statistics.resample(test.labels, test.patients)
-    draws = statistics.resampled_scores(test.labels, test.probabilities, weights, threshold)
-    draws |= statistics.resampled_scores(test.labels, calibrated, weights, parts=("losses",))
-    counts = statistics.PatientCounts.of(test.labels, test.patients)
-    called = statistics.patients_of(test.patients, test.probabilities >= threshold)
-    figures = {}
-    for name in SCORES:
-        behind = called if name == "precision" else None
-        low, high = statistics.interval(name, observed[name], draws[name], counts, behind)
-        figures[name] = finite({"value": observed[name], "low": low, "high": high})
-    return figures
+def _decisions_of_two(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
+    """What validation chooses, and what it gives on the test images."""
+    thresholds = metrics.operating_points(val.labels, val.probabilities)
+    temperature = metrics.temperature(val.labels, val.probabilities)
+    rule = threshold_rule if threshold_rule in thresholds else "half"
+    return {
+        "thresholds": thresholds,
+        "temperature": temperature,
+        "threshold_rule": rule,
+        "figures": scores.of_two(test, temperature, thresholds[rule]) if test else {},
+        "past": _past(val, temperature),
+    }
+
+
+def _decisions_of_many(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
+    """As `_decisions_of_two`, with a threshold for each class, of calibrated probabilities."""
+    temperature = multiclass.temperature(val.labels, val.probabilities)
+    calibrated = multiclass.tempered(val.probabilities, temperature)
+    points = multiclass.operating_points(val.class_names, val.labels, calibrated)
+    figures: dict[str, Figure] = {}
+    of_class: dict[str, dict[str, Figure]] = {name: {} for name in val.class_names}
+    if test:
+        at = {name: of_rule(known, threshold_rule) for name, known in points.items()}
+        test_calibrated = multiclass.tempered(test.probabilities, temperature)
+        figures, of_class = scores.of_many(test, test_calibrated, at)
+    return {
+        "thresholds": {},
+        "class_thresholds": points,
+        "temperature": temperature,
+        "threshold_rule": threshold_rule,
+        "figures": figures,
+        "class_figures": of_class,
+        "past": _past(val, temperature),
+    }
+
+
+def _past(val: SplitResult, temperature: float) -> dict[str, Any]:
+    calibrated = multiclass.tempered_of(val.probabilities, temperature)
+    return {"labels": val.labels.tolist(), "probabilities": calibrated.tolist()}
 
 
 # ---- reading
@@ -176,8 +191,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_predictions(path: Path) -> SplitResult:
     try:
-        result = read_predictions(read_bounded(path, MAX_JSON_BYTES).decode(errors="surrogateescape"))
-        metrics.checked(result.labels, result.probabilities)
+        result = read_any_predictions(read_bounded(path, MAX_JSON_BYTES).decode(errors="surrogateescape"))
+        check = multiclass.checked if result.many else metrics.checked
+        check(result.labels, result.probabilities)
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix(f'{path} ')}") from None
     return result

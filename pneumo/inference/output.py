@@ -6,26 +6,38 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from pneumo import UserError
+from pneumo.evaluation.predictions import PREFIX
 from pneumo.inference import explain
 from pneumo.inference.inputs import InputFiles, relative_name
 from pneumo.inference.predictor import Prediction, Predictor, PreparedImage
+from pneumo.names import CLASS_NAMES, many_classes
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
+THRESHOLD = "threshold_"  # before the name of a class; its probability has the prefix of predictions/*.csv
 MAX_NAME_LENGTH = 200  # characters of an image's name in the name of its overlay
 UNREADABLE = "could not be read"
+
+
+def columns(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The columns of a file of predictions, which are the keys of a JSON's rows."""
+    if not many_classes(class_names):
+        return COLUMNS
+    chances, thresholds = ([prefix + name for name in class_names] for prefix in (PREFIX, THRESHOLD))
+    return ("path", "prediction", *chances, "reached", *thresholds, "model", "warnings", "error", "overlay")
 
 
 class PredictionFile:
     """The output file. Each prediction is written when it is known, and stays if the command is stopped."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, class_names: Sequence[str] = CLASS_NAMES) -> None:
         self.path, self.count = path, 0
+        self.columns = columns(class_names)
         self.as_json = path.suffix.lower() == ".json"
 
     def __enter__(self) -> "PredictionFile":
@@ -39,20 +51,21 @@ class PredictionFile:
         if self.as_json:
             self.file.write("[")
         else:
-            self.csv.writerow(COLUMNS)
+            self.csv.writerow(self.columns)
         return self
 
     def write(self, prediction: Prediction) -> None:
-        row = {key: value for key, value in asdict(prediction).items() if key in COLUMNS}
-        for key in ("probability", "threshold"):
-            if (value := row[key]) is not None:
+        known = {**asdict(prediction), **_of_classes(prediction)}
+        row = {key: known.get(key) for key in self.columns}
+        for key, value in row.items():
+            if isinstance(value, float):
                 row[key] = round(value, 6) if math.isfinite(value) else None
         if self.as_json:
             self.file.write(",\n" if self.count else "\n")
             self.file.write(json.dumps(row))
         else:
-            row["warnings"] = "; ".join(prediction.warnings)
-            self.csv.writerow("" if row[key] is None else row[key] for key in COLUMNS)
+            cells = ("; ".join(value) if isinstance(value, list) else value for value in row.values())
+            self.csv.writerow("" if cell is None else cell for cell in cells)
         self.count += 1
 
     def flush(self) -> None:
@@ -62,6 +75,16 @@ class PredictionFile:
         if self.as_json:
             self.file.write("\n]\n")
         self.file.close()
+
+
+def _of_classes(prediction: Prediction) -> dict[str, Any]:
+    """What a row of more than two classes has beside a row of two."""
+    return {
+        "prediction": prediction.decision,
+        "reached": [one.name for one in prediction.classes if one.reached],
+        **{PREFIX + one.name: one.probability for one in prediction.classes},
+        **{THRESHOLD + one.name: one.threshold for one in prediction.classes},
+    }
 
 
 def write_all(
@@ -110,11 +133,11 @@ def _write_overlays(
     if not good:
         return
     squares = np.stack([image.square for _, image in good])
-    maps = explain.overlay(predictor.bundle, squares, predictor.network)
+    maps = predictor.overlays([prediction for prediction, _ in good], squares)
     for (prediction, image), heat in zip(good, maps, strict=True):
         name = relative_name(Path(prediction.path), root)
         file = folder / name.with_name(
             name.name[:MAX_NAME_LENGTH] + ".png"
         )  # x.jpeg and x.png may both exist
-        explain.write(file, image.square, heat)
+        explain.write(file, image.square, heat, predictor.caption(prediction))
         prediction.overlay = str(file)

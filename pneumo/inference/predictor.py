@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from pneumo import UserError
+from pneumo import UserError, one_of
 from pneumo.data.images import largest_undeclared, preprocess, read_with_colour
 from pneumo.data.limits import BadImage, Grey
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.workers import worker_count
-from pneumo.inference import model_folder, ood
-from pneumo.inference.bundle import Bundle
+from pneumo.inference import explain, model_folder, ood
+from pneumo.inference.bundle import Bundle, Floats
 from pneumo.names import CONFIG, TEST_SELECTED
 from pneumo.tracking import registry
 
@@ -25,10 +26,24 @@ BATCHES_AHEAD = 2  # batches that run or wait, per thread
 
 
 @dataclass
+class ClassChance:
+    """One of more than two classes: its calibrated probability, and its threshold against the rest."""
+
+    name: str
+    probability: float
+    threshold: float
+
+    @property
+    def reached(self) -> bool:
+        return self.probability >= self.threshold
+
+
+@dataclass
 class Prediction:
     """The answer for one file: a probability, or the error why there is none.
 
-    `probability` is calibrated, `decision` is the name of the class at `threshold`.
+    `probability` is calibrated, `decision` is the name of the class at `threshold`. Of more than two classes
+    `classes` has the probabilities instead, and `decision` is the class with the largest one.
     """
 
     path: str
@@ -39,6 +54,7 @@ class Prediction:
     warnings: list[str] = field(default_factory=list)
     error: str = ""
     overlay: str = ""
+    classes: list[ClassChance] = field(default_factory=list)
 
 
 @dataclass
@@ -56,7 +72,10 @@ class PreparedImage:
 
 
 class Predictor:
-    """Applies `bundle` on `device`. `threshold`, for calibrated probabilities, replaces the stored one.
+    """Applies `bundle` on `device`. `threshold`, for calibrated probabilities, replaces those stored.
+
+    `explain_class` is the class whose regions an overlay shows, None: PNEUMONIA of two classes, and of more
+    the called class.
 
     `predict` works in `num_workers` threads (default: one per core). Each thread reads, prepares and computes
     whole batches. On a CPU each thread computes alone, which is faster than sharing every operation: where
@@ -70,7 +89,11 @@ class Predictor:
         device: str = "cpu",
         threshold: float | None = None,
         num_workers: int | None = None,
+        explain_class: str | None = None,
     ) -> None:
+        if explain_class is not None:
+            one_of("explain_class", explain_class, bundle.class_names)
+        self.explain_class = explain_class
         self.bundle = bundle
         self.network = bundle.network(device)
         self.device = torch.device(device)
@@ -102,6 +125,19 @@ class Predictor:
         squares = np.stack([image.square for image in images])
         raw = self.bundle.probabilities(squares, self.network)
         calibrated = self.bundle.calibrated(raw)
+        if self.bundle.many:
+            return [
+                Prediction(
+                    path=str(path),
+                    decision=self.bundle.class_names[called],
+                    model=self.bundle.version,
+                    warnings=self.warnings(image),
+                    classes=self._classes(chances),
+                )
+                for path, image, chances, called in zip(
+                    paths, images, calibrated, self.bundle.call(raw), strict=True
+                )
+            ]
         if self.given_threshold is None:
             positive = self.bundle.decide(raw)
         else:
@@ -117,6 +153,32 @@ class Predictor:
             )
             for path, image, probability, is_positive in zip(paths, images, calibrated, positive, strict=True)
         ]
+
+    def _classes(self, calibrated: Floats) -> list[ClassChance]:
+        """The classes [K] of one image."""
+        thresholds = self.bundle.threshold_of_class
+        if self.given_threshold is not None:
+            thresholds = dict.fromkeys(thresholds, self.given_threshold)
+        return [
+            ClassChance(name, float(chance), thresholds[name])
+            for name, chance in zip(self.bundle.class_names, calibrated, strict=True)
+        ]
+
+    def explained(self, prediction: Prediction) -> str:
+        """The class whose regions an overlay of this prediction shows."""
+        if self.explain_class is not None:
+            return self.explain_class
+        return prediction.decision if self.bundle.many else self.bundle.class_names[1]
+
+    def caption(self, prediction: Prediction) -> str | None:
+        """The class that an overlay names; None if it is PNEUMONIA of two classes, as nobody asked."""
+        asked = self.bundle.many or self.explain_class is not None
+        return self.explained(prediction) if asked else None
+
+    def overlays(self, predictions: Sequence[Prediction], squares: NDArray[np.uint8]) -> explain.Maps:
+        """Grad-CAM maps [B, S, S] of prepared squares [B, S, S], each of the class that `explained` names."""
+        labels = [self.bundle.class_names.index(self.explained(one)) for one in predictions]
+        return explain.overlay(self.bundle, squares, self.network, labels)
 
     def warnings(self, image: PreparedImage) -> list[str]:
         """Why the probability of `image` may mean nothing."""
@@ -193,6 +255,7 @@ def load(
     device: str = "auto",
     threshold: float | None = None,
     num_workers: int | None = None,
+    explain_class: str | None = None,
 ) -> tuple[Predictor, list[str]]:
     """The predictor of `model` (see registry.FORMS), and notes on it for the user.
 
@@ -209,7 +272,13 @@ def load(
             notes.append(f"{missing}; it was created again from the data set.")
         except UserError as error:
             notes.append(f"{missing}: {error}")
-    predictor = Predictor(bundle, device=_device(device), threshold=threshold, num_workers=num_workers)
+    predictor = Predictor(
+        bundle,
+        device=_device(device),
+        threshold=threshold,
+        num_workers=num_workers,
+        explain_class=explain_class,
+    )
     return predictor, notes + predictor.notes()
 
 

@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,8 +19,11 @@ from PIL import Image
 
 from pneumo.data import phantom
 from pneumo.data.settings import PhantomSettings
+from pneumo.evaluation.predictions import PREFIX
 from pneumo.inference import model_folder
-from pneumo.inference.predictor import Predictor
+from pneumo.inference.output import THRESHOLD
+from pneumo.inference.predictor import Prediction, Predictor
+from pneumo.names import CLASS_NAMES, many_classes
 from pneumo.tracking import registry
 
 COLUMN = "image"
@@ -35,10 +39,24 @@ OUTPUTS = {
 }
 
 
-def serving_spec() -> registry.ServingSpec:
+def outputs(class_names: Sequence[str]) -> dict[str, str]:
+    """The fields of an answer and their types: OUTPUTS, or of more than two classes fields of each class."""
+    if not many_classes(class_names):
+        return OUTPUTS
+    chances, thresholds = (
+        dict.fromkeys([prefix + name for name in class_names], "double") for prefix in (PREFIX, THRESHOLD)
+    )
+    rest = {"reached": "strings", **thresholds, "warnings": "strings", "version": "string"}
+    return {"class": "string", **chances, **rest}
+
+
+def serving_spec(class_names: Sequence[str] = CLASS_NAMES) -> registry.ServingSpec:
     """How MLflow loads and calls such a model."""
     return registry.ServingSpec(
-        loader=__name__, inputs={COLUMN: "string"}, outputs=OUTPUTS, example={COLUMN: _example()}
+        loader=__name__,
+        inputs={COLUMN: "string"},
+        outputs=outputs(class_names),
+        example={COLUMN: _example()},
     )
 
 
@@ -59,7 +77,7 @@ class ServedModel:
         self.predictor = Predictor(model_folder.read(folder, registry.version_in(Path(folder))))
 
     def predict(self, table: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """A dict of OUTPUTS for each row."""
+        """A dict of the fields of `outputs` for each row."""
         texts = _texts(table)
         with TemporaryDirectory(prefix="pneumo-") as folder:  # the one image reader takes files
             files = [Path(folder, str(row)) for row in range(len(texts))]
@@ -70,17 +88,26 @@ class ServedModel:
         for row, answer in enumerate(answers):
             if answer.error:
                 raise registry.bad_request(f"row {row}: {answer.error}")
-        return [
-            {
-                "probability": answer.probability,
-                "decision": answer.decision == self.predictor.bundle.class_names[1],
+        return [self._fields(answer) for answer in answers]
+
+    def _fields(self, answer: Prediction) -> dict[str, Any]:
+        if self.predictor.bundle.many:
+            return {
                 "class": answer.decision,
-                "threshold": answer.threshold,
+                **{PREFIX + one.name: one.probability for one in answer.classes},
+                "reached": [one.name for one in answer.classes if one.reached],
+                **{THRESHOLD + one.name: one.threshold for one in answer.classes},
                 "warnings": answer.warnings,
                 "version": answer.model,
             }
-            for answer in answers
-        ]
+        return {
+            "probability": answer.probability,
+            "decision": answer.decision == self.predictor.bundle.class_names[1],
+            "class": answer.decision,
+            "threshold": answer.threshold,
+            "warnings": answer.warnings,
+            "version": answer.model,
+        }
 
 
 def _texts(table: Any) -> list[str]:

@@ -1,17 +1,19 @@
 """Register the model of a finished run, unless there is a reason against it."""
 
+import json
 import re
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pneumo import UserError
-from pneumo.evaluation import contrasts, metrics, statistics
-from pneumo.evaluation.predictions import SplitResult, read_predictions
-from pneumo.inference import model_folder, ood, pyfunc
+from pneumo.evaluation import contrasts
+from pneumo.evaluation.predictions import SplitResult, read_any_predictions
+from pneumo.inference import model_folder, ood, pyfunc, scores
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.schema import Figure
 from pneumo.names import (
+    CLASSES_TAG,
     CONFIG,
     DATA_DIGEST_TAG,
     FINGERPRINT_TAG,
@@ -67,6 +69,7 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
         SYNTHETIC_TAG: str(candidate.synthetic).lower(),
         "pneumo.test_auroc": _written(candidate.figures[SCORE]) if candidate.figures else "not scored",
         "pneumo.registered": compared,
+        **({CLASSES_TAG: json.dumps(candidate.class_names)} if candidate.many else {}),
     }
     if candidate.ood_reference is None:  # a run of an older version: its images may still be there
         with suppress(UserError):
@@ -75,7 +78,9 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
             )
     with TemporaryDirectory(prefix="pneumo-") as scratch:
         model_folder.write(candidate, Path(scratch))
-        version = registry.register(Path(scratch), run, name, tags, pyfunc.serving_spec())
+        version = registry.register(
+            Path(scratch), run, name, tags, pyfunc.serving_spec(candidate.class_names)
+        )
     registry.set_alias(name, alias, version)
     action = "already registered" if known else "registered"
     return f"{name} {version}: {action} from run {run_id}; {alias} points to it ({compared})"
@@ -102,6 +107,12 @@ def _compare(
 ) -> str:
     """The run's AUROC against the holder's, in words; UserError if it is worse or cannot be compared."""
     old = model_folder.read(holder.folder, holder.version)
+    if candidate.class_names != old.class_names:
+        raise UserError(
+            f"run {run.run_id} tells {', '.join(candidate.class_names)} apart, and {holder.version}, which "
+            f"has the alias {alias}, {', '.join(old.class_names)}: they cannot be compared. Give another "
+            f"alias or name; {FORCE}."
+        )
     if not old.figures:
         return f"{holder.version}, which had the alias, was never scored on a test set"
     if candidate.test_digest != old.test_digest:
@@ -109,6 +120,7 @@ def _compare(
             f"run {run.run_id} was not tested on the images of {holder.version}, which has the alias "
             f"{alias}: their AUROCs cannot be compared. {FORCE}."
         )
+    area = "macro AUROC" if candidate.many else "AUROC"
     new_test, old_test = _test(folder), None
     if holder.run_id:
         try:
@@ -118,14 +130,14 @@ def _compare(
     new, before = _written(candidate.figures[SCORE]), _written(old.figures[SCORE])
     if old_test is None or model_folder.test_digest(old_test) != candidate.test_digest:
         high, low = candidate.figures[SCORE]["high"], old.figures[SCORE]["low"]
-        words = f"AUROC {new} against {before} of {holder.version}"
+        words = f"{area} {new} against {before} of {holder.version}"
         worse = high is not None and low is not None and high < low
     else:
         paired = _paired(new_test, old_test)
         varies = paired.p is not None
         interval = f", 95 % interval {paired.low:+.4f} to {paired.high:+.4f}" if varies else ""
         words = (
-            f"AUROC {new} against {before} of {holder.version}; paired on {len(new_test.paths)} test images "
+            f"{area} {new} against {before} of {holder.version}; paired on {len(new_test.paths)} test images "
             f"{paired.difference:+.4f}{interval}"
         )
         worse = paired.high < 0 or (paired.p is None and paired.difference < 0)
@@ -137,21 +149,22 @@ def _compare(
 
 
 def _paired(new: SplitResult, old: SplitResult) -> contrasts.Test:
-    """The difference in AUROC, new - old, with its interval; both use the same resampled patients."""
-    weights = statistics.resample(new.labels, new.patients)
+    """The difference in AUROC, new - old, with its interval; both use the same resampled patients.
+
+    Of more than two classes it is that of macro AUROC.
+    """
+    weights = scores.resample(new)
     spreads = []
     for test in (new, old):
-        pair = test.labels, test.probabilities
-        draws = statistics.resampled_scores(*pair, weights, parts=("areas",))[SCORE]
-        spreads.append(contrasts.Spread.of([metrics.scores(*pair)[SCORE]], [draws], [""]))
-    patients = statistics.PatientCounts.of(new.labels, new.patients).smaller_class
-    return contrasts.over_patients(spreads[0], spreads[1], patients)
+        draws = scores.auroc_draws(test, weights)
+        spreads.append(contrasts.Spread.of([test.scores()[SCORE]], [draws], [""]))
+    return contrasts.over_patients(spreads[0], spreads[1], scores.smallest_class(new))
 
 
 def _test(folder: Path) -> SplitResult:
     file = folder / TEST_PREDICTIONS
     try:
-        return read_predictions(file.read_text(errors="surrogateescape"))
+        return read_any_predictions(file.read_text(errors="surrogateescape"))
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
 

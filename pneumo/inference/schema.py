@@ -11,12 +11,14 @@ from typing import Any, NotRequired, TypedDict
 from pneumo import UserError
 from pneumo.models import MODELS
 from pneumo.models.precision import PRECISIONS
-from pneumo.names import PROTOCOLS, THRESHOLD_RULES
+from pneumo.names import CLASS_NAMES, PROTOCOLS, THRESHOLD_RULES, many_classes
 from pneumo.versions import PIXEL_RULES
 
 MAX_PAST = 200_000
+MAX_CLASSES = 200  # that a model.json may name
 
 Rule = Callable[[Any], bool]
+OF_MANY = ("class_thresholds", "class_figures")  # the file of a model of two classes does not have these keys
 
 
 class ModelArguments(TypedDict):
@@ -46,10 +48,13 @@ class Figure(TypedDict):
 
 
 class PastCases(TypedDict):
-    """The validation images: labels (0 or 1) and calibrated probabilities, in the same order."""
+    """The validation images: labels and calibrated probabilities, in the same order.
+
+    Of more than two classes, an image has one probability for each class.
+    """
 
     labels: list[int]
-    probabilities: list[float]
+    probabilities: list[float] | list[list[float]]
 
 
 def check(facts: dict[str, Any], source: Path) -> None:
@@ -61,11 +66,35 @@ def check(facts: dict[str, Any], source: Path) -> None:
         if not _RULES[key](facts[key]):
             shown = reprlib.repr(facts[key])[:100]
             raise UserError(f"{source}: {key} is {shown}, which no trained model has.")
-    if facts["threshold_rule"] not in facts["thresholds"]:
-        raise UserError(f"{source}: there is no threshold for {facts['threshold_rule']}.")
-    if len(facts["past"]["labels"]) != len(facts["past"]["probabilities"]):
+    names, labels, chances = facts["class_names"], facts["past"]["labels"], facts["past"]["probabilities"]
+    if facts["model"]["num_classes"] != len(names) or len(set(names)) != len(names):
+        raise UserError(f"{source}: class_names does not have a name for each class of the model.")
+    if len(labels) != len(chances):
         raise UserError(
             f"{source}: the stored validation images (past) do not have one probability for each label."
+        )
+    if many_classes(names):
+        _check_many(facts, source)
+        return
+    if facts["threshold_rule"] not in facts["thresholds"]:
+        raise UserError(f"{source}: there is no threshold for {facts['threshold_rule']}.")
+    if max(labels, default=0) >= len(CLASS_NAMES) or not all(map(_share, chances)):
+        raise UserError(f"{source}: the stored validation images (past) are not of two classes.")
+    for key in OF_MANY:
+        if facts[key] is not None:
+            raise UserError(f"{source}: {key} is for more than two classes.")
+
+
+def _check_many(facts: dict[str, Any], source: Path) -> None:
+    """What the keys of more than two classes must share: the classes."""
+    names, past = facts["class_names"], facts["past"]
+    for key in OF_MANY:
+        if facts[key] is None or list(facts[key]) != names:
+            raise UserError(f"{source}: {key} does not have an entry for each class.")
+    fits = all(isinstance(row, list) and len(row) == len(names) for row in past["probabilities"])
+    if not fits or max(past["labels"], default=0) >= len(names):
+        raise UserError(
+            f"{source}: the stored validation images (past) do not have one probability for each class."
         )
 
 
@@ -96,10 +125,10 @@ def _mapping(**rules: Rule) -> Rule:
     return fits
 
 
-def _every(keys: Rule, values: Rule) -> Rule:
+def _every(keys: Rule, values: Rule, at_most: int = 40) -> Rule:
     return lambda value: (
         isinstance(value, dict)
-        and len(value) <= 40
+        and len(value) <= at_most
         and all(keys(key) and values(item) for key, item in value.items())
     )
 
@@ -118,12 +147,17 @@ def _flag(value: Any) -> bool:
 
 def _count(value: Any) -> bool:
     number = _whole(0, 10**9)
-    return number(value) or _every(_text, number)(value)
+    return number(value) or _every(_text, number, MAX_CLASSES)(value)
 
 
 def _figure(value: Any) -> bool:
     part = _maybe(_number(-1, 1e6))
     return _mapping(value=part, low=part, high=part)(value)
+
+
+def _points(value: Any) -> bool:
+    """Thresholds by rule."""
+    return _every(lambda key: key in THRESHOLD_RULES, _share)(value) and "half" in value
 
 
 _PREPROCESS = {"image_size": _whole(16, 2048), "crop_black": _flag, "equalize": _flag}
@@ -135,23 +169,28 @@ _RULES: dict[str, Rule] = {
         name=lambda value: value in list(MODELS),
         in_channels=_whole(1, 64),
         dropout=_number(0, 0.999),
-        num_classes=_whole(2, 2),
+        num_classes=_whole(2, MAX_CLASSES),
     ),
     "preprocess": lambda value: (
         _mapping(**_PREPROCESS)(value) or _mapping(**_PREPROCESS, **_PIXEL_RULE)(value)
     ),
     "white": _maybe(_whole(1, 65535)),
-    "class_names": lambda value: _listed(_text, 2)(value) and len(value) == 2,
+    "class_names": lambda value: _listed(_text, MAX_CLASSES)(value) and len(value) >= 2,
     "data_digest": _text,
     "test_digest": _text,
     "protocol": lambda value: value in list(PROTOCOLS),
     "synthetic": _flag,
     "fingerprint": _text,
-    "thresholds": lambda value: _every(lambda key: key in THRESHOLD_RULES, _share)(value) and "half" in value,
+    "thresholds": lambda value: value == {} or _points(value),  # empty with class_thresholds
+    "class_thresholds": _maybe(_every(_text, _points, MAX_CLASSES)),
     "temperature": _number(0.01, 100),
     "threshold_rule": lambda value: value in list(THRESHOLD_RULES),
     "figures": _every(_text, _figure),
-    "past": _mapping(labels=_listed(_whole(0, 1), MAX_PAST), probabilities=_listed(_share, MAX_PAST)),
+    "class_figures": _maybe(_every(_text, _every(_text, _figure), MAX_CLASSES)),
+    "past": _mapping(
+        labels=_listed(_whole(0, MAX_CLASSES - 1), MAX_PAST),
+        probabilities=_listed(lambda value: _share(value) or _listed(_share, MAX_CLASSES)(value), MAX_PAST),
+    ),
     "monitor": _text,
     "epoch": _whole(0, 10**7),
     "precision": lambda value: value in list(PRECISIONS),

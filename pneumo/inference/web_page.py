@@ -21,7 +21,7 @@ from PIL import Image
 from pneumo import UserError
 from pneumo.data.images import MAX_BYTES, BadImage, Grey
 from pneumo.inference import explain
-from pneumo.inference.predictor import DISCLAIMER, Predictor, PreparedImage
+from pneumo.inference.predictor import DISCLAIMER, Prediction, Predictor, PreparedImage
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -110,26 +110,41 @@ def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
     """What the page shows about one file, for JSON; pictures are data URIs. Raises BadImage."""
     prepared = predictor.prepare(file, keep_grey=True)
     (prediction,) = predictor.predictions([""], [prepared])
-    assert prediction.probability is not None
-    shown = {
-        key: value for key, value in asdict(prediction).items() if key not in ("path", "error", "overlay")
-    }
+    shown = _shown_of_many if predictor.bundle.many else _shown_of_two
     return {
-        **shown,
-        "past": predictor.bundle.similar_cases(prediction.probability),
+        **shown(predictor, prediction),
         "image": _data_uri(prepared.grey),
-        "overlay": _overlay(predictor, prepared),
+        "overlay": _overlay(predictor, prepared, prediction),
     }
 
 
-def _overlay(predictor: Predictor, prepared: PreparedImage) -> str | None:
+def _shown_of_two(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
+    assert prediction.probability is not None
+    left_out = ("path", "error", "overlay", "classes")
+    shown = {key: value for key, value in asdict(prediction).items() if key not in left_out}
+    return {**shown, "past": predictor.bundle.similar_cases(prediction.probability)}
+
+
+def _shown_of_many(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
+    called = predictor.bundle.class_names.index(prediction.decision)
+    return {
+        "prediction": prediction.decision,
+        "classes": [{**asdict(one), "reached": one.reached} for one in prediction.classes],
+        "model": prediction.model,
+        "warnings": prediction.warnings,
+        "past": predictor.bundle.similar_cases(prediction.classes[called].probability, called),
+        "explained": predictor.explained(prediction),
+    }
+
+
+def _overlay(predictor: Predictor, prepared: PreparedImage, prediction: Prediction) -> str | None:
     """The map laid over the square that the model saw; None if captum is not installed."""
     try:
-        (heat,) = explain.overlay(predictor.bundle, prepared.square[None].copy(), predictor.network)
+        (heat,) = predictor.overlays([prediction], prepared.square[None].copy())
     except UserError:
         return None
     with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
-        explain.write(Path(folder) / "overlay.png", prepared.square, heat)
+        explain.write(Path(folder) / "overlay.png", prepared.square, heat, predictor.caption(prediction))
         with Image.open(Path(folder) / "overlay.png") as picture:
             return _data_uri(picture.copy())
 
@@ -148,7 +163,10 @@ def _page(predictor: Predictor, nonce: str) -> str:
     if auroc := bundle.figures.get("auroc"):
         value, low, high = auroc["value"], auroc["low"], auroc["high"]
         if value is not None and low is not None and high is not None:
-            facts.append(f"AUROC on the test images {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})")
+            area = "macro AUROC" if bundle.many else "AUROC"
+            facts.append(
+                f"{area} on the test images {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})"
+            )
     template = (Path(__file__).parent / "web_page.html").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     # The class's name is also in a string of the script: no character may end that string.
@@ -157,6 +175,7 @@ def _page(predictor: Predictor, nonce: str) -> str:
         nonce=nonce,
         model=bundle.version,
         facts=", ".join(facts),
+        many=bundle.many,
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
         disclaimer=DISCLAIMER,
         explanation=EXPLANATION,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from support.model_runs import THREE, make
 
 from pneumo.inference import model_folder
 
@@ -13,8 +14,21 @@ def made(made_models: dict[str, Path]) -> Path:
     return made_models["resnet18"]
 
 
+@pytest.fixture(scope="session")
+def made_of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts of a ResNet-18 with drawn weights and the classes THREE. Do not change them."""
+    return make(tmp_path_factory.mktemp("three"), "resnet18", classes=THREE)
+
+
 @pytest.fixture
 def model_dir(made: Path, tmp_path: Path) -> Path:
     """A model folder that a test may change."""
     model_folder.write(model_folder.from_run(made), tmp_path / "model")
     return tmp_path / "model"
+
+
+@pytest.fixture
+def dir_of_three(made_of_three: Path, tmp_path: Path) -> Path:
+    """A model folder of three classes that a test may change."""
+    model_folder.write(model_folder.from_run(made_of_three), tmp_path / "three")
+    return tmp_path / "three"

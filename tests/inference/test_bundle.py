@@ -13,6 +13,7 @@ from support.model_runs import SIZE, change_facts, images, train
 
 from pneumo import UserError
 from pneumo.evaluation import metrics
+from pneumo.evaluation.predictions import read_any_predictions
 from pneumo.inference import bundle, model_folder
 from pneumo.names import MODEL_WEIGHTS
 from pneumo.training.settings import TrainerSettings
@@ -119,3 +120,30 @@ def test_only_prepared_images_are_taken(made: Path) -> None:
     for wrong in (np.zeros((2, SIZE, SIZE), np.float32), np.zeros((2, 8, 8), np.uint8)):
         with pytest.raises(ValueError, match="uint8"):
             model.probabilities(wrong)
+
+
+def test_of_three_classes_the_largest_probability_is_called_whatever_the_temperature(
+    made_of_three: Path,
+) -> None:
+    model = model_folder.read(made_of_three)
+    raw = model.probabilities(images(24, 1))
+    assert raw.shape == (24, 3) and raw.sum(1) == pytest.approx(1, abs=1e-12)
+    written = read_any_predictions((made_of_three / "predictions" / "test.csv").read_text())
+    np.testing.assert_allclose(raw, written.probabilities, atol=1e-6)
+    model.temperature = 3.0
+    calibrated = model.calibrated(raw)
+    powers = raw ** (1 / 3)
+    np.testing.assert_allclose(calibrated, powers / powers.sum(1, keepdims=True), atol=1e-9)
+    assert (model.call(raw) == raw.argmax(1)).all() and (model.call(calibrated) == model.call(raw)).all()
+
+
+def test_past_cases_are_of_the_class_that_is_asked_about(
+    made_of_three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_folder.read(made_of_three)
+    monkeypatch.setattr(bundle, "SIMILAR_CASES", 3)
+    rows = [[0.8, 0.1, 0.1], [0.1, 0.5, 0.4], [0.2, 0.5, 0.3], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]]
+    model.past = {"labels": [0, 1, 2, 1, 2], "probabilities": rows}
+    of_second, of_third = model.similar_cases(0.55, 1), model.similar_cases(0.3, 2)
+    assert of_second is not None and (of_second["images"], of_second["ill"]) == (3, 2)
+    assert of_third is not None and (of_third["images"], of_third["ill"]) == (3, 1)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from support.model_runs import THREE
+
 from pneumo.inference import card, model_folder
 from pneumo.inference.schema import Figure
 from pneumo.names import PROTOCOLS, TEST_SELECTED
@@ -42,3 +44,23 @@ def test_what_is_not_defined_or_not_prepared_is_not_claimed(made: Path) -> None:
     assert "order: resized and padded to 224 x 224" in text and "cropped" not in text
     assert "| F1 | - | - |" in text
     assert "- train: 5,216 images of 2,790 patients: 1,341 NORMAL, 3,875 PNEUMONIA" in text
+
+
+def test_the_card_of_three_classes_has_a_row_for_each(made_of_three: Path) -> None:
+    bundle = model_folder.read(made_of_three)
+    text = card.text(bundle)
+    assert text.startswith("# Model card: resnet18, healthy, bacterial, lobar or viral|<other>\n")
+    assert "3 input channel(s) and 3 classes" in text
+    auroc = bundle.figures["auroc"]
+    row = f"{auroc['value']:.4f} | {auroc['low']:.4f} to {auroc['high']:.4f}"
+    assert f"| macro area under the ROC curve | {row} |" in text
+    names = [name.replace("|", "\\|") for name in THREE]
+    for name, threshold in zip(names, bundle.threshold_of_class.values(), strict=True):
+        assert f"| {name} | {threshold:.3f} |" in text
+    for name, figures in zip(names, bundle.class_figures.values(), strict=True):
+        area = figures["auroc"]
+        assert f"| {name} | {area['value']:.4f} ({area['low']:.4f} to {area['high']:.4f}) |" in text
+    tables = [line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")]
+    assert set(tables) == {3, 4, 9}, "every row of a table has its cells"
+    bundle.figures = {}
+    assert "None. The model was never given its test images" in card.text(bundle)

@@ -111,3 +111,33 @@ def test_the_overlay_is_laid_beside_the_image(tmp_path: Path) -> None:
     assert np.abs(right[16:] - left[16:]).max() <= 1  # nothing where the map is 0
     assert np.abs(right[:16] - left[:16]).mean() > 20
     assert "not a proof" in explain.CAPTION
+
+
+def test_each_map_is_of_the_class_that_it_is_asked_for(made_of_three: Path) -> None:
+    made = model_folder.read(made_of_three)
+    network = made.network()
+    batch = images(4, 5, 64)
+    labels = [2, 0, 1, 2]
+    found = explain.overlay(made, batch, network, labels)
+    for label in (0, 1, 2):
+        alone = explain.overlay(made, batch, network, [label] * 4)
+        for row, asked in enumerate(labels):
+            if asked == label:
+                np.testing.assert_allclose(found[row], alone[row], atol=1e-5)
+            else:
+                assert np.abs(found[row] - alone[row]).max() > 0.05
+    np.testing.assert_array_equal(
+        explain.overlay(made, batch, network), explain.overlay(made, batch, network, [1] * 4)
+    )
+
+
+def test_the_caption_names_the_class(tmp_path: Path) -> None:
+    assert explain.caption(None) == explain.CAPTION
+    assert explain.caption("viral") == "Grad-CAM of viral: a hint, not a proof. Not a medical device."
+    assert len(explain.caption("x" * 100)) < 100 and "..." in explain.caption("x" * 100)
+    square, heat = images(1, 0, SIZE)[0], np.zeros((SIZE, SIZE), np.float32)
+    lines = []
+    for name in ("viral", "bacterial", "肺炎"):
+        explain.write(tmp_path / "map.png", square, heat, name)
+        lines.append(np.asarray(Image.open(tmp_path / "map.png"))[-20:])
+    assert (lines[0] != lines[1]).any() and (lines[0] != lines[2]).any()

@@ -36,3 +36,18 @@ def test_another_ending_is_refused(made_models: dict[str, Path], tmp_path: Path)
     with pytest.raises(UserError, match=r"FILE\.onnx"):
         export.onnx(model_folder.read(made_models["resnet18"]), tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_onnx_gives_each_of_three_classes(made_of_three: Path, tmp_path: Path) -> None:
+    model = model_folder.read(made_of_three)
+    export.onnx(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 7):
+        batch = images(count, 30 + count, SIZE)
+        (found,) = session.run(["probabilities"], {"images": batch})
+        assert found.shape == (count, 3)
+        np.testing.assert_allclose(found, model.probabilities(batch), atol=1e-5)
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["pneumo"])
+    assert facts["class_names"] == model.class_names
+    assert facts["class_thresholds"] == model.class_thresholds

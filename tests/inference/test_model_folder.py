@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.model_runs import SIZE, images, make, phantom
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn.metrics import log_loss
+from support.model_runs import SIZE, THREE, images, make, phantom
 
 from pneumo import UserError
 from pneumo.data import cache, manifest
 from pneumo.evaluation import metrics
-from pneumo.evaluation.predictions import read_predictions
+from pneumo.evaluation.predictions import predictions_csv, read_any_predictions, read_predictions
 from pneumo.inference import model_folder
 from pneumo.names import MODEL_CARD, MODEL_FACTS
 
@@ -100,3 +103,86 @@ def test_damaged_predictions_are_named(made: Path, tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(UserError, match=r"val\.csv"):
             model_folder.read(tmp_path / "run")
+
+
+def test_three_classes_read_back_the_same(made_of_three: Path, tmp_path: Path) -> None:
+    first = model_folder.read(made_of_three)
+    model_folder.write(first, tmp_path / "model")
+    second = model_folder.read(tmp_path / "model")
+    assert tuple(second.class_names) == THREE and second.many and second.thresholds == {}
+    for name in ("class_thresholds", "class_figures", "figures", "past", "temperature", "threshold_rule"):
+        assert getattr(second, name) == getattr(first, name), name
+    np.testing.assert_array_equal(second.probabilities(images(5, 3)), first.probabilities(images(5, 3)))
+
+
+def test_validation_alone_chooses_the_temperature_and_a_threshold_for_each_class(
+    made_of_three: Path, tmp_path: Path
+) -> None:
+    model = model_folder.read(made_of_three)
+    val = read_any_predictions((made_of_three / "predictions" / "val.csv").read_text())
+
+    def loss(temperature: float) -> float:
+        return float(log_loss(val.labels, softmax(np.log(val.probabilities) / temperature, axis=1)))
+
+    best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-9})
+    assert loss(model.temperature) == pytest.approx(best.fun, abs=1e-12)
+    calibrated = softmax(np.log(val.probabilities) / model.temperature, axis=1)
+    for label, (name, points) in enumerate(model.class_thresholds.items()):
+        own, chances = val.labels == label, calibrated[:, label]
+        assert name == THREE[label] and points["half"] == 0.5
+        assert points == pytest.approx(metrics.operating_points(own.astype(int), chances))
+        assert (chances[own] >= points["sensitivity_95"] - 1e-12).mean() >= 0.95
+    # Other test images change the figures, and nothing else.
+    shutil.copytree(made_of_three, tmp_path / "run")
+    file = tmp_path / "run" / "predictions" / "test.csv"
+    test = read_any_predictions(file.read_text())
+    test.labels = (test.labels + 1) % 3
+    file.write_bytes(predictions_csv(test))
+    other = model_folder.read(tmp_path / "run")
+    assert other.figures != model.figures and other.temperature == model.temperature
+    assert (other.class_thresholds, other.past) == (model.class_thresholds, model.past)
+    file.unlink()
+    unscored = model_folder.read(tmp_path / "run")
+    assert not unscored.figures and unscored.class_thresholds == model.class_thresholds
+    model_folder.write(unscored, tmp_path / "unscored")
+    assert model_folder.read(tmp_path / "unscored").class_figures == {name: {} for name in THREE}
+
+
+def test_a_class_that_validation_lacks_is_called_from_half(made_of_three: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_of_three, tmp_path / "run")
+    file = tmp_path / "run" / "predictions" / "val.csv"
+    val = read_any_predictions(file.read_text())
+    val.labels = val.labels % 2
+    file.write_bytes(predictions_csv(val))
+    model = model_folder.read(tmp_path / "run")
+    assert model.class_thresholds[THREE[2]] == {"half": 0.5}
+    assert model.threshold_of_class[THREE[2]] == 0.5
+    assert model.threshold_of_class[THREE[0]] == model.class_thresholds[THREE[0]]["sensitivity_95"]
+
+
+def test_predictions_of_other_classes_than_the_models_are_refused(
+    made: Path, made_of_three: Path, tmp_path: Path
+) -> None:
+    for name in ("val.csv", "test.csv"):
+        shutil.copytree(made_of_three, tmp_path / name)
+        shutil.copyfile(made / "predictions" / name, tmp_path / name / "predictions" / name)
+        with pytest.raises(UserError, match="not of the same classes"):
+            model_folder.read(tmp_path / name)
+
+
+def test_two_classes_have_the_keys_that_they_always_had(model_dir: Path) -> None:
+    keys = [*json.loads((model_dir / MODEL_FACTS).read_text())]
+    assert keys == [
+        *("model", "preprocess", "class_names", "data_digest", "protocol", "synthetic", "fingerprint"),
+        *(
+            "thresholds",
+            "temperature",
+            "threshold_rule",
+            "figures",
+            "past",
+            "test_digest",
+            "monitor",
+            "epoch",
+        ),
+        *("precision", "counts", "familiarity", "run_id", "weights_sha256", "format"),
+    ]

@@ -8,7 +8,7 @@ import pytest
 
 from pneumo import UserError
 from pneumo.inference import output
-from pneumo.inference.predictor import Prediction
+from pneumo.inference.predictor import ClassChance, Prediction
 
 GOOD = Prediction(
     path="a,b\n.png",
@@ -57,3 +57,37 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         output.PredictionFile(tmp_path / "file" / "out.csv"),
     ):
         pass
+
+
+THREE_CLASSES = ("NORMAL", "viral, other", "bacterial")
+CHANCES = [
+    ClassChance(name, chance, 0.25) for name, chance in zip(THREE_CLASSES, (0.2, 0.3, 0.5), strict=True)
+]
+
+
+def test_more_than_two_classes_have_a_column_for_each(tmp_path: Path) -> None:
+    row = Prediction(
+        path="a.png", decision="bacterial", model="pneumo 3", classes=CHANCES, warnings=["w", "v"]
+    )
+    for name in ("out.csv", "out.json"):
+        with output.PredictionFile(tmp_path / name, THREE_CLASSES) as file:
+            file.write(row)
+            file.write(BAD)
+    with (tmp_path / "out.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    listed = json.loads((tmp_path / "out.json").read_text())
+    assert (
+        list(rows[0])
+        == list(listed[0])
+        == [
+            *("path", "prediction", "p_NORMAL", "p_viral, other", "p_bacterial", "reached"),
+            *("threshold_NORMAL", "threshold_viral, other", "threshold_bacterial"),
+            *("model", "warnings", "error", "overlay"),
+        ]
+    )
+    assert [rows[0][f"p_{name}"] for name in THREE_CLASSES] == ["0.2", "0.3", "0.5"]
+    assert rows[0]["prediction"] == listed[0]["prediction"] == "bacterial"
+    assert rows[0]["reached"] == "viral, other; bacterial" and rows[0]["threshold_NORMAL"] == "0.25"
+    assert listed[0]["reached"] == ["viral, other", "bacterial"] and listed[0]["p_NORMAL"] == 0.2
+    assert rows[1]["p_NORMAL"] == rows[1]["prediction"] == rows[1]["reached"] == ""
+    assert listed[1]["p_NORMAL"] is None and listed[1]["reached"] == [] and listed[1]["error"] == BAD.error

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import odd_files
-from support.model_runs import image_folder
+from support.model_runs import THREE, image_folder
 
+from pneumo import UserError
 from pneumo.data import cache, images, manifest, patients
 from pneumo.data.settings import DataSettings
 from pneumo.inference import inputs, model_folder, ood
@@ -166,3 +167,47 @@ def test_two_hundred_odd_files(made_models: dict[str, Path], tmp_path: Path) -> 
         assert set(outcomes[f"unlike: {kind}"]) == {odd_files.WARNED}, kind
     assert outcomes["X-ray, PNG"][odd_files.READ] >= 5 and outcomes["odd file name"][odd_files.READ] == 18
     assert len(found.outside) == 3 and all(Path(path).is_symlink() for path in found.outside)
+
+
+def test_a_row_of_three_classes_has_each_class_and_its_threshold(made_of_three: Path, tmp_path: Path) -> None:
+    bundle = model_folder.read(made_of_three)
+    files = inputs.find(image_folder(tmp_path, 5)).files
+    predictor = Predictor(bundle, num_workers=1)
+    rows = [row for batch in predictor.predict(files) for row, _ in batch]
+    squares = np.stack([predictor.prepare(file).square for file in files])
+    calibrated = bundle.calibrated(bundle.probabilities(squares))
+    for row, chances in zip(rows, calibrated, strict=True):
+        assert [one.name for one in row.classes] == [*THREE]
+        assert [one.probability for one in row.classes] == pytest.approx(chances, abs=1e-6)
+        assert row.decision == THREE[chances.argmax()] and row.probability is row.threshold is None
+        assert [one.threshold for one in row.classes] == [*bundle.threshold_of_class.values()]
+        assert [one.reached for one in row.classes] == [
+            one.probability >= one.threshold for one in row.classes
+        ]
+    (all_of_them,) = Predictor(bundle, threshold=0.0).predict(files[:1])
+    assert all(one.reached and one.threshold == 0 for one in all_of_them[0][0].classes)
+    (none_of_them,) = Predictor(bundle, threshold=1.0).predict(files[:1])
+    assert not any(one.reached for one in none_of_them[0][0].classes)
+    assert none_of_them[0][0].decision == rows[0].decision, "the largest probability is called in any case"
+
+
+def test_an_image_unlike_the_training_set_gets_its_warning_with_three_classes_too(
+    made_of_three: Path, tmp_path: Path
+) -> None:
+    bundle = model_folder.read(made_of_three)
+    squares = odd_files.phantoms(60)
+    prepared = [images.preprocess(np.asarray(square), **bundle.preprocess) for square in squares]
+    bundle.ood_reference = ood.fit(prepared[:40], prepared[40:])
+    predictor = Predictor(bundle, num_workers=1)
+    (tmp_path / "photo.png").write_bytes(odd_files.encoded(odd_files.photo(np.random.default_rng(0)), "PNG"))
+    (tmp_path / "x.png").write_bytes(odd_files.encoded(squares[0], "PNG"))
+    photo, chest = (
+        predictor.predictions([name], [predictor.prepare(tmp_path / name)])[0]
+        for name in ("photo.png", "x.png")
+    )
+    assert "colour" in photo.warnings[0] and not chest.warnings
+
+
+def test_a_class_that_the_model_does_not_know_cannot_be_explained(made_of_three: Path) -> None:
+    with pytest.raises(UserError, match=r"explain_class=viral .*healthy.*bacterial, lobar"):
+        Predictor(model_folder.read(made_of_three), explain_class="viral")

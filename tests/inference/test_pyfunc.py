@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from support.images import GREY, encoded
+from support.model_runs import THREE
 
 from pneumo.data import images
 from pneumo.inference import model_folder, pyfunc, served
@@ -66,3 +67,19 @@ def test_models_of_version_0_1_find_their_loader() -> None:
     """Their MLmodel names pneumo.inference.served."""
     assert served._load_pyfunc is pyfunc._load_pyfunc
     assert pyfunc.serving_spec().loader == "pneumo.inference.pyfunc"
+
+
+def test_a_row_of_three_classes_has_the_fields_of_its_signature(dir_of_three: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(base64.b64decode(GOOD))
+    bundle = model_folder.read(dir_of_three)
+    square = images.preprocess(images.read(tmp_path / "x.png"), **bundle.preprocess)
+    (chances,) = bundle.calibrated(bundle.probabilities(square[None]))
+    (row,) = pyfunc._load_pyfunc(str(dir_of_three)).predict(table(GOOD))
+    assert list(row) == list(pyfunc.outputs(THREE)) == list(pyfunc.serving_spec(THREE).outputs)
+    assert [row[f"p_{name}"] for name in THREE] == pytest.approx(chances, abs=1e-5)
+    assert row["class"] == THREE[chances.argmax()]
+    assert {f"threshold_{name}": row[f"threshold_{name}"] for name in THREE} == {
+        f"threshold_{name}": threshold for name, threshold in bundle.threshold_of_class.items()
+    }
+    assert row["reached"] == [name for name in THREE if row[f"p_{name}"] >= row[f"threshold_{name}"]]
+    json.dumps(row)

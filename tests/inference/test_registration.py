@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow.models import Model
+from support.model_runs import THREE
 from support.model_tracker import ModelTracker
 
 from pneumo import UserError, __version__
@@ -116,3 +117,35 @@ def test_an_alias_that_mlflow_refuses_is_named(alias: str, tracker: ModelTracker
     with pytest.raises(UserError, match="alias="):
         tracker.register(tracker.run(), alias=alias)
     assert not tracker.client.search_registered_models()
+
+
+def test_three_classes_are_registered_compared_and_kept_apart_from_two(
+    tracker: ModelTracker, made_of_three: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    two = tracker.run()
+    (tmp_path / "three").mkdir()
+    shutil.copy(empty_store, tmp_path / "three" / "mlflow.db")
+    of_three = ModelTracker(tmp_path / "three", made_of_three)
+    of_three.register(of_three.run(good_of_three))
+    (version,) = of_three.versions()
+    folder = resolve("models:/pneumo@champion", of_three.uri, tmp_path).folder
+    kept = model_folder.read(folder)
+    assert json.loads(version.tags["pneumo.classes"]) == kept.class_names == [*THREE]
+    assert version.tags["pneumo.test_auroc"].startswith(f"{kept.figures['auroc']['value']:.4f} (")
+    outputs = Model.load(str(folder)).signature.outputs.input_names()
+    assert {"class", *(f"p_{name}" for name in THREE)} <= {*outputs} and "probability" not in outputs
+    with pytest.raises(UserError, match=rf"{WORSE}: macro AUROC .* paired on 24 test images -"):
+        of_three.register(of_three.run(lambda labels, chances: good_of_three((labels + 1) % 3, chances)))
+    assert "macro AUROC" in of_three.register(of_three.run(good_of_three))
+    # A model of two classes does not take the alias of one with three, nor the other way round.
+    tracker.register(two)
+    for here, made in ((tracker, made_of_three), (of_three, tracker.made)):
+        here.made = made
+        with pytest.raises(UserError, match=r"tells .* apart, and pneumo \d, which has the alias champion"):
+            here.register(here.run())
+
+
+def good_of_three(labels: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Right but for one image in seven."""
+    called = np.where(np.arange(len(labels)) % 7 == 0, (labels + 1) % 3, labels)
+    return 0.6 * np.eye(3)[called] + 0.4 / 3

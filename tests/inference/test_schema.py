@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.model_runs import change_facts
+from support.model_runs import THREE, change_facts
 
 from pneumo import UserError
 from pneumo.inference import model_folder
@@ -59,3 +59,49 @@ def test_every_fact_may_be_missing_and_is_then_named(model_dir: Path) -> None:
         (model_dir / MODEL_FACTS).write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
         with pytest.raises(UserError, match=key):
             model_folder.read(model_dir)
+
+
+THRESHOLDS = {name: {"half": 0.5, "sensitivity_95": 0.2} for name in THREE}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("class_names", [*THREE[:2]]),
+        ("class_names", [*THREE[:2], THREE[0]]),
+        ("class_names", [*THREE[1:], THREE[0]]),
+        ("class_names", [f"c{number}" for number in range(300)]),
+        ("model", {"name": "resnet18", "in_channels": 3, "dropout": 0.1, "num_classes": 10**6}),
+        ("class_thresholds", None),
+        ("class_thresholds", {name: THRESHOLDS[name] for name in THREE[:2]}),
+        ("class_thresholds", THRESHOLDS | {"more": {"half": 0.5}}),
+        ("class_thresholds", THRESHOLDS | {THREE[0]: {"half": 7}}),
+        ("class_thresholds", THRESHOLDS | {THREE[0]: {"youden": 0.5}}),
+        ("class_figures", None),
+        ("class_figures", {name: {"auroc": {"value": 1e300, "low": 0.0, "high": 1.0}} for name in THREE}),
+        ("past", {"labels": [0], "probabilities": [0.5]}),
+        ("past", {"labels": [0], "probabilities": [[0.5, 0.5]]}),
+        ("past", {"labels": [3], "probabilities": [[0.5, 0.3, 0.2]]}),
+        ("past", {"labels": [0], "probabilities": [[0.5, 0.3, "x"]]}),
+        ("past", {"labels": [0], "probabilities": [[0.5, 0.3, 2]]}),
+    ],
+)
+def test_absurd_facts_of_three_classes_are_refused(key: str, value: object, dir_of_three: Path) -> None:
+    change_facts(dir_of_three, **{key: value})
+    with pytest.raises(UserError, match="class_|past" if key == "class_names" else key):
+        model_folder.read(dir_of_three)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("class_thresholds", THRESHOLDS),
+        ("class_figures", {name: {} for name in THREE}),
+        ("past", {"labels": [0, 1], "probabilities": [[0.5, 0.5], [0.5, 0.5]]}),
+        ("thresholds", {}),
+    ],
+)
+def test_two_classes_have_nothing_of_three(key: str, value: object, model_dir: Path) -> None:
+    change_facts(model_dir, **{key: value})
+    with pytest.raises(UserError, match="threshold for" if key == "thresholds" else key):
+        model_folder.read(model_dir)

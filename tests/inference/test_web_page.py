@@ -1,12 +1,14 @@
 """The page to try a model, asked in this process; tests/services drives it in a browser."""
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.images import GREY, encoded, save
+from support.model_runs import THREE
 
 from pneumo import UserError
 from pneumo.inference import explain, model_folder, web_page
@@ -105,3 +107,27 @@ def test_a_port_that_is_taken_is_named(predictor: Predictor) -> None:
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"port={port} on 127.0.0.1: Address already in use"):
             web_page.serve(predictor, port)
+
+
+def test_the_page_of_three_classes_lists_them(made_of_three: Path, tmp_path: Path) -> None:
+    of_three = Predictor(model_folder.read(made_of_three))
+    text = ask(of_three, "GET", "/")[2]
+    assert "macro AUROC on the test images" in text and 'id="classes"' in text
+    assert 'id="threshold"' not in text and "innerHTML" not in text, "names of classes are set as text alone"
+    file = save(GREY, tmp_path / "x.png")
+    (expected,) = of_three.predictions([""], [of_three.prepare(file)])
+    answer = web_page.answer(of_three, file)
+    assert answer.keys() == {
+        *("prediction", "classes", "model", "warnings", "past", "explained", "image", "overlay")
+    }
+    assert answer["prediction"] == answer["explained"] == expected.decision
+    assert [one["name"] for one in answer["classes"]] == [*THREE]
+    for shown, one in zip(answer["classes"], expected.classes, strict=True):
+        assert (shown["probability"], shown["reached"]) == (one.probability, one.reached)
+    called = THREE.index(expected.decision)
+    chance = expected.classes[called].probability
+    assert answer["past"] == of_three.bundle.similar_cases(chance, called)
+    asked = Predictor(of_three.bundle, explain_class=THREE[0])
+    assert web_page.answer(asked, file)["explained"] == THREE[0]
+    status, _, reply = ask(of_three, "POST", "/predict", encoded(GREY, "PNG"), x_pneumo="page")
+    assert status == 200 and json.loads(reply)["prediction"] == expected.decision

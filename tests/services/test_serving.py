@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.images import picture
-from support.model_runs import make
+from support.model_runs import THREE, make
 from support.servers import Serving, champion
 
 from pneumo.data.images import preprocess, read
@@ -34,6 +34,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, 
     try:
         serving.wait()
         yield serving, model_folder.read(resolve("models:/pneumo@champion", uri, folder / "cache").folder)
+    finally:
+        serving.kill()
+
+
+@pytest.fixture
+def server_of_three(tmp_path: Path) -> Iterator[tuple[Serving, Bundle]]:
+    uri = champion(tmp_path, make(tmp_path / "artifacts", "resnet18", classes=THREE))
+    serving = Serving(tmp_path, uri)
+    serving.start()
+    try:
+        serving.wait()
+        yield serving, model_folder.read(resolve("models:/pneumo@champion", uri, tmp_path / "cache").folder)
     finally:
         serving.kill()
 
@@ -74,6 +86,29 @@ def test_it_answers_as_the_model_does(server: tuple[Serving, Bundle], tmp_path: 
         assert all(row["class"] == model.class_names[row["decision"]] for row in rows)
         assert all(isinstance(row["warnings"], list) for row in rows)
         assert {row["version"] for row in rows} == {"pneumo 1"}
+
+
+def test_three_classes_are_answered_with_a_field_for_each(
+    server_of_three: tuple[Serving, Bundle], tmp_path: Path
+) -> None:
+    serving, model = server_of_three
+    texts = [encoded(picture(0, 1)), encoded(picture(1, 2), "JPEG")]
+    squares = []
+    for number, text in enumerate(texts):
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(base64.b64decode(text))
+        squares.append(preprocess(read(file), **model.preprocess))
+    calibrated = model.calibrated(model.probabilities(np.stack(squares)))
+    status, answer = serving.post(split(*texts))
+    assert status == 200, answer
+    for row, chances in zip(answer["predictions"], calibrated, strict=True):
+        assert [*row] == [*pyfunc.outputs(THREE)]
+        np.testing.assert_allclose([row[f"p_{name}"] for name in THREE], chances, atol=1e-5)
+        assert row["class"] == THREE[chances.argmax()] and row["version"] == "pneumo 1"
+        assert row["reached"] == [name for name in THREE if row[f"p_{name}"] >= row[f"threshold_{name}"]]
+    example = (model.weights.parent / "serving_input_example.json").read_bytes()
+    assert serving.post(example)[0] == 200
+    assert serving.post(split("not base64 !"))[0] == 400
 
 
 def test_the_example_that_goes_with_the_model_is_answered(server: tuple[Serving, Bundle]) -> None:

@@ -12,13 +12,14 @@ from pneumo.data.settings import DataSettings, PhantomSettings
 from pneumo.evaluation.predictions import SplitResult, predictions_csv
 from pneumo.models import build_model
 from pneumo.models.settings import ModelSettings
-from pneumo.names import MODEL_FACTS
+from pneumo.names import CLASS_NAMES, MODEL_FACTS, many_classes
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.checkpoint import save_weights
 from support import plain_settings
 from support.images import picture, save
 
 SIZE = 32
+THREE = ("healthy", "bacterial, lobar", "viral|<other>")  # classes whose names need care
 
 
 def phantom(folder: Path, **keys: object) -> Config:
@@ -62,13 +63,20 @@ def images(count: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
     return made.astype(np.uint8)
 
 
-def make(folder: Path, name: str, in_channels: int = 3, seed: int = 0, **facts: object) -> Path:
+def make(
+    folder: Path,
+    name: str,
+    in_channels: int = 3,
+    seed: int = 0,
+    classes: tuple[str, ...] = CLASS_NAMES,
+    **facts: object,
+) -> Path:
     """The artifacts of a finished run with random weights, whose BatchNorm statistics fit its images.
 
-    The validation and test sets are `images` 0 and 1.
+    The validation and test sets are `images` 0 and 1, whose labels are the `classes` in turn.
     """
     torch.manual_seed(seed)
-    network = build_model(name, in_channels=in_channels)
+    network = build_model(name, num_classes=len(classes), in_channels=in_channels)
     with torch.inference_mode():
         for start in range(3):
             network(normalise(torch.from_numpy(images(16, 10 + start)), in_channels))
@@ -76,11 +84,13 @@ def make(folder: Path, name: str, in_channels: int = 3, seed: int = 0, **facts: 
         splits = {}
         for number, split in enumerate(("val", "test")):
             logits = network(normalise(torch.from_numpy(images(24, number)), in_channels)).double()
+            chances = logits.softmax(1).numpy()
             splits[split] = SplitResult(
                 paths=[f"{split}/{row}.png" for row in range(24)],
                 patients=[f"p{row // 2}" for row in range(24)],
-                labels=np.arange(24) % 2,
-                probabilities=logits.softmax(1)[:, 1].numpy(),
+                labels=np.arange(24) % len(classes),
+                probabilities=chances if many_classes(classes) else chances[:, 1],
+                class_names=classes,
             )
     best = {
         "fingerprint": f"{seed:016x}",
@@ -89,7 +99,7 @@ def make(folder: Path, name: str, in_channels: int = 3, seed: int = 0, **facts: 
         "monitor": "val/auroc",
         "model": {"name": name, "dropout": 0.09, "in_channels": in_channels, "weights": None},
         "preprocess": {"image_size": SIZE, "crop_black": True, "equalize": True},
-        "class_names": ["NORMAL", "PNEUMONIA"],
+        "class_names": list(classes),
         "data_digest": "d" * 64,
         "synthetic": True,
         **facts,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumo.evaluation.predictions import predictions_csv, read_predictions
+from pneumo.evaluation.predictions import predictions_csv, read_any_predictions
 from pneumo.inference import registration
 from pneumo.tracking.mlflow_client import open_client
 from pneumo.tracking.registry import Registry
@@ -36,7 +36,7 @@ class ModelTracker:
         shutil.copytree(self.made, folder, copy_function=_link)
         if change or path:
             file = folder / "predictions" / "test.csv"
-            test = read_predictions(file.read_text())
+            test = read_any_predictions(file.read_text())
             test.probabilities = change(test.labels, test.probabilities) if change else test.probabilities
             test.paths = [f"{path}{name}" for name in test.paths]
             file.unlink()

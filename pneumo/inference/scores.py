@@ -1,0 +1,166 @@
+"""A model's scores on its test images, each with a 95 % interval: patients are resampled.
+
+Of more than two classes, a score of one class is that class against the rest, and a macro score the mean over
+the classes (pneumo.evaluation.multiclass). Its interval is Wilson's for an effective number of patients, as
+of two classes. Behind accuracy are at most all patients, behind a macro score K ** 2 / (1 / n_1 + ... + 1 /
+n_K) of n_k patients of class k: the mean of K proportions of different patients varies like one of so many.
+Draws in which some class has no image are left out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pneumo.evaluation import metrics, multiclass, statistics
+from pneumo.evaluation.metrics import Floats, Ints
+from pneumo.evaluation.predictions import SplitResult
+from pneumo.evaluation.statistics import PatientCounts, Weights
+from pneumo.inference.schema import Figure
+from pneumo.text import finite
+
+SCORES = ("auroc", "auprc", "accuracy", "recall", "specificity", "precision", "f1", "brier", "ece")
+OF_CALIBRATED = ("brier", "ece")  # the other scores do not depend on calibration, or are the recorded ones
+OF_A_CLASS = ("auroc", "recall", "specificity", "precision", "f1")
+AT_THRESHOLD = ("recall", "specificity")  # of a class at its threshold, beside those of the called class
+
+
+def of_two(test: SplitResult, temperature: float, threshold: float) -> dict[str, Figure]:
+    """SCORES of two classes; those that count decisions at `threshold`, of uncalibrated probabilities."""
+    calibrated = metrics.tempered(test.probabilities, temperature)
+    observed = metrics.all_scores(test.labels, test.probabilities, threshold)
+    of_calibrated = metrics.all_scores(test.labels, calibrated)
+    observed |= {name: of_calibrated[name] for name in OF_CALIBRATED}
+    weights = statistics.resample(test.labels, test.patients)
+    draws = statistics.resampled_scores(test.labels, test.probabilities, weights, threshold)
+    draws |= statistics.resampled_scores(test.labels, calibrated, weights, parts=("losses",))
+    counts = PatientCounts.of(test.labels, test.patients)
+    called = statistics.patients_of(test.patients, test.probabilities >= threshold)
+    figures = {}
+    for name in SCORES:
+        behind = called if name == "precision" else None
+        figures[name] = _figure(name, observed[name], draws[name], counts, behind)
+    return figures
+
+
+def of_many(
+    test: SplitResult, calibrated: Floats, thresholds: Mapping[str, float]
+) -> tuple[dict[str, Figure], dict[str, dict[str, Figure]]]:
+    """SCORES of more than two classes, and those of each class.
+
+    AUROC and AUPRC are of the recorded probabilities, as in the run's metrics, and decisions are the called
+    classes. Brier, ECE and the scores `..._at_threshold` are of `calibrated` probabilities [N, K].
+    """
+    weights = resample(test)
+    each = [
+        _OneClass.of(test, calibrated, label, thresholds[name], weights)
+        for label, name in enumerate(test.class_names)
+    ]
+    observed = multiclass.scores(test.labels, test.probabilities)
+    of_calibrated = multiclass.scores(test.labels, calibrated)
+    observed |= {name: of_calibrated[name] for name in OF_CALIBRATED}
+    draws = {name: np.mean([one.draws[name] for one in each], axis=0) for name in SCORES}
+    draws["brier"] = np.sum([one.draws["brier"] for one in each], axis=0)
+    right = (test.predictions == test.labels).astype(np.int64)
+    draws["accuracy"] = statistics.resampled_scores(right, np.ones(len(right)), weights, parts=("counts",))[
+        "accuracy"
+    ]
+    everyone, by_class = each[0].counts.all, [one.counts.ill for one in each]
+    counts = PatientCounts(normal=everyone - min(by_class), ill=min(by_class), all=everyone)
+    behind = len(each) ** 2 / sum(1 / patients for patients in by_class) if min(by_class) else 0
+    figures = {
+        name: _figure(name, observed[name], draws[name], counts, everyone if name == "accuracy" else behind)
+        for name in SCORES
+    }
+    return figures, dict(zip(test.class_names, [one.figures() for one in each], strict=True))
+
+
+def resample(test: SplitResult) -> Weights:
+    """`statistics.resample`; of more than two classes the draws with images of each class of the test set."""
+    weights = statistics.resample(test.labels, test.patients)
+    if not test.many:
+        return weights
+    drawn = [weights[test.labels == label].any(axis=0) for label in np.unique(test.labels)]
+    return weights[:, np.all(drawn, axis=0)]
+
+
+def auroc_draws(test: SplitResult, weights: Weights) -> Floats:
+    """AUROC, or of more than two classes its mean over the classes, on every draw."""
+    if not test.many:
+        return _areas(test.labels, test.probabilities, weights)["auroc"]
+    draws = [
+        _areas((test.labels == label).astype(np.int64), test.probabilities[:, label], weights)["auroc"]
+        for label in range(len(test.class_names))
+    ]
+    return np.asarray(np.mean(draws, axis=0))
+
+
+def smallest_class(test: SplitResult) -> int:
+    """The number of patients of the class that has the fewest."""
+    if not test.many:
+        return PatientCounts.of(test.labels, test.patients).smaller_class
+    return min(
+        statistics.patients_of(test.patients, test.labels == label) for label in range(len(test.class_names))
+    )
+
+
+@dataclass(kw_only=True)
+class _OneClass:
+    """One class against the rest: its scores on the images and on every draw."""
+
+    observed: dict[str, float]
+    draws: dict[str, Floats]
+    counts: PatientCounts
+    called: int  # patients with an image that is called so
+
+    @classmethod
+    def of(
+        cls, test: SplitResult, calibrated: Floats, label: int, threshold: float, weights: Weights
+    ) -> "_OneClass":
+        own = (test.labels == label).astype(np.int64)
+        called = test.predictions == label
+        reached = statistics.resampled_scores(
+            own, calibrated[:, label], weights, threshold, parts=("counts", "losses")
+        )
+        at_threshold = metrics.scores(own, calibrated[:, label], threshold)
+        draws = {
+            **_areas(own, test.probabilities[:, label], weights),
+            **statistics.resampled_scores(own, called.astype(np.float64), weights, parts=("counts",)),
+            **{name: reached[name] for name in OF_CALIBRATED},
+            **{f"{name}_at_threshold": reached[name] for name in AT_THRESHOLD},
+        }
+        observed = {
+            **multiclass.class_scores(test.labels, test.probabilities)[label],
+            **{f"{name}_at_threshold": at_threshold[name] for name in AT_THRESHOLD},
+        }
+        if not own.any():
+            observed["recall_at_threshold"] = float("nan")
+        return cls(
+            observed=observed,
+            draws=draws,
+            counts=PatientCounts.of(own, test.patients),
+            called=statistics.patients_of(test.patients, called),
+        )
+
+    def behind(self, score: str) -> float:
+        return self.called if score == "precision" else self.counts.behind(score)
+
+    def figures(self) -> dict[str, Figure]:
+        known = {name: name for name in OF_A_CLASS}
+        known |= {f"{name}_at_threshold": name for name in AT_THRESHOLD}
+        return {
+            name: _figure(kind, self.observed[name], self.draws[name], self.counts, self.behind(kind))
+            for name, kind in known.items()
+        }
+
+
+def _areas(truth: Ints, probabilities: Floats, weights: Weights) -> dict[str, Floats]:
+    return statistics.resampled_scores(truth, probabilities, weights, parts=("areas",))
+
+
+def _figure(
+    score: str, observed: float, draws: Floats, counts: PatientCounts, behind: float | None
+) -> Figure:
+    low, high = statistics.interval(score, observed, draws, counts, behind)
+    figure: Figure = finite({"value": observed, "low": low, "high": high})
+    return figure
