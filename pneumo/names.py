@@ -1,7 +1,7 @@
 """Names that two modules share: artifacts, tags, protocols, threshold rules. All of them are promises."""
 
 import re
-from collections.abc import Sized
+from collections.abc import Sequence
 
 # ---- artifacts of a run, relative to its artifacts folder
 CONFIG = "config.yaml"
@@ -38,6 +38,7 @@ SYNTHETIC_TAG = "pneumo.synthetic"
 CORE_TAG = "pneumo.core"  # the version of training and evaluation; if absent, 1
 PIXELS_TAG = "pneumo.pixels"  # the pixel rule; if absent, 1
 CLASSES_TAG = "pneumo.classes"  # the class names as JSON, where there are more than two
+TASK_TAG = "pneumo.task"  # multilabel; if absent, one class an image
 SCORED_TAG = "pneumo.test_scored"  # when the model was given its test images (UTC)
 MIXED_TAG = "pneumo.mixed"  # what changed when a run was continued with on_code_change=keep
 STATE_TAG = "pneumo.state"  # PRUNED, which MLflow does not know
@@ -79,9 +80,12 @@ THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
 CLASS_NAMES = ("NORMAL", "PNEUMONIA")
 
 
-def many_classes(class_names: Sized) -> bool:
-    """More than two classes? Then there is a probability for each class, not one of PNEUMONIA alone."""
-    return len(class_names) > len(CLASS_NAMES)
+def many_classes(class_names: Sequence[str]) -> bool:
+    """Other classes than NORMAL and PNEUMONIA? Then each has a probability, not PNEUMONIA alone.
+
+    Two classes always have these names. So two other names are two findings (data.task=multilabel).
+    """
+    return tuple(class_names) != CLASS_NAMES
 
 
 def class_metric(name: str) -> str:

@@ -132,11 +132,10 @@ def _prepare_data(settings: Config) -> ImageCache:
             print(f"note: {message}")
         if data.bad:
             print(f"note: {len(data.bad)} unreadable images are left out (data.on_bad_image=skip)")
+        images = table.images()
         for split, counts in table.counts().items():
             text = ", ".join(f"{count} {name}" for name, count in counts.items())
-            print(
-                f"{split:<5}  {sum(counts.values()):6d} images of {table.patients()[split]} patients: {text}"
-            )
+            print(f"{split:<5}  {images[split]:6d} images of {table.patients()[split]} patients: {text}")
     return data
 
 
@@ -357,6 +356,7 @@ def build_trainer(
         augment=settings.augment,
         in_channels=settings.model.in_channels,
         num_classes=num_classes,
+        multilabel=settings.data.multilabel,
         seed=settings.seed,
     )
     return Trainer(

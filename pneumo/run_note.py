@@ -7,7 +7,7 @@ writes MLflow's address, which differs in every tracker.
 import shlex
 
 from pneumo import names
-from pneumo.evaluation import metrics, multiclass, statistics
+from pneumo.evaluation import metrics, multiclass, multilabel, statistics
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.run_plan import RunPlan
 from pneumo.sweep.identity import without_places
@@ -73,7 +73,8 @@ def _of_many(test: SplitResult) -> list[str]:
     """The scores of more than two classes, then the AUROC and sensitivity of each class."""
     scores = test.scores()
     rows = [f"| test {word} | {scores[score]:.4f} | |" for score, word in MACRO_SHOWN.items()]
-    of_class = multiclass.class_scores(test.labels, test.probabilities)
+    kind = multilabel.finding_scores if test.multilabel else multiclass.class_scores
+    of_class = kind(test.labels, test.probabilities)
     for name, one in zip(test.class_names, of_class, strict=True):
         shown = name.replace("|", "\\|")
         rows.append(f"| {shown}: AUROC, sensitivity | {one['auroc']:.4f}, {one['recall']:.4f} | |")

@@ -93,6 +93,7 @@ class RunPlan:
             **{PART_TAGS[part]: digest for part, digest in self.data.digests.items()},
             names.SYNTHETIC_TAG: str(self.synthetic).lower(),
             **({names.CLASSES_TAG: json.dumps(self.class_names)} if self.many else {}),
+            **({names.TASK_TAG: "multilabel"} if self.settings.data.multilabel else {}),
             names.CORE_TAG: str(CORE),
             names.PIXELS_TAG: str(self.settings.data.pixel_rule),
             names.SOURCE_TAG: "python -m pneumo.train",

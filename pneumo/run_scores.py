@@ -12,7 +12,7 @@ from pneumo.data import cache, manifest
 from pneumo.data.loader import Split, splits
 from pneumo.data.pseudonyms import Pseudonyms
 from pneumo.data.settings import DataSettings
-from pneumo.evaluation import multiclass, run_report
+from pneumo.evaluation import multiclass, multilabel, run_report
 from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_any_predictions
 from pneumo.files import write_atomically
 from pneumo.inference import ood
@@ -24,6 +24,7 @@ from pneumo.tracking.journal import Journal
 from pneumo.tracking.run_log import RunLog
 from pneumo.training import runtime, scoring
 from pneumo.training.checkpoint import load_weights, save_weights
+from pneumo.training.objective import objective_of
 from pneumo.training.scoring import Evaluation
 from pneumo.training.trainer import Trainer
 from pneumo.versions import CORE
@@ -54,6 +55,7 @@ def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
         "preprocess": data.preprocess,
         **({} if data.white is None else {"white": data.white}),
         "class_names": plan.class_names,
+        **({"task": "multilabel"} if plan.settings.data.multilabel else {}),
         "data_digest": data.digest,
         "synthetic": plan.synthetic,
         "precision": trainer.runtime.precision,
@@ -148,7 +150,12 @@ def score_test(plan: RunPlan, log: RunLog) -> None:
     network = network.to(machine.device).to(memory_format=torch.channels_last)
     split = splits(plan.data, machine.device)["test"]
     evaluation = scoring.score(
-        network, split, machine, settings, plan.settings.model.in_channels, len(plan.class_names)
+        network,
+        split,
+        machine,
+        settings,
+        plan.settings.model.in_channels,
+        objective_of(len(plan.class_names), plan.settings.data.multilabel),
     )
     if not evaluation.finite:
         raise UserError(f"{plan.name} gives test probabilities that are not finite in {machine.precision}.")
@@ -252,6 +259,7 @@ def _write(
         note="Synthetic images (phantom), no patients." if plan.synthetic else None,
         val_monitor=plan.settings.trainer.monitor,
         patients=plan.data.manifest.patients(),
+        images=plan.data.manifest.images(),
     )
 
 
@@ -261,7 +269,8 @@ def _record_test(
     """Record the test scores with the time, and print them. Those that are not defined are left out."""
     of_class = {}
     if plan.many:
-        of_class = multiclass.class_metrics(plan.class_names, result.labels, result.probabilities)
+        kind = multilabel if result.multilabel else multiclass
+        of_class = kind.class_metrics(plan.class_names, result.labels, result.probabilities)
         if words := run_report.undefined(result):
             print(f"note: {words}")
     if names.SCORED_TAG not in log.journal.tags_logged:  # a run killed in its report scores again

@@ -186,7 +186,7 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path, keep: 
         copies=len(hashes) - len(sources),
         preprocess=pixels,
         white=white,
-        digests=digests(manifest.table, hashes, manifest.class_names),
+        digests=digests(manifest, hashes),
     )
 
 
@@ -420,9 +420,9 @@ def _sha256(*parts: str) -> str:
 
 
 def _digest(manifest: Manifest, hashes: dict[str, str]) -> str:
-    columns = (manifest.table[name].tolist() for name in ("split", "path", "label", "patient"))
-    rows = sorted(zip(*columns, strict=True))
+    names = ("split", "path", *manifest.label_columns, "patient")
+    rows = sorted(zip(*(manifest.table[name].tolist() for name in names), strict=True))
     return _sha256(
         *class_line(manifest.class_names),
-        *(f"{split}\t{path}\t{label}\t{patient}\t{hashes[path]}" for split, path, label, patient in rows),
+        *("\t".join([*map(str, row), hashes[row[1]]]) for row in rows),
     )

@@ -40,7 +40,7 @@ _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 @dataclass
 class Columns:
-    """The columns of a table by role. `findings` are columns of data.positive: one a finding."""
+    """The columns of a table by role. `findings`: those of data.positive or data.classes, one a finding."""
 
     path: str
     label: str | None
@@ -79,8 +79,11 @@ def find(names: Sequence[str], settings: DataSettings, place: str) -> Columns:
             f"{place} has no column path (or filepath, or img); its columns are {', '.join(names)}. Name the "
             f"column of the image files with data.columns.path=NAME.{hint}"
         )
-    label = _asked(names, "label", asked.label, place) or _first(names, LABEL, but=path)
-    findings = _findings(names, settings) if label is None else []
+    if settings.multilabel and (findings := _finding_columns(names, settings.class_names, place)):
+        label = None
+    else:
+        label = _asked(names, "label", asked.label, place) or _first(names, LABEL, but=path)
+        findings = _findings(names, settings) if label is None else []
     if label is None and not findings:
         raise UserError(
             f"{place} has no column label; its columns are {', '.join(names)}. Name it with "
@@ -131,6 +134,20 @@ def _findings(names: Sequence[str], settings: DataSettings) -> list[str]:
     wanted = {plain(str(name)) for name in settings.positive or ()}
     found = [name for name in names if plain(name) in wanted]
     return found if len(found) == len(wanted) else []
+
+
+def _finding_columns(names: Sequence[str], classes: Sequence[str], place: str) -> list[str]:
+    """The column of each of `classes`; none where no finding, or only one, has a column."""
+    by_name = {plain(name): name for name in names}
+    missing = [name for name in classes if plain(name) not in by_name]
+    if len(classes) - len(missing) < 2:
+        return []
+    if missing:
+        raise UserError(
+            f"{place} has no column {' and no column '.join(missing)}; its columns are {', '.join(names)}. "
+            "data.classes=[A,B,...] names the findings to use."
+        )
+    return [by_name[plain(name)] for name in classes]
 
 
 def _patient(names: Sequence[str], settings: DataSettings, place: str) -> str | None:

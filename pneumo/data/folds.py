@@ -31,10 +31,10 @@ def assign(table: pd.DataFrame, settings: DataSettings, groups: pd.Series) -> pd
     with the fewest images. The result depends on the groups, their labels, `split_seed` and `folds` alone.
     """
     pool = table["split"] != "test"
-    labels = patients.classes(table, pool, groups, len(settings.class_names))
+    labels = patients.classes(table, pool, groups, len(settings.stratum_names))
     fold_of: dict[str, int] = {}
     images = np.zeros(settings.folds, dtype=np.int64)
-    for label in range(len(settings.class_names)):
+    for label in range(len(settings.stratum_names)):
         sizes = groups[pool][labels == label].value_counts().sort_index()
         rng = np.random.default_rng([settings.split_seed, _FOLD_STREAM, label])
         shuffled = sizes.iloc[rng.permutation(len(sizes))]
@@ -49,9 +49,11 @@ def assign(table: pd.DataFrame, settings: DataSettings, groups: pd.Series) -> pd
 
 def _check(table: pd.DataFrame, fold: pd.Series, settings: DataSettings, groups: pd.Series) -> None:
     """Refuse folds of which one lacks a class: every job of a cross-validation then says so."""
+    if settings.multilabel:
+        return  # the strata are rarest findings; `findings.problems` looks at each finding
     pool = fold >= 0
     short = []
-    for label, name in enumerate(settings.class_names):
+    for label, name in enumerate(settings.stratum_names):
         rows = pool & (table["label"] == label)
         if fold[rows].nunique() < settings.folds:
             people = int(groups[rows].nunique())

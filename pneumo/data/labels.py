@@ -47,8 +47,8 @@ def fold(value: Any) -> str:
     return "" if text == EMPTY else text
 
 
-def findings(text: str) -> dict[str, str]:
-    """The findings that a label lists, as compared and as written: `A|B`, or a list as "['A', 'B']".
+def names_in(text: str, separator: str = SEPARATOR) -> dict[str, str]:
+    """The names that a label lists, as compared and as written: `A|B`, or a list as "['A', 'B']".
 
     Raises ValueError for a broken list.
     """
@@ -59,7 +59,7 @@ def findings(text: str) -> dict[str, str]:
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             raise ValueError("a broken list") from None
     else:
-        values = stripped.split(SEPARATOR)
+        values = stripped.split(separator)
     return {folded: str(value).strip() for value in values if (folded := fold(value))}
 
 
@@ -106,7 +106,7 @@ class Reader:
         known = {fold(key): str(key) for key in self.settings.labels}
         for value in self.values:
             try:
-                known |= findings(value)
+                known |= names_in(value)
             except ValueError:
                 continue  # reported with its line
         for name in self.settings.positive or ():
@@ -125,7 +125,7 @@ class Reader:
             return self.mapped[folded]
         if self.settings.positive is not None:
             try:
-                found = findings(text)
+                found = names_in(text)
             except ValueError:
                 return None
             return int(not self.positive.isdisjoint(found)) if found else None
@@ -165,7 +165,7 @@ class Reader:
         names: dict[str, str] = {}
         for text in dict.fromkeys(texts):
             with suppress(ValueError):
-                names |= findings(text[:MAX_CHARS])
+                names |= names_in(text[:MAX_CHARS])
         if not any(name not in WORDS and not _NUMBER.fullmatch(name) for name in names):
             return f"{words}. data.labels={{VALUE: CLASS}} gives other values a class, null leaves them out."
         example = next((name for folded, name in names.items() if "pneumonia" in folded), "NAME")

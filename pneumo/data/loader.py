@@ -139,8 +139,10 @@ class Split:
         return isinstance(self.images, Tensor)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, S, S] and labels int64 [B] or [B, K] on the device, for int64 `indices` [B] on the CPU or,
-        if the images are on the device, also there."""
+        """Images uint8 [B, S, S] and labels int64 [B] or [B, K] on the device.
+
+        `indices` int64 [B] are on the CPU or, if the images are on the device, also there.
+        """
         if isinstance(self.images, Tensor):
             indices = indices.to(self.device, non_blocking=True)
             return self.images[self.rows[indices]], self.labels[indices]

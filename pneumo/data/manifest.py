@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pneumo import UserError
-from pneumo.data import folders, listing, patients, phantom, splits, table_sets
+from pneumo.data import findings, folders, listing, patients, phantom, splits, table_sets
 from pneumo.data.found import COLUMNS, SPLITS, Found, listed
 from pneumo.data.settings import CLASSES_IN_NAMES, DataSettings
 from pneumo.names import CLASS_NAMES, many_classes
@@ -23,7 +23,8 @@ class Manifest:
     patient (str, or None where unknown), subtype (normal, bacteria, virus or None) and split. `files` gives
     the file, relative to `root`, of each path that is not a file itself. `made_test` is True where the set
     has no test images. `columns` gives the table's column for each role; `subgroups` has the
-    columns of subgroups as text, by path.
+    columns of subgroups as text, by path. With several findings an image, `findings` has their names, `table`
+    the column findings (a code for each image), and label is the rarest finding of an image.
     """
 
     root: Path
@@ -34,18 +35,31 @@ class Manifest:
     columns: dict[str, str] = field(default_factory=dict)
     subgroups: pd.DataFrame = field(default_factory=pd.DataFrame)
     class_names: tuple[str, ...] = CLASS_NAMES
+    findings: tuple[str, ...] = ()
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of `table` that say what an image shows."""
+        return ("label", "findings") if self.findings else ("label",)
 
     def file_of(self, path: str) -> str:
         """The file of an image, relative to `root`."""
         return self.files.get(path, path)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images by split and class name."""
+        """Images by split and class name; of several findings, the images that have each."""
+        if self.findings:
+            return findings.counts(self.table, self.findings)
         grouped = self.table.groupby(["split", "label"]).size()
         return {
             split: {name: int(grouped.get((split, label), 0)) for label, name in enumerate(self.class_names)}
             for split in SPLITS
         }
+
+    def images(self) -> dict[str, int]:
+        """Images by split."""
+        sizes = self.table["split"].value_counts()
+        return {split: int(sizes.get(split, 0)) for split in SPLITS}
 
     def patients(self) -> dict[str, int]:
         """Known patients by split."""
@@ -95,6 +109,8 @@ def describe(settings: DataSettings) -> Manifest:
     groups = patients.keys(table)
     table = splits.split(table, settings, groups, make_test=made_test)
     notes = found.notes + patients.spelling_note(table)
+    if settings.multilabel:
+        notes += findings.undefined_notes(table, settings.class_names)
     if made_test:
         notes += _made_test_notes(table, settings)
     table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
@@ -106,7 +122,8 @@ def describe(settings: DataSettings) -> Manifest:
         made_test,
         found.columns,
         found.subgroups,
-        settings.class_names,
+        settings.stratum_names,
+        settings.class_names if settings.multilabel else (),
     )
 
 
@@ -195,7 +212,10 @@ def _made_test_notes(table: pd.DataFrame, settings: DataSettings) -> list[str]:
         "the test set (data.split.test_fraction, data.split.seed)"
     ]
     known = table.dropna(subset=["patient"])
-    if both := int((known["label"].groupby(patients.keys(known)).nunique() > 1).sum()):
+    both = (
+        0 if settings.multilabel else int((known["label"].groupby(patients.keys(known)).nunique() > 1).sum())
+    )
+    if both:
         which = "several classes" if many_classes(settings.class_names) else "both classes"
         notes.append(f"{both:,} patients have images of {which}; all images of a patient are in one split")
     return notes
@@ -224,25 +244,25 @@ def keep_copies_together(manifest: Manifest, hashes: dict[str, str], settings: D
     )
 
 
-def digests(
-    table: pd.DataFrame, hashes: dict[str, str], class_names: tuple[str, ...] = CLASS_NAMES
-) -> dict[str, str]:
+def digests(manifest: Manifest, hashes: dict[str, str]) -> dict[str, str]:
     """What identifies parts of the data, by name; `hashes` gives the content's hash by path.
 
     `test_set`: the test images, their labels and patients. `pool`: those of all other images, however they
     are split. `split`: which of the other images train and which validate.
     """
+    table = manifest.table
     test = table["split"] == "test"
+    labelled = ("path", *manifest.label_columns, "patient")
     parts = {
-        "test_set": (table[test], ("path", "label", "patient")),
-        "pool": (table[~test], ("path", "label", "patient")),
+        "test_set": (table[test], labelled),
+        "pool": (table[~test], labelled),
         "split": (table[~test], ("path", "split")),
     }
     found = {}
     for name, (rows, columns) in parts.items():
         values = zip(*(rows[column].tolist() for column in columns), strict=True)
         lines = sorted("\t".join(map(str, (*row, hashes[row[0]]))) for row in values)
-        classes = class_line(class_names) if "label" in columns else []
+        classes = class_line(manifest.class_names) if "label" in columns else []
         text = "\n".join([name, *classes, *lines]).encode(errors="surrogateescape")
         found[name] = hashlib.sha256(text).hexdigest()
     return found
@@ -257,6 +277,8 @@ def problems(manifest: Manifest) -> list[str]:
     """Why the manifest cannot be used: an empty class, a patient in two splits, a path listed twice."""
     messages = []
     many = many_classes(manifest.class_names)
+    if manifest.findings:
+        messages += findings.problems(manifest.table, manifest.findings)
     for split, classes in manifest.counts().items() if not many else ():
         empty = [name for name, count in classes.items() if count == 0]
         if empty:
@@ -265,7 +287,7 @@ def problems(manifest: Manifest) -> list[str]:
                 f"(it has {', '.join(f'{count} {name}' for name, count in classes.items())}); every split "
                 "needs both classes, so each class needs two patients outside test (one for validation)."
             )
-    if many:
+    if many and not manifest.findings:
         messages += _empty_classes(manifest)
     known = manifest.table.dropna(subset=["patient"])
     keys = patients.keys(known)

@@ -54,6 +54,21 @@ LAYOUTS = {
 }
 CLASSES_IN_NAMES = ("kermany3",)  # sets whose file names give the class, not their folders
 VAL_PROTOCOLS = ("patient", "official", "fold")
+TASKS = ("classes", "multilabel")
+UNCERTAIN = ("ignore", "zero", "one")
+NO_FINDING = "No Finding"
+# The findings of sets with known ones, for data.task=multilabel without data.classes.
+FINDINGS = {
+    "nih14": (
+        *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis"),
+        *("Hernia", "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax"),
+    ),
+    "chexpert": (
+        *("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
+        *("Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other"),
+        *("Fracture", "Support Devices"),
+    ),
+}
 NO_COLUMN = "none"  # a value of data.columns.*: the table has no such column
 
 
@@ -93,6 +108,9 @@ class DataSettings:
     positive: list[Any] | None = None
     labels: dict[Any, Any] = field(default_factory=dict)  # Hydra cannot put a mapping where None is
     classes: list[Any] | None = None
+    task: str = "classes"
+    separator: str = "|"
+    uncertain: str = "ignore"
     patient_pattern: str | None = None
     path_prefix: str | None = None
     split: SplitSettings = field(default_factory=SplitSettings)
@@ -122,7 +140,10 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         one_of("data.name", self.name, LAYOUTS)
+        one_of("data.task", self.task, TASKS)
+        one_of("data.uncertain", self.uncertain, UNCERTAIN)
         self._check_reading()
+        self._check_task()
         one_of("data.val_protocol", self.val_protocol, VAL_PROTOCOLS)
         self._check_folds()
         one_of("data.on_bad_image", self.on_bad_image, ("error", "skip"))
@@ -180,10 +201,42 @@ class DataSettings:
                     r"example is data.patient_pattern='(patient\d+)'."
                 ) from None
 
+    def _check_task(self) -> None:
+        """Refuse keys that do not go with data.task."""
+        if not self.separator:
+            raise UserError(
+                "data.separator is empty: give the sign between the findings of a label, like '|'."
+            )
+        if not self.multilabel:
+            if self.uncertain != "ignore":
+                raise UserError(
+                    f"data.uncertain={self.uncertain} has no effect without data.task=multilabel. "
+                    "data.labels={-1: CLASS} gives uncertain labels a class, {-1: null} leaves them out."
+                )
+            return
+        if self.layout != "table":
+            sets = ", ".join(name for name, layout in LAYOUTS.items() if layout == "table")
+            raise UserError(
+                f"data.task=multilabel needs a table, and data={self.name} has none; the sets with a "
+                f"table are {sets}."
+            )
+        if self.classes is None and self.name not in FINDINGS:
+            raise UserError("data.task=multilabel needs the findings: data.classes=[A,B,...].")
+        if self.positive is not None and self.name not in FINDINGS:
+            raise UserError(
+                f"data.positive={self.positive} is one finding against the rest; data.task=multilabel takes "
+                "data.classes=[A,B,...]."
+            )
+        if len(self.class_names) < 2:
+            raise UserError(
+                f"data.classes={self.classes} is one finding. data.task=multilabel takes two or more; "
+                f"data.task=classes data.positive={self.classes} data.classes=null is one against the rest."
+            )
+
     def _check_classes(self) -> None:
         """Refuse names of classes that labels, columns or metrics could not tell apart."""
         names = ["" if name is None else str(name) for name in self.classes or ()]
-        if self.classes is not None and len(names) < len(CLASS_NAMES):
+        if self.classes is not None and len(names) < len(CLASS_NAMES) and not self.multilabel:
             raise UserError(
                 f"data.classes={self.classes} has {len(names)} name{'s' * (len(names) != 1)}; give two or "
                 "more: the name of the healthy class, then those of the others. data.positive=[NAME,...] is "
@@ -195,7 +248,7 @@ class DataSettings:
                 f"data.classes={self.classes} has {len(names)} names, and the synthetic set has {drawn} "
                 f"classes. Give data.phantom.classes={len(names)}, or leave data.classes out."
             )
-        if len(names) <= len(CLASS_NAMES):
+        if len(names) <= len(CLASS_NAMES) and not self.multilabel:
             return
         for name in names:
             if not name.strip() or not name.isprintable() or len(name) > MOST_NAME_CHARS:
@@ -218,9 +271,21 @@ class DataSettings:
 
         Two classes are always NORMAL and PNEUMONIA: data.classes says then what the set calls them.
         """
-        if self.classes is not None and len(self.classes) > len(CLASS_NAMES):
+        if self.multilabel and self.classes is None:
+            return FINDINGS[self.name]
+        if self.classes is not None and (self.multilabel or len(self.classes) > len(CLASS_NAMES)):
             return tuple(" ".join(str(name).split()) for name in self.classes)
         return self.phantom.class_names if self.layout == "drawn" else CLASS_NAMES
+
+    @property
+    def multilabel(self) -> bool:
+        """Several findings an image instead of one class?"""
+        return self.task == "multilabel"
+
+    @property
+    def stratum_names(self) -> tuple[str, ...]:
+        """What splits and samplers balance: the classes, or no finding and each image's rarest finding."""
+        return (NO_FINDING, *self.class_names) if self.multilabel else self.class_names
 
     @property
     def layout(self) -> str:

@@ -68,8 +68,8 @@ def _chosen(
 ) -> pd.Series:
     """True for the rows of the groups that are taken out of `pool`; `keep` groups of each class stay."""
     chosen = pd.Series(False, index=table.index)
-    labels = patients.classes(table, pool, groups, len(settings.class_names))
-    for label in range(len(settings.class_names)):
+    labels = patients.classes(table, pool, groups, len(settings.stratum_names))
+    for label in range(len(settings.stratum_names)):
         sizes = groups[pool][labels == label].value_counts().sort_index()
         order = np.random.default_rng([*seeds, label]).permutation(len(sizes))
         taken = sizes.iloc[order]

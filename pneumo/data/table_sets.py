@@ -8,12 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from pneumo import UserError
-from pneumo.data import columns, labels, patients, tables
+from pneumo.data import columns, findings, labels, patients, tables
 from pneumo.data.columns import CLEARLY_SPLIT, Columns
+from pneumo.data.findings import Findings
 from pneumo.data.found import COLUMNS, SPLIT_NAMES, SPLITS, Found, listed
 from pneumo.data.labels import LEFT_OUT, MAX_CHARS
 from pneumo.data.listing import Boundary, Listing, contents
 from pneumo.data.settings import NO_COLUMN, DataSettings
+from pneumo.names import many_classes
 
 
 @dataclass
@@ -96,40 +98,69 @@ def _read(file: Path, split: str | None, settings: DataSettings) -> _Table:
 def _fill(found: Found, read_tables: Sequence[_Table], settings: DataSettings, listing: Listing) -> None:
     """Put the rows of all tables into `found`."""
     places = [place for table in read_tables for place in table.places]
-    texts = [text for table in read_tables for text in _label_texts(table)]
-    reads_columns = any(table.columns.findings for table in read_tables)
-    reader = labels.Reader(_without_positive(settings) if reads_columns else settings, texts)
-    meanings = reader.read(places, texts)
+    several = _several_findings(read_tables, places, settings) if settings.multilabel else None
+    meanings, notes = (several.strata, several.notes) if several else _classes(read_tables, places, settings)
     spelled = [path for table in read_tables for path in table.rows[table.columns.path].str.strip()]
     paths = _Paths(found.root, settings, listing)
     table = pd.DataFrame({"path": paths.checked(spelled, places), "label": meanings})
     parsed = [patients.parse_name(path) for path in table["path"]]
     table["patient"] = _patients(read_tables, table["path"].tolist(), parsed, settings, places)
     kinds = [parts[1] if parts else None for parts in parsed]
-    if not reader.many:
+    if not many_classes(settings.class_names):
         kinds = [
             "normal" if label == 0 else (None if kind == "normal" else kind)
             for label, kind in zip(meanings, kinds, strict=True)
         ]
     table["subtype"] = kinds
+    if several:
+        table["findings"] = several.codes
     table["split"] = [split for one in read_tables for split in _splits(one, settings)]
     found.has_split = "test" in set(table["split"])
     table = table.astype({"subtype": object})
     keep = table["label"] != LEFT_OUT
-    found.notes += reader.left_out_note(texts, meanings)
+    found.notes += notes
     subgroups = _subgroups(read_tables)
     found.files = paths.located(table["path"].tolist(), places)
     found.passed_over = [found.files.get(path, path) for path in table["path"][~keep]]
     table = _collapse(table[keep], found)
     if not subgroups.empty:
         found.subgroups = subgroups.loc[table.index].set_index(pd.Index(table["path"], name="path"))
-    found.table = table[COLUMNS].reset_index(drop=True)
+    found.table = table[[*COLUMNS, *(["findings"] if several else [])]].reset_index(drop=True)
     known = found.table["patient"].notna()
     if not known.all():
         found.notes.append(
             f"{int((~known).sum())} images have no patient: each counts as a separate patient, so a "
             "patient in two splits is not detected. Add a `patient` column to the CSV files."
         )
+
+
+def _classes(
+    read_tables: Sequence[_Table], places: Sequence[str], settings: DataSettings
+) -> tuple[list[int], list[str]]:
+    """The class of each row, and a note about those that are left out."""
+    texts = [text for table in read_tables for text in _label_texts(table)]
+    reads_columns = any(table.columns.findings for table in read_tables)
+    reader = labels.Reader(_without_positive(settings) if reads_columns else settings, texts)
+    meanings = reader.read(places, texts)
+    return meanings, reader.left_out_note(texts, meanings)
+
+
+def _several_findings(
+    read_tables: Sequence[_Table], places: Sequence[str], settings: DataSettings
+) -> Findings:
+    """The findings of each row, from a column for each finding or from labels that list them."""
+    by_column = {bool(table.columns.findings) for table in read_tables}
+    if len(by_column) > 1:
+        files = ", ".join(str(table.file) for table in read_tables)
+        raise UserError(f"of {files}, some have a column for each finding and some a label; make them equal.")
+    if by_column == {True}:
+        parts = [
+            table.rows[table.columns.findings].set_axis(list(settings.class_names), axis=1)
+            for table in read_tables
+        ]
+        return findings.from_columns(pd.concat(parts, ignore_index=True), places, settings)
+    texts = [text for table in read_tables for text in _label_texts(table)]
+    return findings.from_labels(texts, places, settings)
 
 
 def _without_positive(settings: DataSettings) -> DataSettings:
@@ -310,7 +341,8 @@ def _collapse(table: pd.DataFrame, found: Found) -> pd.DataFrame:
     table = table.copy()
     table.loc[part.index[unknown], "patient"] = part.loc[unknown, "patient"]
     part["patient"] = patients.keys(part).where(part["patient"].notna(), "")
-    equal = part.duplicated(["file", "patient", "label", "split"])
+    values = ["findings"] if "findings" in part else []
+    equal = part.duplicated(["file", "patient", "label", "split", *values])
     drop = equal.reindex(table.index, fill_value=False)
     if drop.any():
         found.notes.append(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumo.evaluation import metrics, multiclass
+from pneumo.evaluation import metrics, multiclass, multilabel
 from pneumo.evaluation.figures import SMALL, TEXT, canvas, histogram, legend_above, undefined, wilson
 from pneumo.evaluation.plot import BLUE, DASHES, GREY, INK, ORANGE, SERIES, SKY, unit_square
 
@@ -25,8 +25,12 @@ def class_distribution(
     counts: Mapping[str, Mapping[str, int]],
     patients: Mapping[str, int] | None = None,
     note: str | None = None,
+    images: Mapping[str, int] | None = None,
 ) -> "Figure":
-    """Bars of the images by class and split; `patients` has the number of patients by split, if known."""
+    """Bars of the images by class and split; `patients` has the number of patients by split, if known.
+
+    Shares are of `images` by split, without it of all classes together.
+    """
     names = list(next(iter(counts.values()), {}))
     height = 1.6 + 0.2 * max(1, len(counts)) * len(names)
     figure, axes = canvas("Images by class and split", "images", "", note, size=(8.0, height))
@@ -35,7 +39,7 @@ def class_distribution(
     for k, (split, of_class) in enumerate(counts.items()):
         places = np.arange(len(names)) + (k - (len(counts) - 1) / 2) * thickness
         values = [of_class.get(name, 0) for name in names]
-        total = max(1, sum(values))
+        total = max(1, images[split] if images else sum(values))
         label = f"{split} ({people[split]:,} patients)" if split in people else split
         bars = axes.barh(places, values, 0.94 * thickness, label=label, color=SPLIT_COLOURS[k % 3])
         texts = [f"{value:,} ({value / total:.1%})" for value in values]
@@ -72,6 +76,28 @@ def confusion_matrix(
     return figure
 
 
+def finding_confusions(
+    matrices: ArrayLike, class_names: Sequence[str], title: str, note: str | None = None
+) -> "Figure":
+    """Counts of each finding (rows) by what is true and called, for `matrices` [K, 2, 2]."""
+    counts = np.asarray(matrices).reshape(-1, 4)[:, [3, 2, 1, 0]]
+    groups = [(0, 1), (0, 1), (2, 3), (2, 3)]
+    totals = np.stack([counts[:, list(group)].sum(1) for group in groups], 1)
+    shares = counts / np.maximum(totals, 1)
+    figure, axes = canvas(title, "shares are of the images with, or without, the finding", "", note)
+    figure.set_size_inches(9.4, 2.6 + 0.42 * len(counts))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), count in np.ndenumerate(counts):
+        text = f"{count:,} ({shares[i, j]:.1%})" if totals[i, j] else "-"
+        color = "white" if shares[i, j] > 0.5 else INK
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=SMALL)
+    heads = ("present,\ncalled", "present,\nmissed", "absent,\ncalled", "absent,\nnot called")
+    axes.set_xticks(range(4), heads)
+    axes.set_yticks(range(len(counts)), [short(name) for name in class_names])
+    axes.grid(visible=False)
+    return figure
+
+
 def roc(
     labels: ArrayLike,
     probabilities: ArrayLike,
@@ -85,8 +111,7 @@ def roc(
     """
     from sklearn.metrics import roc_curve
 
-    truth, chances = multiclass.checked(labels, probabilities)
-    of_class = multiclass.class_scores(truth, chances)
+    of_class, columns = _by_class(labels, probabilities)
     x, y = "false positive rate (1 - specificity)", "true positive rate (recall)"
     figure, axes = canvas(title, x, y, note, size=(9.4, 6.0))
     grid = np.linspace(0, 1, 1001)
@@ -96,14 +121,14 @@ def roc(
         if np.isnan(area):
             axes.plot([], [], " ", label=f"{short(name)}: not defined")
             continue
-        false, true, _ = roc_curve(truth == label, chances[:, label], drop_intermediate=False)
+        false, true, _ = roc_curve(*columns[label], drop_intermediate=False)
         axes.plot(false, true, label=f"{short(name)} {area:.4f}", linewidth=1.3, **_style(label))
         curves.append(np.interp(grid, false, true))
     if not curves:
         return undefined(figure, axes)
     axes.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.2)
-    _macro_average(axes, grid, curves, [one["auroc"] for one in of_class])
-    _legend_beside(axes, "AUROC, class against the rest")
+    _macro_average(axes, grid, curves, _areas(labels, of_class, "auroc"))
+    _legend_beside(axes, "AUROC, class against the rest" if np.ndim(labels) == 1 else "AUROC of each finding")
     return figure
 
 
@@ -117,8 +142,7 @@ def precision_recall(
     """Precision against recall of each class against the rest; the macro average precision in the legend."""
     from sklearn.metrics import precision_recall_curve
 
-    truth, chances = multiclass.checked(labels, probabilities)
-    of_class = multiclass.class_scores(truth, chances)
+    of_class, columns = _by_class(labels, probabilities)
     x, y = "recall (true positive rate)", "precision (positive predictive value)"
     figure, axes = canvas(title, x, y, note, size=(9.4, 6.0))
     grid = np.linspace(0, 1, 1001)[1:]
@@ -128,16 +152,17 @@ def precision_recall(
         if np.isnan(area):
             axes.plot([], [], " ", label=f"{short(name)}: not defined")
             continue
-        precision, recall, _ = precision_recall_curve(truth == label, chances[:, label])
-        share = of_class[label]["images"] / len(truth)
+        precision, recall, _ = precision_recall_curve(*columns[label])
+        share = of_class[label]["images"] / len(columns[label][0])
         text = f"{short(name)} {area:.4f} (chance {share:.3f})"
         axes.step(recall, precision, where="post", label=text, linewidth=1.3, **_style(label))
         # As average precision counts: up to a recall, the precision of the highest threshold that reaches it.
         curves.append(precision[::-1][np.searchsorted(recall[::-1], grid, side="left")])
     if not curves:
         return undefined(figure, axes)
-    _macro_average(axes, grid, curves, [one["auprc"] for one in of_class])
-    _legend_beside(axes, "average precision, class against the rest")
+    _macro_average(axes, grid, curves, _areas(labels, of_class, "auprc"))
+    rest = ", class against the rest" if np.ndim(labels) == 1 else " of each finding"
+    _legend_beside(axes, f"average precision{rest}")
     return figure
 
 
@@ -149,28 +174,55 @@ def calibration(
     note: str | None = None,
 ) -> "Figure":
     """Reliability of the called class's probability over its histogram; thin lines show each class."""
-    truth, chances = multiclass.checked(labels, probabilities)
-    images, mean, share = multiclass.top_bins(truth, chances)
-    scored = multiclass.scores(truth, chances)
+    _, columns = _by_class(labels, probabilities)
     figure, axes = canvas(title, "", "observed share", note, size=(9.4, 7.2), rows=2)
     below = figure.axes[1]
     axes.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.2, label="perfect")
     for label, name in enumerate(class_names):
-        of_bins, of_mean, of_share = metrics.calibration_bins(truth == label, chances[:, label])
+        if not len(columns[label][0]):
+            axes.plot([], [], " ", label=f"{short(name)}: not known of any image")
+            continue
+        of_bins, of_mean, of_share = metrics.calibration_bins(*columns[label])
         some = of_bins > 0
-        error = metrics.calibration_error(truth == label, chances[:, label])
+        error = metrics.calibration_error(*columns[label])
         text = f"{short(name)} (ECE {error:.4f})"
         axes.plot(of_mean[some], of_share[some], linewidth=0.9, alpha=0.7, label=text, **_style(label))
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.03, 1.03)
+    scored = multiclass.scores_of(labels, probabilities)
+    if np.ndim(labels) == 2:
+        _legend_beside(axes, f"mean ECE of the findings {scored['ece']:.4f}")
+        every = np.concatenate([chances for _, chances in columns])
+        bins = np.bincount(metrics.bin_of(every), minlength=metrics.ECE_BINS)
+        histogram(below, bins, "predicted probability (histogram: of all findings)")
+        return figure
+    images, mean, share = multiclass.top_bins(labels, probabilities)
     seen = images > 0
     text = f"called class (ECE {scored['ece_top']:.4f})"
     axes.plot(mean[seen], share[seen], color=INK, marker="o", markersize=7, linewidth=2, label=text)
     low, high = wilson(share[seen], images[seen])
     axes.vlines(mean[seen], low, high, color=INK, alpha=0.35, linewidth=5, label="95 % interval")
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.03, 1.03)
     _legend_beside(axes, f"mean ECE of the classes {scored['ece']:.4f}")
     histogram(below, images, "predicted probability (histogram: of the called class)")
     return figure
+
+
+def _by_class(
+    labels: ArrayLike, probabilities: ArrayLike
+) -> tuple[list[dict[str, float]], list[tuple[metrics.Ints, metrics.Floats]]]:
+    """The scores, and the labels 0 or 1 and probabilities, of each class against the rest or each finding."""
+    if np.ndim(labels) == 2:
+        pair = multilabel.checked(labels, probabilities)
+        return multilabel.finding_scores(*pair), list(multilabel.columns(*pair))
+    truth, chances = multiclass.checked(labels, probabilities)
+    columns = [((truth == k).astype(np.int64), chances[:, k]) for k in range(chances.shape[1])]
+    return multiclass.class_scores(truth, chances), columns
+
+
+def _areas(labels: ArrayLike, of_class: Sequence[dict[str, float]], area: str) -> list[float]:
+    """The areas that the macro average counts: of findings, those that are defined."""
+    areas = [one[area] for one in of_class]
+    return areas if np.ndim(labels) == 1 else [value for value in areas if not np.isnan(value)]
 
 
 def _macro_average(

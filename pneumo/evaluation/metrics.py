@@ -46,11 +46,12 @@ def all_scores(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0
     from sklearn.metrics import log_loss, matthews_corrcoef
 
     truth, chances = checked(labels, probabilities)
-    known = scores(truth, chances, threshold)
+    known, called = scores(truth, chances, threshold), chances >= threshold
+    all_equal = np.unique(called).tolist() == np.unique(truth).tolist() == [truth[0]]
     return {
         **known,
         "balanced_accuracy": (known["recall"] + known["specificity"]) / 2,
-        "mcc": float(matthews_corrcoef(truth, chances >= threshold)),
+        "mcc": 0.0 if all_equal else float(matthews_corrcoef(truth, called)),  # scikit-learn warns, then 0
         "log_loss": float(log_loss(truth, chances, labels=[0, 1])),
     }
 

@@ -74,14 +74,14 @@ def class_metrics(
 
 
 def confusion(labels: ArrayLike, predictions: ArrayLike) -> Ints:
-    """Known images by true (rows) and called (columns) absence and presence of each finding, [K, 2, 2]."""
+    """Known images by true (rows) and called (columns) absence and presence: [K, 2, 2]."""
     truth, called = np.asarray(labels), np.asarray(predictions)
     cells = np.where(truth == UNKNOWN, -1, 2 * truth + called)
     return np.stack([(cells == cell).sum(0) for cell in range(4)], 1).reshape(-1, 2, 2).astype(np.int64)
 
 
 def from_counts(counts: ArrayLike) -> dict[str, float]:
-    """Accuracy, F1, precision and recall from tn, fp, fn, tp of each finding [K, 4], as training logs them."""
+    """Accuracy, F1, precision and recall from tn, fp, fn, tp of each finding [K, 4], as training logs."""
     rows = [[int(count) for count in row] for row in np.asarray(counts)]
     of_finding = []
     for row in rows:
@@ -108,7 +108,8 @@ def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
     if wrong.any():
         raise UserError(
             f"the probabilities of {int(wrong.sum())} of {len(chances)} images are not in [0, 1], the first "
-            f"is image {int(np.argmax(wrong))}. If they are nan, the training diverged: lower the learning rate."
+            f"is image {int(np.argmax(wrong))}. If they are nan, the training diverged: lower the learning "
+            "rate."
         )
     return truth.astype(np.int64), chances
 

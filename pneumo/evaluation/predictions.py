@@ -1,7 +1,9 @@
 """Labels and probabilities of one split, and the predictions CSV that holds them.
 
 Two classes have the columns path, patient, label, probability (of class 1) and prediction. More classes have
-path, patient, label, prediction, and a column `p_<class>` for each class in the order of the labels.
+path, patient, label, prediction, and a column `p_<class>` for each class in the order of the labels. Several
+findings have these columns, too: label and prediction list the findings (`Edema|Mass`), and a column
+`label_<finding>` for each follows, 1, 0 or empty where it is not known.
 """
 
 import csv
@@ -13,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from pneumo import UserError
-from pneumo.evaluation import metrics, multiclass
+from pneumo.evaluation import metrics, multiclass, multilabel
 from pneumo.names import CLASS_NAMES, PREDICTION_COLUMNS, many_classes
 from pneumo.patient_ids import one_spelling
 
@@ -21,6 +23,8 @@ T = TypeVar("T", int, float)
 COLUMNS = PREDICTION_COLUMNS[:4]  # those that are needed
 MANY_COLUMNS = ("path", "patient", "label", "prediction")  # those before the probabilities
 PREFIX = "p_"  # of the column of a class
+LABEL_PREFIX = "label_"  # of the column of a finding's label
+BETWEEN_FINDINGS = "|"
 THRESHOLD = 0.5  # an image is called positive from this probability on
 
 
@@ -30,8 +34,8 @@ class SplitResult:
 
     paths: list[str]
     patients: list[str | None]  # None if the patient is not known
-    labels: np.ndarray  # int [N], 0 to K-1
-    probabilities: np.ndarray  # float [N], of class 1; of more than two classes [N, K]
+    labels: np.ndarray  # int [N], 0 to K-1; of several findings [N, K] of 1, 0 and -1 (not known)
+    probabilities: np.ndarray  # float [N], of class 1; of more than two classes or several findings [N, K]
     class_names: tuple[str, ...] = CLASS_NAMES
     subgroups: dict[str, list[str]] = field(default_factory=dict)  # the table's columns, as given
 
@@ -50,18 +54,25 @@ class SplitResult:
         return many_classes(self.class_names)
 
     @property
+    def multilabel(self) -> bool:
+        """Several findings an image?"""
+        return np.ndim(self.labels) == 2
+
+    @property
     def predictions(self) -> np.ndarray:
-        """Predicted class, int64 [N]; compared in float64, like the scores."""
-        if self.many:
+        """Predicted class, int64 [N], or findings 0 and 1 [N, K]; compared in float64, like the scores."""
+        if self.many and not self.multilabel:
             return np.asarray(self.probabilities, dtype=np.float64).argmax(1).astype(np.int64)
         return (np.asarray(self.probabilities, dtype=np.float64) >= THRESHOLD).astype(np.int64)
 
     def scores(self) -> dict[str, float]:
-        """`metrics.scores`, or of more than two classes `multiclass.scores`."""
+        """`metrics.scores`; of more than two classes `multiclass.scores`, of findings `multilabel.scores`."""
         return multiclass.scores_of(self.labels, self.probabilities)
 
     def confusion(self) -> metrics.Ints:
-        """Images by true class (rows) and predicted class (columns) [K, K]."""
+        """Images by true class (rows) and predicted class (columns) [K, K]; of each finding [K, 2, 2]."""
+        if self.multilabel:
+            return multilabel.confusion(self.labels, self.predictions)
         if self.many:
             return multiclass.confusion(self.labels, self.predictions, len(self.class_names))
         return metrics.confusion(self.labels, self.predictions)
@@ -90,7 +101,7 @@ def _many_names(text: str) -> tuple[str, ...]:
         return ()
     after = takewhile(lambda name: name.startswith(PREFIX), header[len(MANY_COLUMNS) :])
     names = [name.removeprefix(PREFIX) for name in after]
-    whole = tuple(header[: len(MANY_COLUMNS)]) == MANY_COLUMNS and many_classes(names)
+    whole = tuple(header[: len(MANY_COLUMNS)]) == MANY_COLUMNS and len(names) >= len(CLASS_NAMES)
     return tuple(names) if whole else ()
 
 
@@ -102,16 +113,22 @@ def read_any_predictions(text: str) -> SplitResult:
     class_names = _many_names(text)
     wanted = [*MANY_COLUMNS[:3], *(PREFIX + name for name in class_names)] if class_names else [*COLUMNS]
     reader = csv.DictReader(io.StringIO(text))
+    of_findings: list[str] = []
     paths: list[str] = []
     patients: list[str | None] = []
-    labels: list[int] = []
+    labels: list[int | list[int]] = []
     probabilities: list[float | list[float]] = []
     subgroups: dict[str, list[str]] = {}
     try:
         missing = [name for name in wanted if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"the first line has no {' and no '.join(missing)}")
-        known = {*wanted, *PREDICTION_COLUMNS}
+        if class_names and LABEL_PREFIX + class_names[0] in (reader.fieldnames or ()):
+            of_findings = [LABEL_PREFIX + name for name in class_names]
+        missing = [name for name in of_findings if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"the first line has no {' and no '.join(missing)}")
+        known = {*wanted, *of_findings, *PREDICTION_COLUMNS}
         subgroups = {name: [] for name in reader.fieldnames or () if name not in known}
         for row in reader:
             # A process that was killed, or a full disk, leaves half a line.
@@ -121,7 +138,10 @@ def read_any_predictions(text: str) -> SplitResult:
                 )
             paths.append(row["path"])
             patients.append(row["patient"] or None)
-            labels.append(_number(int, "label", row["label"]))
+            if of_findings:
+                labels.append([_finding(name, row[name]) for name in of_findings])
+            else:
+                labels.append(_number(int, "label", row["label"]))
             if class_names:
                 probabilities.append([_number(float, name, row[name]) for name in wanted[3:]])
             else:
@@ -150,6 +170,12 @@ def _number(kind: type[T], column: str, text: str) -> T:
         raise ValueError(f"{column} is {text[:40]!r}, not a number") from None
 
 
+def _finding(column: str, text: str) -> int:
+    if text not in ("1", "0", ""):
+        raise ValueError(f"{column} is {text[:40]!r}, not 1, 0 or empty")
+    return int(text or multilabel.UNKNOWN)
+
+
 def predictions_csv(split: SplitResult) -> bytes:
     """The CSV, UTF-8, subgroups last; probabilities read back to the same bits."""
     page = io.StringIO()
@@ -157,11 +183,16 @@ def predictions_csv(split: SplitResult) -> bytes:
     rows = zip(split.paths, split.patients, split.labels, split.predictions, split.probabilities, strict=True)
     others = list(zip(*split.subgroups.values(), strict=True)) or [()] * len(split.paths)
     if split.many:
-        classes = (PREFIX + name for name in split.class_names)
-        writer.writerow((*MANY_COLUMNS, *classes, *split.subgroups))
+        classes = [PREFIX + name for name in split.class_names]
+        labels = [LABEL_PREFIX + name for name in split.class_names] if split.multilabel else []
+        writer.writerow((*MANY_COLUMNS, *classes, *labels, *split.subgroups))
         for (path, patient, label, prediction, chances), further in zip(rows, others, strict=True):
-            cells = (repr(float(chance)) for chance in chances)
-            writer.writerow((path, patient or "", int(label), int(prediction), *cells, *further))
+            cells = [repr(float(chance)) for chance in chances]
+            shown: tuple[object, object] = (label, prediction)
+            if split.multilabel:
+                shown = (_listed(split.class_names, label), _listed(split.class_names, prediction))
+                cells += ["" if one == multilabel.UNKNOWN else str(one) for one in label]
+            writer.writerow((path, patient or "", *shown, *cells, *further))
         return page.getvalue().encode(errors="surrogateescape")
     writer.writerow((*PREDICTION_COLUMNS, *split.subgroups))
     for (path, patient, label, prediction, probability), further in zip(rows, others, strict=True):
@@ -169,3 +200,8 @@ def predictions_csv(split: SplitResult) -> bytes:
         written = (path, patient or "", int(label), repr(float(probability)), int(prediction))
         writer.writerow((*written, *further))
     return page.getvalue().encode(errors="surrogateescape")  # file names may not be UTF-8
+
+
+def _listed(names: tuple[str, ...], present: np.ndarray) -> str:
+    """The findings that an image has."""
+    return BETWEEN_FINDINGS.join(name for name, one in zip(names, present, strict=True) if one == 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pneumo import one_of
-from pneumo.evaluation import class_figures, figures, multiclass, plot
+from pneumo.evaluation import class_figures, figures, multiclass, multilabel, plot
 from pneumo.evaluation.predictions import THRESHOLD, SplitResult, predictions_csv
 from pneumo.files import write_atomically
 from pneumo.names import FIGURES, PREDICTIONS, PROTOCOLS, REPORTS, TEST_SELECTED, many_classes
@@ -32,11 +32,13 @@ def write(
     note: str | None = None,
     val_monitor: str = "val/auroc",
     patients: dict[str, int] | None = None,
+    images: dict[str, int] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Write figures/, reports/ and predictions/ under `directory` and return the scores of each split.
 
     `history` has a dict for each epoch (`epoch`, `train/loss`, ...), `splits` val, test or both,
-    `class_counts` the images by split and class, `patients` the patients by split. `val_monitor` is the score
+    `class_counts` the images by split and class, `patients` the patients and `images` the images by split (of several
+    findings, the classes overlap). `val_monitor` is the score
     by which validation would have chosen the epoch; only protocol=test_selected reads it. Each file is
     replaced whole. If a split cannot be scored, nothing is written and a UserError gives the reason.
     """
@@ -46,7 +48,9 @@ def write(
     scored = {name: split.scores() for name, split in splits.items()}
     optimistic = protocol == TEST_SELECTED
     honest = _chosen_by_validation(history, val_monitor) if optimistic else None
-    drawn = _figures(history, splits, class_counts, patients, class_names, selected_epoch, optimistic, note)
+    distribution = _class_distribution(class_counts, patients, images, class_names, note)
+    drawn = _figures(history, splits, class_names, selected_epoch, optimistic, note)
+    drawn["class_distribution"] = distribution
     for name, figure in drawn.items():
         write_atomically(directory / FIGURES / f"{name}.png", plot.png(figure))
     for name in splits:
@@ -62,11 +66,21 @@ def write(
     return scored
 
 
+def _class_distribution(
+    class_counts: dict[str, dict[str, int]],
+    patients: dict[str, int] | None,
+    images: dict[str, int] | None,
+    class_names: tuple[str, ...],
+    note: str | None,
+) -> "Figure":
+    if many_classes(class_names):
+        return class_figures.class_distribution(class_counts, patients, note, images)
+    return figures.class_distribution(class_counts, patients, note)
+
+
 def _figures(
     history: list[dict[str, Any]],
     splits: dict[str, SplitResult],
-    class_counts: dict[str, dict[str, int]],
-    patients: dict[str, int] | None,
     class_names: tuple[str, ...],
     selected_epoch: int,
     optimistic: bool,
@@ -78,8 +92,7 @@ def _figures(
         parts.append(OPTIMISTIC)
     warned = " ".join(parts) or None
     many = many_classes(class_names)
-    distribution = (class_figures if many else figures).class_distribution
-    drawn = {"class_distribution": distribution(class_counts, patients, note)}
+    drawn = {}
     units = figures.MACRO_UNITS if many else figures.UNITS
     for metric, title in {"loss": "Loss", "accuracy": "Accuracy", "f1": "F1"}.items():
         drawn[f"curves_{metric}"] = figures.curve(
@@ -89,7 +102,9 @@ def _figures(
         word, below = ("validation", note) if name == "val" else ("test", warned)
         matrix = split.confusion()
         title = f"Confusion matrix, {word} set, epoch {selected_epoch}"
-        if many:
+        if split.multilabel:
+            drawn[f"confusion_{name}"] = class_figures.finding_confusions(matrix, class_names, title, below)
+        elif many:
             drawn[f"confusion_{name}"] = class_figures.confusion_matrix(matrix, class_names, title, below)
         else:
             drawn[f"confusion_{name}"] = figures.confusion_matrix(matrix, class_names, title, below)
@@ -119,10 +134,12 @@ def _report(
 ) -> dict[str, Any]:
     from sklearn.metrics import classification_report
 
-    names = {"labels": [*range(len(class_names))], "target_names": list(class_names)}
-    report = classification_report(
-        split.labels, split.predictions, **names, zero_division=0, output_dict=True
-    )
+    report = {}
+    if not split.multilabel:
+        names = {"labels": [*range(len(class_names))], "target_names": list(class_names)}
+        report = classification_report(
+            split.labels, split.predictions, **names, zero_division=0, output_dict=True
+        )
     made = {
         "split": name,
         "images": len(split.paths),
@@ -133,7 +150,12 @@ def _report(
         "confusion_matrix": split.confusion().tolist(),
         "classification_report": report,
     }
-    if split.many:
+    if split.multilabel:
+        del made["classification_report"]
+        of_finding = multilabel.finding_scores(split.labels, split.probabilities)
+        made["class_scores"] = dict(zip(class_names, of_finding, strict=True))
+        made["undefined"] = undefined(split)
+    elif split.many:
         del made["threshold"]
         of_class = multiclass.class_scores(split.labels, split.probabilities)
         made["class_scores"] = dict(zip(class_names, of_class, strict=True))
@@ -143,6 +165,15 @@ def _report(
 
 def undefined(split: SplitResult) -> str | None:
     """Which scores of more than two classes are not defined, and why; None if all are."""
+    if split.multilabel:
+        of_finding = multilabel.finding_scores(split.labels, split.probabilities)
+        odd = [n for n, one in zip(split.class_names, of_finding, strict=True) if math.isnan(one["auroc"])]
+        if not odd:
+            return None
+        return (
+            f"all known images have, or none has, {', '.join(odd)}: the AUROC is not defined, and the means "
+            "over findings are those of the others"
+        )
     absent = [name for label, name in enumerate(split.class_names) if not (split.labels == label).any()]
     if not split.many or not absent:
         return None
@@ -166,6 +197,8 @@ def _page(report: dict[str, Any], split: SplitResult, class_names: tuple[str, ..
     if split.many:
         del header["positive class"]
         header["called class"] = "the one with the largest probability"
+        if split.multilabel:
+            header["called class"] = f"each finding from probability {THRESHOLD} on"
         if report["undefined"]:
             header["not defined"] = report["undefined"]
     if report["note"]:
@@ -173,14 +206,16 @@ def _page(report: dict[str, Any], split: SplitResult, class_names: tuple[str, ..
     if report["optimistic"]:
         header["by validation"] = _honest_words(report["at_epoch_chosen_by_validation"])
     lines = [f"{key + ':':<16}{value}" for key, value in header.items()]
-    table = classification_report(
-        split.labels,
-        split.predictions,
-        labels=[*range(len(class_names))],
-        target_names=list(class_names),
-        digits=4,
-        zero_division=0,
-    )
+    table = ""
+    if not split.multilabel:
+        table = classification_report(
+            split.labels,
+            split.predictions,
+            labels=[*range(len(class_names))],
+            target_names=list(class_names),
+            digits=4,
+            zero_division=0,
+        )
     width = 20 if split.many else 12
     scores = [f"{key:<{width}}{value:.4f}" for key, value in report["scores"].items()]
     if split.many:

@@ -79,8 +79,8 @@ def score(
     losses, probabilities = table[order, 0], table[order, 1:]
     if objective.columns == 1:
         probabilities = probabilities[:, 0]
-    labels = split.labels.cpu().numpy()[numbers[order]]
-    return Evaluation(numbers[order], labels, probabilities, float(losses.mean()))
+    truth = split.labels.cpu().numpy()[numbers[order]]
+    return Evaluation(numbers[order], truth, probabilities, float(losses.mean()))
 
 
 def _evaluated_rows(count: int, settings: TrainerSettings) -> Tensor:

@@ -391,11 +391,12 @@ def test_class_names_are_public() -> None:
 
 def test_the_test_set_and_the_split_have_digests_of_their_own() -> None:
     settings = [DataSettings(name="phantom", split_seed=seed, val_protocol="patient") for seed in (0, 1)]
-    tables = [build(each).table for each in settings]
-    hashes = {path: path for path in tables[0]["path"]}
-    first, second = (digests(table, hashes) for table in tables)
+    built = [build(each) for each in settings]
+    table = built[0].table
+    hashes = {path: path for path in table["path"]}
+    first, second = (digests(each, hashes) for each in built)
     assert first["test_set"] == second["test_set"] and first["pool"] == second["pool"]
     assert first["split"] != second["split"]
-    changed = hashes | {tables[0]["path"][tables[0]["split"] == "test"].iloc[0]: "other content"}
-    other = digests(tables[0], changed)
+    changed = hashes | {table["path"][table["split"] == "test"].iloc[0]: "other content"}
+    other = digests(built[0], changed)
     assert other["test_set"] != first["test_set"] and other["split"] == first["split"]
