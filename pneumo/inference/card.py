@@ -96,9 +96,9 @@ def _purpose(bundle: Bundle) -> str:
 def _other_images(bundle: Bundle) -> str:
     shares, share = ("classes\n  give", "the class") if bundle.many else ("ill\n  patients give", "ill")
     return (
-        "- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares of "
-        f"{shares} other figures, mostly worse ones. The positive predictive value falls with the share of "
-        f"{share}."
+        "- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares "
+        f"of {shares} other figures, mostly worse ones. The positive predictive value falls with the share "
+        f"of {share}."
     )
 
 
