@@ -77,7 +77,7 @@ def from_columns(rows: pd.DataFrame, places: Sequence[str], settings: DataSettin
             row = int(signs.isna().to_numpy().argmax())
             value = rows[name].iloc[row][:MAX_CHARS]
             raise UserError(
-                f"{places[row]}: {name} is {value!r}. A finding is 1, 0, -1 (uncertain) or empty (not known). "
+                f"{places[row]}: {name} is {value!r}. A finding is 1, 0, -1 (uncertain) or empty (unknown). "
                 "data.labels={VALUE: 1}, {VALUE: 0} or {VALUE: null} (not known) says what another one means."
             )
         columns.append(signs.tolist())
@@ -126,8 +126,8 @@ def undefined_notes(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
         short = [name for name, signs in _by_split(table, names) if not {"0", "1"} <= set(signs[split])]
         if short:
             notes.append(
-                f"{split} has no image with, or none without, {listed(short, 20)}: their AUROC is not defined "
-                "there, and the mean over findings is that of the others"
+                f"{split} has no image with, or none without, {listed(short, 20)}: their AUROC is not "
+                "defined there, and the mean over findings is that of the others"
             )
     return notes
 

@@ -98,8 +98,8 @@ def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
     truth, chances = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if truth.ndim != 2 or truth.shape != chances.shape or not truth.size:
         raise UserError(
-            f"labels have shape {list(truth.shape)} and probabilities {list(chances.shape)}; give one of each "
-            "for each image and finding [N, K]."
+            f"labels have shape {list(truth.shape)} and probabilities {list(chances.shape)}; give one of "
+            "each for each image and finding [N, K]."
         )
     odd = ~np.isin(truth, (0, 1, UNKNOWN))
     if odd.any():

@@ -37,10 +37,10 @@ def write(
     """Write figures/, reports/ and predictions/ under `directory` and return the scores of each split.
 
     `history` has a dict for each epoch (`epoch`, `train/loss`, ...), `splits` val, test or both,
-    `class_counts` the images by split and class, `patients` the patients and `images` the images by split (of several
-    findings, the classes overlap). `val_monitor` is the score
-    by which validation would have chosen the epoch; only protocol=test_selected reads it. Each file is
-    replaced whole. If a split cannot be scored, nothing is written and a UserError gives the reason.
+    `class_counts` the images by split and class, `patients` and `images` those of each split (an image may
+    have several findings). `val_monitor` is the score by which validation would have chosen the epoch; only
+    protocol=test_selected reads it. Each file is replaced whole. If a split cannot be scored, nothing is
+    written and a UserError gives the reason.
     """
     one_of("protocol", protocol, PROTOCOLS)
     for name in splits:

@@ -112,7 +112,7 @@ def test_all_that_labels_say_is_in_the_digest_and_how_it_is_written_is_not(sever
         ({"header": "Edema,Mass,Nodule", "values": ["1,0,", "0,1,"]}, "no image has a known label of Nodule"),
         ({"header": "Edema,Mass,Nodule", "values": ["1,0,0", "0,1,0"]}, "Nodule is present in none"),
         ({"header": "Edema,Mass,x", "values": ["1,0,0"]}, "has no column Nodule"),
-        ({"name": "phantom", "root": None, "table": None}, "needs a table, and data=phantom has none"),
+        ({"name": "kermany3", "table": None}, "needs a table, and data=kermany3 has none"),
     ],
 )
 def test_what_cannot_be_read_is_refused(several: Make, keys: dict[str, object], words: str) -> None:

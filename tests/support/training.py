@@ -88,6 +88,7 @@ def recipe(
     augment: dict[str, Any] | None = None,
     seed: int = 0,
     num_classes: int = 2,
+    multilabel: bool = False,
     **trainer: Any,
 ) -> Recipe:
     defaults = {"epochs": 2, "batch_size": 4, "precision": "float32", "checkpoint_every_s": 1e6}
@@ -99,6 +100,7 @@ def recipe(
         augment=plain_settings.augment(**(augment or {})),
         seed=seed,
         num_classes=num_classes,
+        multilabel=multilabel,
     )
 
 

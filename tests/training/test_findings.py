@@ -94,7 +94,7 @@ def test_class_weights_have_the_mean_one_over_the_draws(tmp_path: Path, sampler:
 
 @pytest.mark.parametrize("extra", [{}, {"class_weights": True, "label_smoothing": 0.1}, {"ema_decay": 0.9}])
 def test_it_learns_and_its_figures_are_those_of_the_scores(tmp_path: Path, extra: dict) -> None:
-    made = trainer(tmp_path, lr=1e-2, **{"epochs": 25, "ema_decay": None, **extra})
+    made = trainer(tmp_path, **{"epochs": 25, "ema_decay": None, **extra})
     progress = made.fit()
     last = progress.history[-1]
     evaluation = made.evaluate("val")
