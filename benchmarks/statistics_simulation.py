@@ -551,11 +551,11 @@ def _calibrated(worlds: int) -> None:
 
 
 def _folds(worlds: int) -> None:
+    some = [(SMALL, 2, 1), (SMALL, 3, 1), (SMALL, 2, 3), (LARGE, 2, 1), (LARGE, 3, 1), (LARGE, 2, 3)]
     cases = [
         (recipes, repeats, patients, share, 0.0)
-        for patients in (SMALL, LARGE, (600, 900))
+        for patients, recipes, repeats in (*some, ((600, 900), 2, 1))
         for share in (0.0, 0.5, 1.0)
-        for recipes, repeats in ((2, 1), (3, 1), (2, 3))
     ]
     cases += [(10, 1, LARGE, 0.5, 0.0), (2, 1, LARGE, 0.5, 0.02), (3, 1, LARGE, 0.5, 0.02)]
     for recipes, repeats, patients, share, effect in cases:

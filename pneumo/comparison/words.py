@@ -91,11 +91,15 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
                 f"The smaller class has {plural(least, 'patient')}. {_few_words(least)}",
             )
         )
-    if over_folds(comparison):
+    cross = comparison["cross_validation"]
+    if cross is not None and over_folds(comparison):
+        read = sum(bool(row["on_test"]) for row in cross["rows"])
         listed.append(
             (
-                "The test set has not been read.",
-                "Everything here is about out-of-fold predictions. `pneumo evaluate sweep_id=ID split=test` "
+                f"The test set was read for {plural(read, 'configuration')}."
+                if read
+                else "The test set has not been read.",
+                "The ranking is about out-of-fold predictions. `pneumo evaluate sweep_id=ID split=test` "
                 "scores a sweep's runs on test; the commands for single runs are below. Choose first.",
             )
         )

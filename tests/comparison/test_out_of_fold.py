@@ -188,6 +188,23 @@ def test_out_of_fold_predictions_choose_by_auroc_and_of_equal_ones_by_log_loss()
     assert found["configurations"][0]["name"] == "resnet18"
 
 
+def test_an_ensemble_scored_alone_stands_beside_the_ranking() -> None:
+    found = finished(pooled(cross_validation(scored=True), cross_validation("resnet50", 0.6)))
+    assert found["scored_on"] == "val" and found["cross_validation"] is not None
+    rows = {by_name(found, row["id"]): row for row in found["cross_validation"]["rows"]}
+    assert not rows["resnet50"]["on_test"]
+    (test,) = rows["resnet18"]["on_test"]
+    (joined,) = pooled(cross_validation(scored=True))
+    expected = metrics.scores(joined.test.labels, joined.test.probabilities)
+    assert test["score"]["value"] == expected["auroc"] and test["score"]["low"] < expected["auroc"]
+    cut = metrics.operating_points(joined.val.labels, joined.val.probabilities)["youden"]
+    at = metrics.scores(joined.test.labels, joined.test.probabilities, cut)
+    assert test["at_thresholds"]["youden"] == {key: at[key] for key in ("recall", "specificity")}
+    content = sections.page(found, {})
+    assert "The test set was read for 1 configuration." in content.warnings
+    assert any("resnet18, seed 0: test AUROC" in text for text in content.sections[0].text)
+
+
 def permuted(runs: list[Candidate]) -> list[Candidate]:
     """`runs` with the labels of the test images exchanged, the same way for all."""
     order = np.random.default_rng(5).permutation(len(runs[0].test.labels))
