@@ -6,68 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.comparison_runs import candidate, finished, split
+from support.comparison_runs import FOLDS, candidate, cross_validation, finished, split
 
 from pneumo.comparison import candidates, out_of_fold, page, sections
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.content import Comparison
 from pneumo.evaluation import metrics
-from pneumo.evaluation.predictions import SplitResult
-
-FOLDS = 5
-
-
-def part_of(whole: SplitResult, fold: int) -> SplitResult:
-    """The images of every fifth five patients, from `fold` on."""
-    people = {patient: number for number, patient in enumerate(dict.fromkeys(whole.patients))}
-    rows = [i for i, patient in enumerate(whole.patients) if people[patient] // 5 % FOLDS == fold]
-    return SplitResult(
-        paths=[whole.paths[i] for i in rows],
-        patients=[whole.patients[i] for i in rows],
-        labels=whole.labels[rows],
-        probabilities=whole.probabilities[rows],
-    )
-
-
-def sharper(found: SplitResult, times: float, shift: float = 0.0) -> SplitResult:
-    """`found` with its logits times a factor, as an uncalibrated network has them, and shifted."""
-    logits = metrics.logit(found.probabilities) * times + shift
-    return replace(found, probabilities=1 / (1 + np.exp(-logits)))
-
-
-def cross_validation(
-    model: str = "resnet18",
-    quality: float = 2.0,
-    seed: int = 0,
-    scored: bool = False,
-    folds: Sequence[int] = range(FOLDS),
-    shift: float = 0.0,
-) -> list[Candidate]:
-    """The runs of a cross-validation: each network is sharper than it should be, by another factor."""
-    found = []
-    for fold in folds:
-        whole = sharper(split("val", seed, quality), 1 + fold, shift)
-        val = part_of(whole, fold)
-        test = sharper(split("test", 10 * seed + fold, quality), 1 + fold) if scored else val
-        config = {"model.name": model, "data.val_protocol": "fold", "data.fold": fold}
-        found.append(
-            candidate(
-                model,
-                seed,
-                run_id=f"{model}-{seed}-{fold}",
-                name=f"fold={fold} {model}",
-                config=config,
-                saved={"data": {"fold": fold}},
-                fingerprint=f"{model}{seed}{fold}",
-                pool="p",
-                test_set="t",
-                digest=f"d{fold}",
-                scored=scored,
-                val=val,
-                test=test,
-            )
-        )
-    return found
 
 
 def command(saved: dict[str, Any], folds: Sequence[int]) -> str:
