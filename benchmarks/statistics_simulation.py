@@ -557,6 +557,7 @@ def _folds(worlds: int) -> None:
         for patients, recipes, repeats in (*some, ((600, 900), 2, 1))
         for share in (0.0, 0.5, 1.0)
     ]
+    cases += [(2, 1, (1000, 2700), share, 0.0) for share in (0.5, 1.0)]  # the public set outside test
     cases += [(10, 1, LARGE, 0.5, 0.0), (2, 1, LARGE, 0.5, 0.02), (3, 1, LARGE, 0.5, 0.02)]
     for recipes, repeats, patients, share, effect in cases:
         facts = folds(worlds, recipes, repeats, patients, 0.965, share, effect)
