@@ -20,16 +20,17 @@ FEWEST_TIMED, MOST_S = 3, 1.0  # on a busy machine an image takes half a second;
 def add(rows: Sequence[ConfigurationRow], runs: Sequence[Candidate], latency: bool) -> None:
     """Put the cost into each of `rows`: of its architecture, measured here, and of its runs' training."""
     by_id = {run.run_id: run for run in runs}
-    measured: dict[tuple[str, int, int], Cost] = {}
+    measured: dict[tuple[str, int, int, int], Cost] = {}
     for row in rows:
         mine = [by_id[run["run_id"]] for run in row["runs"]]
         config = mine[0].config
         name, channels = str(config.get("model.name")), int(config.get("model.in_channels", 3))
         size = int(config.get("data.image_size", 224))
-        architecture = (name, channels, size)
+        classes = len(mine[0].test.class_names)
+        architecture = (name, channels, size, classes)
         if architecture not in measured:
             try:
-                model = build_model(name, in_channels=channels)
+                model = build_model(name, num_classes=classes, in_channels=channels)
                 measured[architecture] = measure(model, channels, size, latency)
             except UserError:  # a model that this version does not know
                 measured[architecture] = {}

@@ -100,12 +100,18 @@ def resampled_scores(
     return found
 
 
-def resampled_class_scores(
+def resampled_both(
     labels: ArrayLike, probabilities: ArrayLike, weights: Weights
-) -> dict[str, Floats]:
-    """OF_COUNTS, AUROC and AUPRC of each class against the rest on every draw: name -> [K, draws]."""
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """`resampled_scores` of more than two classes, and the scores of each class against the rest.
+
+    The latter are OF_COUNTS, AUROC and AUPRC: name -> [K, draws].
+    """
     truth, chances = checked(labels, probabilities)
-    return _of_each(_matrices(truth, chances, weights)) | _areas(truth, chances, weights)
+    matrices, areas = _matrices(truth, chances, weights), _areas(truth, chances, weights)
+    macro = _of_matrices(matrices) | _losses(truth, chances, weights)
+    macro |= {name: draws.mean(axis=0) for name, draws in areas.items()}
+    return macro, _of_each(matrices) | areas
 
 
 def _areas(truth: Ints, chances: Floats, weights: Weights) -> dict[str, Floats]:

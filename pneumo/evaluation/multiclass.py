@@ -26,6 +26,20 @@ def scores_of(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
     return metrics.scores(labels, chances) if chances.ndim == 1 else scores(labels, chances)
 
 
+def called_of(probabilities: ArrayLike) -> Ints:
+    """The called class of each image: of two classes from probability 0.5 on, of more the most probable."""
+    chances = np.asarray(probabilities, dtype=np.float64)
+    return (chances >= 0.5).astype(np.int64) if chances.ndim == 1 else chances.argmax(1).astype(np.int64)
+
+
+def confusion_of(labels: ArrayLike, probabilities: ArrayLike) -> Ints:
+    """Images by true class (rows) and called class (columns), of two classes or more."""
+    called = called_of(probabilities)
+    if np.ndim(probabilities) == 1:
+        return metrics.confusion(labels, called)
+    return confusion(labels, called, np.shape(probabilities)[1])
+
+
 def scores(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
     """Score `probabilities` [N, K] against `labels` 0 to K-1 [N].
 
@@ -146,6 +160,18 @@ def top_calibration_error(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return float(np.nansum(images * np.abs(mean - share)) / images.sum())
 
 
+def temperature_of(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """`metrics.temperature` of two classes, `temperature` of more."""
+    one = np.ndim(probabilities) == 1
+    return metrics.temperature(labels, probabilities) if one else temperature(labels, probabilities)
+
+
+def tempered_of(probabilities: ArrayLike, temperature: float) -> Floats:
+    """`metrics.tempered` of two classes, `tempered` of more."""
+    one = np.ndim(probabilities) == 1
+    return metrics.tempered(probabilities, temperature) if one else tempered(probabilities, temperature)
+
+
 def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """The temperature that minimises the log-loss of these (validation) images (Guo et al., ICML 2017).
 
@@ -167,6 +193,12 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
 def tempered(probabilities: ArrayLike, temperature: float) -> Floats:
     """`probabilities` [N, K] with their logits divided by `temperature`."""
     return _softmax(_logs(np.asarray(probabilities, dtype=np.float64)) / temperature)
+
+
+def checked_of(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
+    """`metrics.checked` of two classes, `checked` of more."""
+    one = np.ndim(probabilities) == 1
+    return metrics.checked(labels, probabilities) if one else checked(labels, probabilities)
 
 
 def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:

@@ -32,7 +32,8 @@ def test_a_draw_equals_scikit_learn_on_the_repeated_images() -> None:
     labels, chances, patients = sample()
     weights = class_statistics.resample(labels, patients, 4, 40, 1)
     found = class_statistics.resampled_scores(labels, chances, weights)
-    each = class_statistics.resampled_class_scores(labels, chances, weights)
+    both, each = class_statistics.resampled_both(labels, chances, weights)
+    assert both.keys() == found.keys() and all((both[name] == found[name]).all() for name in found)
     for draw in range(0, weights.shape[1], 7):
         rows = np.repeat(np.arange(len(labels)), weights[:, draw])
         expected = multiclass.scores(labels[rows], chances[rows])
