@@ -10,7 +10,7 @@ from pneumo.comparison.content import ConfigurationRow, Confusion, SplitSize
 from pneumo.evaluation.plot import INK, MARKERS, SERIES
 
 FEW_CLASSES = 5  # up to so many, two matrices are drawn side by side
-MOST_MATRICES = 4
+MOST_MATRICES = 4  # of more classes, one: a matrix of 15 takes a second to draw
 
 
 def by_class(rows: Sequence[ConfigurationRow]) -> Figure | None:
@@ -49,10 +49,12 @@ def confusions(
         (row_name(row, 30), run["seed"], matrix)
         for row, found in zip(rows, matrices, strict=True)
         for run, matrix in zip(row["runs"], found, strict=True)
-    ][:MOST_MATRICES]
+    ]
+    few = len(class_names) <= FEW_CLASSES
+    cells = cells[: MOST_MATRICES if few else 1]
     if not cells:
         return None
-    columns = min(2, len(cells)) if len(class_names) <= FEW_CLASSES else 1
+    columns = min(2, len(cells)) if few else 1
     lines = -(-len(cells) // columns)
     side = 0.42 * len(class_names) + 1.1
     figure, panels = canvas((side + 0.4) * lines, columns=columns, rows=lines)
@@ -69,7 +71,7 @@ def confusions(
         axes.set_aspect("equal")
         for (i, j), count in np.ndenumerate(counts):
             colour = "white" if shares[i, j] > 0.5 else "black"
-            text = f"{count}\n{shares[i, j]:.0%}"
+            text = f"{count}\n{shares[i, j]:.0%}" if count else "0"
             axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize=TEXT - 3)
         axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=TEXT - 2)
         axes.set_yticks(ticks, names, fontsize=TEXT - 2)

@@ -10,8 +10,8 @@ from pneumo.comparison.words import CLASS_SCORE_WORDS, SCORE_WORDS, images_word,
 CLASS_SCORES = ("auroc", "recall", "specificity", "precision", "f1")
 MOST_TABLES = 12  # configurations with a table of their own
 LEFT_OUT = (
-    "Thresholds, predictive values and the decision curve are left out: they need one class that is "
-    "positive. Each image is called the class with the largest probability."
+    "Thresholds, predictive values, the decision curve and subtypes are left out: they need one class that "
+    "is positive. Each image is called the class with the largest probability."
 )
 
 

@@ -12,10 +12,6 @@ by stratum and name as for the draws; an image is ill where its patient's u is b
 95 % interval of the ECE is from max(0, ECE - the 97.5 % quantile of these ECEs) to ECE + 1.96 standard errors
 of the draws. Below, it subtracts the whole bias of a calibrated network, and above none.
 
-Of more than two classes, slope, intercept and ECE are those of each class against the rest, and the ECE of
-the called class's probability. Then the class of an image is the first whose cumulated probability is above
-its patient's u.
-
 A bin's share of ill images has Wilson's interval with the variance over patients, of at most its patients.
 """
 

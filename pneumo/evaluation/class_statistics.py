@@ -11,6 +11,10 @@ for two classes is the number behind AUROC there. Kappa is treated as MCC is.
 
 DeLong's variance is that of the macro AUROC: each image has an influence on the AUROC of its own class and,
 as one of the rest, on those of the others. Their mean varies within each class.
+
+Calibration: slope, intercept and ECE are those of each class against the rest. `ece` is the mean of the
+classes' ECE, `ece_top` that of the called class's probability. As if the network were calibrated, an image
+has the first class whose cumulated probability is above its patient's u.
 """
 
 from collections.abc import Sequence
