@@ -40,7 +40,7 @@ from pneumo.evaluation.contrasts import Spread
 CLASSES = 3
 SIZES = ((20, 20, 20), (40, 40, 40), (40, 100, 200), (190, 130, 108))
 SMALL, LARGE = SIZES[1], SIZES[-1]
-POPULATION = 30_000  # images of each class, behind a network's true scores
+POPULATION = 10_000  # images of each class, behind a network's true scores
 
 
 @cache
@@ -213,7 +213,7 @@ def verdicts(
 
 
 def _intervals(worlds: int) -> None:
-    for auroc in (0.80, 0.90, 0.965, 0.99, 0.9995):
+    for auroc in (0.80, 0.965, 0.9995):
         for patients in SIZES:
             for seeds in (1, 3):
                 for score, facts in intervals(worlds, patients, auroc, seeds).items():
