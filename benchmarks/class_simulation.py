@@ -145,7 +145,7 @@ def macro_auroc_of_draws(labels: np.ndarray, chances: np.ndarray, weights: np.nd
 
 
 def intervals(
-    worlds: int, patients: tuple[int, ...], auroc: float, seeds: int = 1, draws: int = 300, seed: int = 0
+    worlds: int, patients: tuple[int, ...], auroc: float, seeds: int = 1, draws: int = 150, seed: int = 0
 ) -> dict[str, dict[str, float]]:
     """By score: how often the interval of these networks' mean covers its true value, and its mean width."""
     rng = np.random.default_rng([seed, seeds, *patients, round(auroc * 1e5)])
