@@ -4,6 +4,8 @@ import gc
 import shlex
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from pneumo import UserError, config, one_of, places
 from pneumo.names import CLASS_RANKED_BY, COMPARISON
 from pneumo.run_overrides import overrides_of
 from pneumo.tracking import pages
-from pneumo.tracking.reading import Reader
+from pneumo.tracking.reading import Found, Reader
 from pneumo.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -70,13 +72,22 @@ def main() -> None:
 
 def compare(settings: CompareConfig) -> "Page":
     """Read the runs, compare them and write the page, also onto the sweep's parent run if there is one."""
+    from pneumo.comparison import second_process
+
+    reader = Reader(settings.tracking.uri or "")
+    found = reader.find(settings.tracking.experiment, settings.sweep_id)
+    with second_process.start(len(found.runs)) or nullcontext() as process:
+        return _compare(settings, reader, found, process)
+
+
+def _compare(
+    settings: CompareConfig, reader: Reader, found: Found, process: ProcessPoolExecutor | None
+) -> "Page":
     from threadpoolctl import threadpool_limits
 
-    from pneumo.comparison import candidates, cost, page, result
+    from pneumo.comparison import candidates, cost, page, result, second_process
 
     experiment = settings.tracking.experiment
-    reader = Reader(settings.tracking.uri or "")
-    found = reader.find(experiment, settings.sweep_id)
     readable, unreadable = candidates.read(found, reader)
     runs, others = candidates.sort_out(readable)
     left_out = unreadable + others
@@ -98,7 +109,8 @@ def compare(settings: CompareConfig) -> "Page":
             runs, rank_by=settings.rank_by, margin=settings.margin, draws=settings.draws, seed=settings.seed
         )
     _add_more_seeds(built, runs)
-    cost.add([*built["configurations"], *built["optimistic"]], runs, settings.latency)
+    network_cost = second_process.network_cost(process, settings.latency)
+    cost.add([*built["configurations"], *built["optimistic"]], runs, network_cost)
     splits = candidates.split_sizes(runs, root)
     comparison: Comparison = {
         **built,
@@ -109,7 +121,7 @@ def compare(settings: CompareConfig) -> "Page":
     }
     folder = Path(settings.output or config.project_dir() / "reports" / _file_name(settings)).expanduser()
     pictures = page.pictures(comparison["mistakes"], root, candidates.phantom(runs))
-    written = page.write(folder, comparison, pictures)
+    written = page.write(folder, comparison, pictures, process)
     written.terminal += f"\nPage: {folder / 'index.html'}"
     if settings.upload and found.parent is not None:
         reader.upload(found.parent, folder, written.files, COMPARISON)

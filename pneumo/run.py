@@ -472,15 +472,18 @@ def _wait_until_sent(plan: RunPlan, log: RunLog, stop: StopRequest) -> bool:
 
     A server that has taken nothing costs a sweep this wait once. Returns True if the server has everything.
     """
-    tracking, command, grace_s = plan.settings.tracking, context.current(), stop.seconds_left
-    wait_s = tracking.flush_s if log.sender.reached or not command.tracker_is_down else 0.0
+    tracking, sweep, grace_s = plan.settings.tracking, plan.sweep, stop.seconds_left
+    is_down = sweep is not None and sweep.tracker_is_down and not log.sender.reached
+    wait_s = 0.0 if is_down else tracking.flush_s
     try:
         stop.deferred = stop.shielded = False
         left = log.sender.finish(wait_s if grace_s is None else min(wait_s, grace_s))
         stop.shielded = True
     except Interrupted:
         left = log.sender.finish(0)
-    command.tracker_is_down = bool(left) and not log.sender.reached
+    if sweep is not None and (bool(left) and not log.sender.reached) != is_down:
+        with suppress(UserError):  # a full disk: the next job waits, too
+            sweep.note_tracker(not is_down)
     if left:
         reason = f": {log.sender.error}" if log.sender.error else ""
         print(f"{left} records are still to be sent to {redact(tracking.uri or '')}{reason}")

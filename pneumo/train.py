@@ -106,7 +106,7 @@ def _end_sweep(command: SweepContext, code: int) -> int:
     for message in retention.keep_best(sweep.folder, sweep.keep_best, tracking):
         print(f"note: {message}")
     if tracking.enabled:
-        waits = replace(tracking, flush_s=0.0) if command.tracker_is_down else tracking
+        waits = replace(tracking, flush_s=0.0) if sweep.tracker_is_down else tracking
         result = sender.sync(sweep.folder, waits, tracking.uri or "")
         if result.left:
             print(f"{result.left} records of the sweep are still to be sent: {result.error}")

@@ -142,7 +142,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[float, Callable[[], None]]:
         return Tiny(dropout=dropout, classes=num_classes)
 
     # Modules that take build_model from there are imported first: they would keep the tiny one.
-    import pneumo.comparison.cost
+    import pneumo.comparison.network_cost
     import pneumo.inference.bundle  # noqa: F401
     from pneumo import models
 

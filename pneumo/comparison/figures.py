@@ -3,9 +3,7 @@
 They are narrow, so that a phone shows them at a readable size.
 """
 
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,7 +33,6 @@ from pneumo.names import CLASS_NAMES
 
 PNG_DPI = 120
 MOST_LINES = 20  # of the forest plot
-ROWS_FOR_TWO = 20  # from here on, drawing takes longer than starting a second process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +43,8 @@ class Rendered:
     svg: str
 
 
-def render(comparison: Comparison) -> dict[str, Rendered]:
-    """Every figure that `comparison` has the data for, by file name. Many rows take a second process."""
-    if len(comparison["configurations"]) < ROWS_FOR_TWO:
-        return _render(comparison, slice(None))
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        others = pool.submit(_render, comparison, slice(1, None, 2))
-        return _render(comparison, slice(0, None, 2)) | others.result()
-
-
-def _render(comparison: Comparison, part: slice) -> dict[str, Rendered]:
+def render(comparison: Comparison, part: slice = slice(None)) -> dict[str, Rendered]:
+    """Every figure that `comparison` has the data for, by file name; or `part` of all."""
     return {
         # The PNG first: it lays the figure out, which the SVG then reuses.
         name: Rendered(png=png(figure), svg=plot.svg(figure, name, caption(name, comparison)))

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from pneumo import UserError
-from pneumo.comparison import figures, sections
+from pneumo.comparison import second_process, sections
 from pneumo.comparison.content import Comparison, Mistake
 from pneumo.comparison.figures import Rendered
 from pneumo.comparison.words import answer, caption, headlines, number, ranked_by, score_words, with_interval
@@ -37,12 +38,17 @@ class Page:
     files: list[str] = field(default_factory=list)
 
 
-def write(folder: Path, comparison: Comparison, pictures: Mapping[str, str]) -> Page:
+def write(
+    folder: Path,
+    comparison: Comparison,
+    pictures: Mapping[str, str],
+    process: ProcessPoolExecutor | None = None,
+) -> Page:
     """Write index.html, comparison.json, scores.csv, pairs.csv and figures/*.png below `folder`.
 
-    `pictures` has the mistakes' images as data URIs, by path.
+    `pictures` has the mistakes' images as data URIs, by path. `process` draws half of the figures.
     """
-    rendered = figures.render(comparison)
+    rendered = second_process.render(comparison, process)
     files = {
         "index.html": html(comparison, rendered, pictures).encode(errors="backslashreplace"),
         "comparison.json": (json.dumps(finite(dict(comparison)), allow_nan=False) + "\n").encode(),

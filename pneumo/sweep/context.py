@@ -17,7 +17,6 @@ class SweepContext:
     sweep: Sweep | None = None
     tracking: TrackingSettings | None = None  # of `sweep`
     sweep_of_job: Sweep | None = None
-    tracker_is_down: bool = False  # the last job waited for it in vain
     data_shown: set[str] = field(default_factory=set)  # digests of data whose notes and splits were printed
     exit_codes: list[int] = field(default_factory=list)  # of the jobs that ran in this process
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pneumo import UserError
-from pneumo.files import LOCK_WAIT_S
+from pneumo.files import LOCK_WAIT_S, write_atomically
 from pneumo.names import BEST_OVERRIDES_TAG, BEST_TAG, NOTE_TAG, OVERRIDES_TAG, QUESTION_TAG, SWEEP_TAG
 from pneumo.sweep import identity, jobs, note
 from pneumo.sweep.jobs import SweepJob, SweepJobRow
@@ -38,6 +38,25 @@ class Sweep:
         chosen = identity.choices(overrides)
         shown = [redact(choice) for choice in chosen]
         return SweepJob(self.folder, identity.job_key(chosen), shown, number, self.issue)
+
+    @property
+    def tracker_is_down(self) -> bool:
+        """True if the last job of this command waited for the tracker in vain, in whatever process."""
+        try:
+            return self._tracker_mark.read_text() == self.issue
+        except FileNotFoundError:
+            return False
+
+    def note_tracker(self, is_down: bool) -> None:
+        """Note for the jobs that follow, also in other processes, whether waiting for the tracker helps."""
+        if is_down:
+            write_atomically(self._tracker_mark, self.issue.encode())
+        else:
+            self._tracker_mark.unlink(missing_ok=True)
+
+    @property
+    def _tracker_mark(self) -> Path:
+        return self.folder / "tracker_is_down"
 
     def begin(self, trains: bool) -> None:
         """Open the parent's record. Any process may call this; the first call opens it.

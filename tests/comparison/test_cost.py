@@ -5,7 +5,7 @@ import torch
 from support.comparison_runs import candidate, finished
 from torch.utils.flop_counter import FlopCounterMode
 
-from pneumo.comparison import cost
+from pneumo.comparison import cost, network_cost, second_process
 from pneumo.models import build_model
 
 
@@ -14,7 +14,7 @@ def test_the_cost_is_what_torch_counts(model: str) -> None:
     network = build_model(model, in_channels=1).eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 1, 48, 48))
-    found = cost.measure(network, 1, 48)
+    found = network_cost.measure(network, 1, 48)
     assert found["flops"] == counter.get_total_flops() > 1e7
     assert found["parameters"] == sum(p.numel() for p in network.parameters())
     assert found["latency_ms"] > 0
@@ -29,7 +29,7 @@ def test_each_row_gets_the_cost_of_its_own_runs() -> None:
         for seed in (0, 1)
     ]
     rows = finished(runs)["configurations"]
-    cost.add(rows, runs, latency=False)
+    cost.add(rows, runs, second_process.network_cost(None, latency=False))
     found = rows[0]["cost"]
     assert (found["epoch_s"], found["images_per_s"], found["image_size"]) == (10.5, None, 32)
     assert (found["device"], found["weights_bytes"]) == ("cpu", 9)
@@ -39,5 +39,11 @@ def test_each_row_gets_the_cost_of_its_own_runs() -> None:
 def test_a_model_of_another_version_has_no_parameters() -> None:
     run = candidate(config={"model.name": "capsnet"})
     rows = finished([run])["configurations"]
-    cost.add(rows, [run], latency=False)
+    cost.add(rows, [run], second_process.network_cost(None, latency=False))
     assert "parameters" not in rows[0]["cost"] and rows[0]["cost"]["image_size"] == 224
+
+
+def test_more_classes_have_a_larger_last_layer() -> None:
+    measure = second_process.network_cost(None, latency=False)
+    two, fifteen = measure("resnet18", 1, 32, 2), measure("resnet18", 1, 32, 15)
+    assert fifteen["parameters"] - two["parameters"] == 13 * 513

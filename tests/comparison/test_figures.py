@@ -78,12 +78,6 @@ def test_legends_begin_with_the_rank_and_differences_carry_names(drawn: dict[str
     assert tick == "resnet18\nminus resnet50"
 
 
-def test_a_second_process_draws_the_same(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = figures.render(comparison)
-    monkeypatch.setattr(figures, "ROWS_FOR_TWO", 0)
-    assert figures.render(comparison) == alone and len(alone) > 8
-
-
 def test_the_figure_of_differences_says_how_many_pairs_it_shows() -> None:
     runs = [candidate(seed=0, config={"optim.lr": n}, run_id=str(n)) for n in range(7)]
     many = finished(runs, draws=50)

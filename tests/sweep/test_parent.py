@@ -3,6 +3,8 @@
 import csv
 import json
 import multiprocessing
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from support.commands import Command, Ending
 from support.sweep_runs import SWEEP, epochs_trained, family, finished, parent, runs, weights
 
 from pneumo.names import FINGERPRINT_TAG, SWEEP_TAG
+from pneumo.sweep.parent import Sweep
 from pneumo.tracking.sender import sync
 from pneumo.tracking.settings import TrackingSettings
 
@@ -143,3 +146,16 @@ def test_children_sent_at_once_share_one_parent(tmp_path: Path) -> None:
     one, children = family(tmp_path)
     assert one.info.status == "RUNNING" and one.data.tags["mlflow.note.content"] == "why?"
     assert len(children) == 3 and len(runs(tmp_path)) == 4
+
+
+def test_a_tracker_that_is_down_is_noted_for_jobs_in_other_processes(tmp_path: Path) -> None:
+    sweep = Sweep(id="s", root=str(tmp_path), experiment="pneumo", overrides=[], planned={})
+    assert not sweep.tracker_is_down
+    sweep.note_tracker(is_down=True)
+    elsewhere, again = (
+        pickle.loads(pickle.dumps(sweep)),
+        replace(sweep, issue="given again"),
+    )
+    assert elsewhere.tracker_is_down and not again.tracker_is_down
+    elsewhere.note_tracker(is_down=False)
+    assert not sweep.tracker_is_down
