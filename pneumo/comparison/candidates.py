@@ -31,6 +31,7 @@ from pneumo.names import (
     POOL_TAG,
     PROTOCOL_TAG,
     SYNTHETIC_TAG,
+    TASK_TAG,
     TEST_PREDICTIONS,
     TEST_SELECTED,
     TEST_SET_TAG,
@@ -126,18 +127,25 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
 
 
 def _refuse_other_tasks(runs: Sequence[TrackedRun]) -> None:
-    """Raise UserError for runs that tell different classes apart."""
-    tasks = Counter(run.tags.get(CLASSES_TAG, json.dumps(CLASS_NAMES)) for run in runs)
-    names = {task: _class_names(task) for task in tasks}
+    """Raise UserError for runs that tell different classes apart, or that look for several findings."""
+    tasks = Counter((run.tags.get(TASK_TAG, ""), run.tags.get(CLASSES_TAG, _TWO)) for run in runs)
     if len(tasks) > 1:
-        parts = [
-            f"{count} run{'s' * (count != 1)} with {len(names[task])} ({_shown(names[task])})"
-            for task, count in tasks.items()
-        ]
+        parts = []
+        for (task, classes), count in tasks.items():
+            names, kind = _class_names(classes), " findings" if task else ""
+            parts.append(f"{count} run{'s' * (count != 1)} with {len(names)}{kind} ({_shown(names)})")
         raise UserError(
             f"the runs tell different classes apart: {'; '.join(sorted(parts))}. Their scores answer "
             "different questions; compare each group alone, by sweep_id=ID or in a separate experiment."
         )
+    if any(task for task, _ in tasks):
+        raise UserError(
+            "the runs look for several findings an image (data.task=multilabel), and pneumo compare takes "
+            "one class an image so far. Each run has its scores in reports/ and in MLflow."
+        )
+
+
+_TWO = json.dumps(CLASS_NAMES)
 
 
 def _class_names(text: str) -> list[str]:
