@@ -76,6 +76,9 @@ RANKED_BY = ("accuracy", "balanced_accuracy", "f1", "mcc", "auroc", "auprc")
 # ---- where a probability becomes a decision; each rule but the first is computed on validation
 THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
 
+# ---- the task of a run or model with several findings an image; the other task has no name in files
+MULTILABEL = "multilabel"
+
 # ---- classes of the public set: 0 and 1
 CLASS_NAMES = ("NORMAL", "PNEUMONIA")
 
