@@ -145,7 +145,7 @@ def _mean(score: str, each: Sequence[_OneFinding], test: SplitResult) -> Figure:
     # Of precision, not the called patients: a finding that is never called has none, and precision 0.
     patients = [one.counts.ill if score == "precision" else one.counts.behind(score) for one in some]
     everyone = PatientCounts.of(np.zeros(len(test.paths), dtype=np.int64), test.patients).all
-    behind = min(everyone, len(some) ** 2 / sum(1 / n for n in patients)) if min(patients) else 0
+    behind = min(everyone, len(some) ** 2 / sum(1 / n for n in patients if n)) if any(patients) else 0
     smaller = _harmonic([one.counts.smaller_class for one in some])
     counts = PatientCounts(normal=everyone - smaller, ill=smaller, all=everyone)
     observed = float(np.mean([one.observed[score] for one in some]))

@@ -188,9 +188,7 @@ def _decisions_of_many(val: SplitResult, test: SplitResult | None, threshold_rul
     }
 
 
-def _decisions_of_findings(
-    val: SplitResult, test: SplitResult | None, threshold_rule: str
-) -> dict[str, Any]:
+def _decisions_of_findings(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
     """As `_decisions_of_many`, with a temperature for each finding; from the images whose label is known."""
     temperatures = multilabel.temperatures(val.labels, val.probabilities)
     calibrated = multilabel.tempered(val.probabilities, temperatures)

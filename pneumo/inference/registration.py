@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from pneumo import UserError
 from pneumo.evaluation import contrasts
 from pneumo.evaluation.predictions import SplitResult, read_any_predictions
-from pneumo.inference import model_folder, ood, pyfunc, scores
+from pneumo.inference import finding_figures, model_folder, ood, pyfunc, scores
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.schema import Figure
 from pneumo.names import (
@@ -19,6 +19,7 @@ from pneumo.names import (
     FINGERPRINT_TAG,
     PROTOCOL_TAG,
     SYNTHETIC_TAG,
+    TASK_TAG,
     TEST_PREDICTIONS,
     TEST_SELECTED,
 )
@@ -70,6 +71,7 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
         "pneumo.test_auroc": _written(candidate.figures[SCORE]) if candidate.figures else "not scored",
         "pneumo.registered": compared,
         **({CLASSES_TAG: json.dumps(candidate.class_names)} if candidate.many else {}),
+        **({TASK_TAG: str(candidate.task)} if candidate.multilabel else {}),
     }
     if candidate.ood_reference is None:  # a run of an older version: its images may still be there
         with suppress(UserError):
@@ -78,9 +80,8 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
             )
     with TemporaryDirectory(prefix="pneumo-") as scratch:
         model_folder.write(candidate, Path(scratch))
-        version = registry.register(
-            Path(scratch), run, name, tags, pyfunc.serving_spec(candidate.class_names)
-        )
+        spec = pyfunc.serving_spec(candidate.class_names, candidate.multilabel)
+        version = registry.register(Path(scratch), run, name, tags, spec)
     registry.set_alias(name, alias, version)
     action = "already registered" if known else "registered"
     return f"{name} {version}: {action} from run {run_id}; {alias} points to it ({compared})"
@@ -107,9 +108,15 @@ def _compare(
 ) -> str:
     """The run's AUROC against the holder's, in words; UserError if it is worse or cannot be compared."""
     old = model_folder.read(holder.folder, holder.version)
-    if candidate.class_names != old.class_names:
+    if candidate.task != old.task:
         raise UserError(
-            f"run {run.run_id} tells {', '.join(candidate.class_names)} apart, and {holder.version}, which "
+            f"run {run.run_id} is a model of {_task(candidate)}, and {holder.version}, which has the alias "
+            f"{alias}, one of {_task(old)}: they cannot be compared. Give another alias or name; {FORCE}."
+        )
+    if candidate.class_names != old.class_names:
+        apart = "" if candidate.multilabel else " apart"
+        raise UserError(
+            f"run {run.run_id} tells {', '.join(candidate.class_names)}{apart}, and {holder.version}, which "
             f"has the alias {alias}, {', '.join(old.class_names)}: they cannot be compared. Give another "
             f"alias or name; {FORCE}."
         )
@@ -121,6 +128,7 @@ def _compare(
             f"{alias}: their AUROCs cannot be compared. {FORCE}."
         )
     area = "macro AUROC" if candidate.many else "AUROC"
+    area = "mean AUROC" if candidate.multilabel else area
     new_test, old_test = _test(folder), None
     if holder.run_id:
         try:
@@ -151,14 +159,19 @@ def _compare(
 def _paired(new: SplitResult, old: SplitResult) -> contrasts.Test:
     """The difference in AUROC, new - old, with its interval; both use the same resampled patients.
 
-    Of more than two classes it is that of macro AUROC.
+    Of more than two classes it is that of macro AUROC, of several findings that of their mean AUROC.
     """
-    weights = scores.resample(new)
+    kind = finding_figures if new.multilabel else scores
+    weights = kind.resample(new)
     spreads = []
     for test in (new, old):
-        draws = scores.auroc_draws(test, weights)
+        draws = kind.auroc_draws(test, weights)
         spreads.append(contrasts.Spread.of([test.scores()[SCORE]], [draws], [""]))
-    return contrasts.over_patients(spreads[0], spreads[1], scores.smallest_class(new))
+    return contrasts.over_patients(spreads[0], spreads[1], kind.smallest_class(new))
+
+
+def _task(model: Bundle) -> str:
+    return "several findings an image" if model.multilabel else "one class an image"
 
 
 def _test(folder: Path) -> SplitResult:
