@@ -198,8 +198,8 @@ def _figures(bundle: Bundle) -> str:
     if bundle.multilabel:
         words = {name: f"mean {word}" for name, word in SCORE_WORDS.items()}
         counted = (
-            "Scores that count decisions\nuse the thresholds above. A mean is over the findings that have the "
-            "score; an image counts for a finding\nif its label of it is known."
+            "Scores that count decisions\nuse the thresholds above. A mean is over the findings that have "
+            "the score; an image counts for a finding\nif its label of it is known."
         )
     rows = "".join(
         f"| {words.get(name, name)} | {_value(figure)} | {_interval(figure)} |\n"
