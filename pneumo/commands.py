@@ -67,14 +67,15 @@ COMMANDS: dict[str, Command] = {
         lists=("input",),
     ),
     "evaluate": Command(
-        purpose="score a finished run on its own test set, once",
+        purpose="score finished runs on their own test set, once",
         examples=(
             "pneumo evaluate model=RUN split=test",
-            "pneumo evaluate model=outputs/0123456789abcdef device=cpu",
-            "pneumo evaluate model=RUN data.root=DIR",
+            "pneumo evaluate sweep_id=dropout_lr-0123456789 split=test",
+            "pneumo evaluate model=outputs/0123456789abcdef data.root=DIR device=cpu",
         ),
         module="pneumo.evaluate",
         config_name="evaluate",
+        renamed={"sweep": "sweep_id"},
         paths=("model", "output_dir", "data.root", "data.cache_dir"),
     ),
     "runs": Command(

@@ -299,6 +299,77 @@ def standard_error(first: Spread, second: Spread, least: int, runs: int | None =
     return math.sqrt(sum(parts)), sum(parts) ** 2 / small if small else math.inf
 
 
+Folds = dict[str, float]  # a score by the images of a fold, the mean of the seeds that share them
+
+
+def over_folds(first: Folds, second: Folds, folds: int) -> tuple[float, float]:
+    """Nadeau and Bengio's (2003) standard error of a difference, and its degrees of freedom."""
+
+    def error(values: np.ndarray) -> float:
+        return math.sqrt((1 / len(values) + 1 / (folds - 1)) * np.var(values, ddof=1))
+
+    one, other = pd.Series(first), pd.Series(second)
+    if set(one.index) == set(other.index):
+        return error((one - other).to_numpy()), len(one) - 1
+    return math.hypot(error(one.to_numpy()), error(other.to_numpy())), min(len(one), len(other)) - 1
+
+
+def join_folds(
+    same: Check, page: dict[str, Any], files: dict[str, dict[str, pd.DataFrame]], on_val: bool
+) -> dict[str, list[pd.DataFrame]]:
+    """Put the pooled predictions of each cross-validation into `files`; its folds' by the same run id."""
+    cross, folds, joined = page.get("cross_validation"), {}, {}
+    score, level = page["rank_by"], {row["id"]: row for row in page["configurations"]}
+    for row in cross["rows"] if cross else []:
+        runs, networks = level[row["id"]]["runs"], row["networks"]
+        tests = {test["seed"]: test for test in row["on_test"]}
+        for place, run in enumerate(runs):
+            parts, on_test = [], []
+            for network in networks[place * cross["folds"] : (place + 1) * cross["folds"]]:
+                held = files[network["run_id"]]
+                y, p = held["val"].label.to_numpy(), held["val"].probability.to_numpy()
+                value = temperature(y, p)
+                parts.append(held["val"].assign(probability=stats.logistic.cdf(logit(p) / value)))
+                same("temperature of a fold", network["temperature"], value)
+                same("score of a fold", network["score"], scores(y, parts[-1].probability.to_numpy())[score])
+                if "test" in held:
+                    on_test.append(stats.logistic.cdf(logit(held["test"].probability.to_numpy()) / value))
+                    table = held["test"]
+            pooled = pd.concat(parts).sort_values("path", kind="stable", ignore_index=True)
+            cuts = thresholds(pooled.label.to_numpy(), pooled.probability.to_numpy())
+            for rule, cut in row["thresholds"][place].items():
+                same(f"out-of-fold threshold {rule}", cut, cuts[rule])
+            joined[run["run_id"]], folds[run["run_id"]] = {"val": pooled, "test": pooled}, parts
+            if len(on_test) == len(parts):
+                ensemble, y = np.mean(on_test, axis=0), table.label.to_numpy()
+                if not on_val:
+                    joined[run["run_id"]]["test"] = table.assign(probability=ensemble)
+                scored = scores(y, ensemble)
+                for key, name in (("score", score), ("accuracy", "accuracy")):
+                    same(f"ensemble {name}", tests[run["seed"]][key]["value"], scored[name])
+                for rule, at in tests[run["seed"]]["at_thresholds"].items():
+                    found = scores(y, ensemble, None, cuts[rule])
+                    for name, value in at.items():
+                        same(f"ensemble {rule} {name}", value, found[name])
+    files.update(joined)
+    return folds
+
+
+def check_folds(same: Check, page: dict[str, Any], rows: dict[str, "Row"]) -> None:
+    """The pooled scores with their intervals over folds."""
+    cross, score = page.get("cross_validation"), page["rank_by"]
+    for entry in cross["rows"] if cross else []:
+        held = rows[entry["id"]].facts["validation"]["scores"]
+        values = pd.Series(rows[entry["id"]].fold_scores(score)).to_numpy()
+        same("pooled score", entry["score"]["value"], held[score])
+        same("pooled log-loss", entry["log_loss"], held["log_loss"])
+        same("SD of folds", entry["sd"], np.std(values, ddof=1))
+        error = math.sqrt((1 / len(values) + 1 / (cross["folds"] - 1)) * np.var(values, ddof=1))
+        half = stats.t.ppf(0.975, len(values) - 1) * error if error > 1e-12 else math.nan
+        ends = np.clip([held[score] - half, held[score] + half], -1 if score == "mcc" else 0, 1)
+        same("interval over folds", (entry["score"]["low"], entry["score"]["high"]), ends)
+
+
 def reach(level: float, freedom: float) -> float:
     if math.isinf(freedom):
         return stats.norm.ppf(1 - level / 2) + stats.norm.ppf(0.8)
@@ -317,8 +388,15 @@ class Row:
     """One configuration or ensemble, recomputed from its runs' predictions."""
 
     def __init__(
-        self, facts: dict[str, Any], files: dict[str, dict[str, pd.DataFrame]], w: np.ndarray, on_val: bool
+        self,
+        facts: dict[str, Any],
+        files: dict[str, dict[str, pd.DataFrame]],
+        w: np.ndarray,
+        on_val: bool,
+        folds: dict[str, list[pd.DataFrame]],
     ) -> None:
+        self.folds = [part for run in facts["runs"] for part in folds.get(run["run_id"], ())]
+        self.by_fold: list[tuple[str, dict[str, float]]] = []
         self.facts, tables = facts, [files[run["run_id"]] for run in facts["runs"]]
         test = [table["test"].probability.to_numpy() for table in tables]
         val = [(t["val"].label.to_numpy(), t["val"].probability.to_numpy()) for t in tables]
@@ -345,6 +423,15 @@ class Row:
         self.mean = {
             name: float(np.mean([scored[name] for scored in self.single])) for name in self.single[0]
         }
+
+    def fold_scores(self, name: str) -> Folds:
+        """A score by fold; empty without folds."""
+        if not self.by_fold:
+            for part in self.folds:
+                scored = scores(part.label.to_numpy(), part.probability.to_numpy())
+                self.by_fold.append((" ".join(sorted(part.path)), scored))
+        each = pd.Series([scored[name] for _, scored in self.by_fold], dtype=float)
+        return each.groupby([fold for fold, _ in self.by_fold]).mean().to_dict() if len(each) else {}
 
     def spread(self, name: str) -> Spread:
         values, draws = ([scored[name] for scored in each] for each in (self.single, self.resampled))
@@ -546,16 +633,18 @@ def check_pairs(same: Check, page: dict[str, Any], pairs: list[dict[str, Any]], 
         same(f"{name} interval", (entry["low"], entry["high"]), (difference - half, difference + half))
         return test(name, entry, 2 * student(abs(difference) / error, freedom))
 
-    def check_entry(name: str, entry: dict[str, Any], a: Spread, b: Spread) -> tuple[float, float, float]:
+    def check_entry(
+        name: str, entry: dict[str, Any], a: Spread, b: Spread, folds: tuple[float, float] | None = None
+    ) -> tuple[float, float, float]:
         """The difference, its standard error over seeds and patients (nan for one seed), and its freedom."""
         difference = a.values.mean() - b.values.mean()
         same(f"{name} difference", entry["difference"], difference)
         draws = np.var(a.draws - b.draws, ddof=1) * (least / (least - 1) if least > 1 else 1)
         check_difference(f"{name} over patients", entry, difference, math.sqrt(draws), math.inf)
-        if min(len(a.values), len(b.values)) < 2:
+        if folds is None and min(len(a.values), len(b.values)) < 2:
             assert entry["with_seeds"] is None
             return difference, math.nan, math.nan
-        error, freedom = standard_error(a, b, least)
+        error, freedom = folds or standard_error(a, b, least)
         check_difference(f"{name} over seeds", entry["with_seeds"], difference, error, freedom)
         same(f"{name} error", entry["with_seeds"]["error"], error if error > 1e-12 else 0)
         return difference, error, freedom
@@ -574,13 +663,19 @@ def check_pairs(same: Check, page: dict[str, Any], pairs: list[dict[str, Any]], 
             check_entry(f"tempered {name}", entry, first.tempered_spread(name), second.tempered_spread(name))
         for name, entry in pair["scores"].items():
             a, b = first.spread(name), second.spread(name)
-            difference, error, freedom = check_entry(name, entry, a, b)
+            one, other = (row.fold_scores(name) if row.on_val else {} for row in (first, second))
+            count = page["cross_validation"]["folds"] if one and other else 0
+            folds = over_folds(one, other, count) if count and not first.facts["ensemble"] else None
+            difference, error, freedom = check_entry(name, entry, a, b, folds)
             if name == page["rank_by"] and error > 1e-12:
                 found, margin = pair["equivalence"], page["margin"]
                 inside = [(margin + sign * difference) / error for sign in (1, -1)]
                 test("equivalence", found, max(student(value, freedom) for value in inside))
                 same("detectable", found["detectable"], error * reach(level, freedom))
-                same("seeds needed", found["seeds_needed"], seeds_needed(a, b, least, margin, level))
+                if folds is None:
+                    same("seeds needed", found["seeds_needed"], seeds_needed(a, b, least, margin, level))
+                else:
+                    assert found["seeds_needed"] is None
         right, other = ((row.average >= 0.5) == row.y for row in (first, second))
         only = int((right & ~other).sum()), int((other & ~right).sum())
         entry = pair["mcnemar"]
@@ -646,22 +741,24 @@ def _recompute(file: Path, artifacts: Path) -> Check:
         }
         for read in files[folder.parent.parent.name].values():
             read["patient"] = one_name_each(read.patient)
-        if on_val and "val" in files[folder.parent.parent.name]:
-            files[folder.parent.parent.name]["test"] = files[folder.parent.parent.name]["val"]
+    same = Check()
+    folds = join_folds(same, page, files, on_val)
+    for held in files.values() if on_val else ():
+        held["test"] = held["val"]
     some = next(row for group in groups for row in group)
     table = files[some["runs"][0]["run_id"]]["test"]
     w = draw_weights(table, page["bootstrap"]["draws"], page["bootstrap"]["seed"])
-    same = Check()
     rows = {}
     for group in groups:
         for facts in group:
-            row = Row(facts, files, w, on_val)
+            row = Row(facts, files, w, on_val, folds)
             row.check(same, page["bootstrap"]["seed"])
             row.check_subtypes(same, table.patient)
             rows[facts.get("id", facts["name"])] = row
     check_pairs(same, page, page["pairs"], rows)
     check_pairs(same, page, page["ensemble_pairs"], rows)
     check_choice(same, page, rows, w)
+    check_folds(same, page, rows)
     people = patient_counts(table.label.to_numpy(), table.patient)
     by_class = page["test"]["by_class"]
     same("patients by class", (by_class["normal"], by_class["pneumonia"]), (people["normal"], people["ill"]))

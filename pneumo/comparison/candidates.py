@@ -76,6 +76,7 @@ class Candidate:
     images: dict[str, dict[str, int]] = field(default_factory=dict)  # by split and class, if recorded
     patients: dict[str, int] = field(default_factory=dict)  # by split, if recorded
     parts: list["Candidate"] = field(default_factory=list)  # of a cross-validation: its folds' runs
+    ensemble: SplitResult | None = None  # of a cross-validation: its networks' mean on test, if scored
     temperature: float | None = None  # of a fold's network, which its `val` has already
 
     @property

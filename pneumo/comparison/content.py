@@ -274,6 +274,15 @@ class FoldRow(TypedDict):
     score: float  # of the score that ranks
 
 
+class EnsembleTest(TypedDict):
+    """The test scores of the ensemble of one cross-validation, with intervals over patients."""
+
+    seed: int
+    score: ScoreInterval  # of the score that ranks
+    accuracy: ScoreInterval
+    at_thresholds: dict[str, dict[str, float]]  # by rule: sensitivity and specificity
+
+
 class CrossValidated(TypedDict):
     """What the out-of-fold predictions of a configuration give, in the score that ranks."""
 
@@ -283,6 +292,7 @@ class CrossValidated(TypedDict):
     sd: float | None  # between folds
     thresholds: list[dict[str, float]]  # by seed and rule
     networks: list[FoldRow]
+    on_test: list[EnsembleTest]  # of the seeds whose networks were all scored on test
 
 
 class CrossValidation(TypedDict):

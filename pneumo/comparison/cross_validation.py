@@ -6,13 +6,20 @@ import numpy as np
 
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.configuration import Configuration
-from pneumo.comparison.content import CrossValidated, CrossValidation, FoldRow, ScoreInterval
+from pneumo.comparison.content import (
+    CrossValidated,
+    CrossValidation,
+    EnsembleTest,
+    FoldRow,
+    ScoreInterval,
+)
 from pneumo.comparison.out_of_fold import fold_of
-from pneumo.evaluation import metrics
+from pneumo.evaluation import metrics, statistics
 from pneumo.evaluation.contrasts import FoldScores, Test
+from pneumo.evaluation.predictions import SplitResult
 
 
-def summary(ranked: Sequence[Configuration], score: str) -> CrossValidation | None:
+def summary(ranked: Sequence[Configuration], score: str, draws: int, seed: int) -> CrossValidation | None:
     """The cross-validations among `ranked`, in the score that ranks; None without any."""
     folded = [each for each in ranked if each.runs[0].parts]
     if not folded:
@@ -23,11 +30,11 @@ def summary(ranked: Sequence[Configuration], score: str) -> CrossValidation | No
         "images": len(first.val.paths),
         "patients": first.val.patient_count,
         "scored": not first.on_validation,
-        "rows": [_row(each, score) for each in folded],
+        "rows": [_row(each, score, draws, seed) for each in folded],
     }
 
 
-def _row(configuration: Configuration, score: str) -> CrossValidated:
+def _row(configuration: Configuration, score: str, draws: int, seed: int) -> CrossValidated:
     held, folds = configuration.row["validation"]["scores"], configuration.folds[score]
     return {
         "id": configuration.row["id"],
@@ -43,6 +50,34 @@ def _row(configuration: Configuration, score: str) -> CrossValidated:
             for run in configuration.runs
             for part in run.parts
         ],
+        "on_test": [
+            _on_test(run, run.ensemble, score, draws, seed)
+            for run in configuration.runs
+            if run.ensemble is not None and not run.val.many
+        ],
+    }
+
+
+def _on_test(run: Candidate, test: SplitResult, score: str, draws: int, seed: int) -> EnsembleTest:
+    """Thresholds come from the out-of-fold predictions; the labels of `test` only score."""
+    weights = statistics.resample(test.labels, test.patients, draws, seed)
+    drawn = statistics.resampled_scores(test.labels, test.probabilities, weights)
+    scored = metrics.all_scores(test.labels, test.probabilities)
+    counts = statistics.PatientCounts.of(test.labels, test.patients)
+
+    def interval(name: str) -> ScoreInterval:
+        low, high = statistics.interval(name, scored[name], drawn[name], counts)
+        return {"value": scored[name], "low": low, "high": high}
+
+    chosen = metrics.operating_points(run.val.labels, run.val.probabilities)
+    at = {rule: metrics.scores(test.labels, test.probabilities, cut) for rule, cut in chosen.items()}
+    return {
+        "seed": run.seed,
+        "score": interval(score),
+        "accuracy": interval("accuracy"),
+        "at_thresholds": {
+            rule: {key: found[key] for key in ("recall", "specificity")} for rule, found in at.items()
+        },
     }
 
 

@@ -14,30 +14,50 @@ def conclusions(comparison: Comparison) -> list[str]:
     found = comparison["cross_validation"]
     if found is None:
         return []
-    return [_how(comparison, found), _where(comparison, found)]
+    return [_how(found), _where(comparison, found), *_on_test(comparison, found)]
 
 
-def _how(comparison: Comparison, found: CrossValidation) -> str:
+def _how(found: CrossValidation) -> str:
     people = f" of {plural(found['patients'], 'patient')}" if found["patients"] else ""
     return (
         f"Cross-validation with {found['folds']} folds: each of the {found['images']:,} images{people} "
-        "outside test was scored by the network that was not trained on it, after that network's temperature. Each "
+        "outside test was scored by the network that was not trained on it, after its temperature. Each "
         "network's epoch and temperature were chosen on its own fold, so these scores are a little too high."
     )
 
 
 def _where(comparison: Comparison, found: CrossValidation) -> str:
+    word = SCORE_WORDS[comparison["rank_by"]]
     if not found["scored"]:
         return (
             "Configuration and thresholds are chosen on these out-of-fold predictions alone: by "
-            f"{SCORE_WORDS[comparison['rank_by']]}, of equal ones by log-loss. The test set has not "
-            "been read."
+            f"{word}, of equal ones by log-loss."
         )
     return (
         "On test, a cross-validation is one ensemble: the mean of the calibrated probabilities of its "
         f"{found['folds']} networks. Configuration and thresholds are chosen on the out-of-fold predictions; "
         "test labels only score."
     )
+
+
+def _on_test(comparison: Comparison, found: CrossValidation) -> list[str]:
+    """The test scores of the ensembles that have some, where the page is about out-of-fold predictions."""
+    if found["scored"]:
+        return []
+    names = {row["id"]: row["name"] for row in comparison["configurations"]}
+    word = SCORE_WORDS[comparison["rank_by"]]
+    read = [
+        f"{names[row['id']]}, seed {test['seed']}: test {word} {with_interval(test['score'])}, accuracy "
+        f"{with_interval(test['accuracy'])}"
+        for row in found["rows"]
+        for test in row["on_test"]
+    ]
+    if not read:
+        return ["The test set has not been read."]
+    return [
+        "The test set was read for some ensembles of the folds, the mean of their calibrated probabilities. "
+        f"{'; '.join(read)}."
+    ]
 
 
 def section(comparison: Comparison) -> Section | None:

@@ -134,6 +134,7 @@ def _joined(parts: Sequence[Candidate]) -> Candidate:
         config={key: value for key, value in first.config.items() if key != FOLD},
         digest=first.pool or first.digest,
         test=test,
+        ensemble=test if scored else None,
         val=val,
         scored=scored,
         fingerprint=digest,

@@ -99,7 +99,7 @@ def build(
         "choice": None
         if (on_val and not folded) or len(ranked) < 2
         else choice.by_validation(ranked, rank_by, draws, seed),
-        "cross_validation": cross_validation.summary(ranked, rank_by),
+        "cross_validation": cross_validation.summary(ranked, rank_by, draws, seed),
         "optimism": choice.optimism(ranked, test, weights, rank_by),
         "decision": {
             "thresholds": decisions.THRESHOLDS.tolist(),

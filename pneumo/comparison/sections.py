@@ -32,6 +32,7 @@ from pneumo.comparison.result import CURVES
 from pneumo.comparison.words import (
     SCORE_WORDS,
     answer,
+    chosen_by,
     compact,
     difference_cells,
     difference_columns,
@@ -148,7 +149,7 @@ def _ranking(comparison: Comparison) -> Ranking | None:
     shows = comparison["about"].get("show_runs", "")
     return Ranking(
         caption=f"{test['images']:,} {where} images{people}"
-        + ("; ✓ best by validation" if choice is not None else ""),
+        + (f"; ✓ best by {chosen_by(comparison)}" if choice is not None else ""),
         note=f"Seeds open their run in MLflow while this command runs: {shows}"
         if shows and not shows.startswith("http")
         else "",

@@ -91,11 +91,15 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
                 f"The smaller class has {plural(least, 'patient')}. {_few_words(least)}",
             )
         )
-    if over_folds(comparison):
+    cross = comparison["cross_validation"]
+    if cross is not None and over_folds(comparison):
+        read = sum(bool(row["on_test"]) for row in cross["rows"])
         listed.append(
             (
-                "The test set has not been read.",
-                "Everything here is about out-of-fold predictions. `pneumo evaluate sweep_id=ID split=test` "
+                f"The test set was read for {plural(read, 'configuration')}."
+                if read
+                else "The test set has not been read.",
+                "The ranking is about out-of-fold predictions. `pneumo evaluate sweep_id=ID split=test` "
                 "scores a sweep's runs on test; the commands for single runs are below. Choose first.",
             )
         )
@@ -291,8 +295,7 @@ def answer(comparison: Comparison) -> str:
             comparison, row
         )
     tied = f" (tied with {plural(len(choice['tied']), 'other')})" if choice["tied"] else ""
-    by = "out-of-fold predictions" if over_folds(comparison) else "validation"
-    return f"Best by {by}{tied}: {row['name']}, {where}. " + _shown(comparison, row)
+    return f"Best by {chosen_by(comparison)}{tied}: {row['name']}, {where}. " + _shown(comparison, row)
 
 
 def _shown(comparison: Comparison, row: ConfigurationRow) -> str:
@@ -472,6 +475,11 @@ def over_folds(comparison: Result) -> bool:
     return comparison["cross_validation"] is not None and comparison["scored_on"] == "val"
 
 
+def chosen_by(comparison: Result) -> str:
+    """What chooses the configuration."""
+    return "validation" if comparison["cross_validation"] is None else "out-of-fold predictions"
+
+
 def images_word(comparison: Result) -> str:
     """What the runs were scored on: test images, validation images, or all images outside test by folds."""
     if over_folds(comparison):
@@ -489,7 +497,8 @@ def limits(comparison: Comparison) -> list[str]:
         f"{plural(len(ranked), 'configuration')}, so its score is partly luck. Expect a little less.",
         "Another training: a configuration's interval describes its trained networks on new patients like "
         "these. How much another training would differ is the SD over seeds, shown separately. From three "
-        "seeds it is itself uncertain. Only the paired differences over seeds and patients count both.",
+        "seeds it is itself uncertain. Only the paired differences over "
+        f"{'folds' if over_folds(comparison) else 'seeds and patients'} count both.",
         "Patients from other places, devices, ages or diseases: nothing was tested on them.",
         "Whether doctors decide better with such a model: no reader took part.",
         "Explanations, and fairness by age, sex or origin: the data do not record these.",

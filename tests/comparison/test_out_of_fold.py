@@ -6,68 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.comparison_runs import candidate, finished, split
+from support.comparison_runs import FOLDS, candidate, cross_validation, finished, split
 
 from pneumo.comparison import candidates, out_of_fold, page, sections
 from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.content import Comparison
 from pneumo.evaluation import metrics
-from pneumo.evaluation.predictions import SplitResult
-
-FOLDS = 5
-
-
-def part_of(whole: SplitResult, fold: int) -> SplitResult:
-    """The images of every fifth five patients, from `fold` on."""
-    people = {patient: number for number, patient in enumerate(dict.fromkeys(whole.patients))}
-    rows = [i for i, patient in enumerate(whole.patients) if people[patient] // 5 % FOLDS == fold]
-    return SplitResult(
-        paths=[whole.paths[i] for i in rows],
-        patients=[whole.patients[i] for i in rows],
-        labels=whole.labels[rows],
-        probabilities=whole.probabilities[rows],
-    )
-
-
-def sharper(found: SplitResult, times: float, shift: float = 0.0) -> SplitResult:
-    """`found` with its logits times a factor, as an uncalibrated network has them, and shifted."""
-    logits = metrics.logit(found.probabilities) * times + shift
-    return replace(found, probabilities=1 / (1 + np.exp(-logits)))
-
-
-def cross_validation(
-    model: str = "resnet18",
-    quality: float = 2.0,
-    seed: int = 0,
-    scored: bool = False,
-    folds: Sequence[int] = range(FOLDS),
-    shift: float = 0.0,
-) -> list[Candidate]:
-    """The runs of a cross-validation: each network is sharper than it should be, by another factor."""
-    found = []
-    for fold in folds:
-        whole = sharper(split("val", seed, quality), 1 + fold, shift)
-        val = part_of(whole, fold)
-        test = sharper(split("test", 10 * seed + fold, quality), 1 + fold) if scored else val
-        config = {"model.name": model, "data.val_protocol": "fold", "data.fold": fold}
-        found.append(
-            candidate(
-                model,
-                seed,
-                run_id=f"{model}-{seed}-{fold}",
-                name=f"fold={fold} {model}",
-                config=config,
-                saved={"data": {"fold": fold}},
-                fingerprint=f"{model}{seed}{fold}",
-                pool="p",
-                test_set="t",
-                digest=f"d{fold}",
-                scored=scored,
-                val=val,
-                test=test,
-            )
-        )
-    return found
 
 
 def command(saved: dict[str, Any], folds: Sequence[int]) -> str:
@@ -186,6 +130,23 @@ def test_out_of_fold_predictions_choose_by_auroc_and_of_equal_ones_by_log_loss()
     assert held["resnet18"]["log_loss"] < held["densenet121"]["log_loss"]
     assert found["choice"] is not None and by_name(found, found["choice"]["id"]) == "resnet18"
     assert found["configurations"][0]["name"] == "resnet18"
+
+
+def test_an_ensemble_scored_alone_stands_beside_the_ranking() -> None:
+    found = finished(pooled(cross_validation(scored=True), cross_validation("resnet50", 0.6)))
+    assert found["scored_on"] == "val" and found["cross_validation"] is not None
+    rows = {by_name(found, row["id"]): row for row in found["cross_validation"]["rows"]}
+    assert not rows["resnet50"]["on_test"]
+    (test,) = rows["resnet18"]["on_test"]
+    (joined,) = pooled(cross_validation(scored=True))
+    expected = metrics.scores(joined.test.labels, joined.test.probabilities)
+    assert test["score"]["value"] == expected["auroc"] and test["score"]["low"] < expected["auroc"]
+    cut = metrics.operating_points(joined.val.labels, joined.val.probabilities)["youden"]
+    at = metrics.scores(joined.test.labels, joined.test.probabilities, cut)
+    assert test["at_thresholds"]["youden"] == {key: at[key] for key in ("recall", "specificity")}
+    content = sections.page(found, {})
+    assert "The test set was read for 1 configuration." in content.warnings
+    assert any("resnet18, seed 0: test AUROC" in text for text in content.sections[0].text)
 
 
 def permuted(runs: list[Candidate]) -> list[Candidate]:

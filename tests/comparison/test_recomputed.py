@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from recompute import recompute
-from support.comparison_runs import candidate, finished
+from support.comparison_runs import candidate, cross_validation, finished
 
+from pneumo.comparison import out_of_fold
 from pneumo.comparison.candidates import Candidate, sort_out
 from pneumo.evaluation.predictions import predictions_csv
 from pneumo.files import write_atomically
@@ -81,6 +82,25 @@ def test_every_number_is_recomputed(change: object, tmp_path: Path) -> None:
         folder = tmp_path / "store" / run.run_id / "artifacts" / "predictions"
         for name, split in (("test", run.test), ("val", run.val)):
             write_atomically(folder / f"{name}.csv", predictions_csv(split))
+    file = tmp_path / "comparison.json"
+    file.write_text(json.dumps(finite(dict(finished(kept, draws=50))), allow_nan=False))
+    done = recompute(file, tmp_path / "store")
+    assert done.count > 500 and done.largest < 1e-9, done.where
+
+
+@pytest.mark.parametrize("scored", [(True, False), (True, True)])
+def test_every_number_of_a_cross_validation_is_recomputed(scored: tuple[bool, bool], tmp_path: Path) -> None:
+    runs = [
+        *cross_validation(scored=scored[0]),
+        *cross_validation(seed=1, scored=scored[0]),
+        *cross_validation("resnet50", 1.0, scored=scored[1]),
+    ]
+    for run in runs:
+        folder = tmp_path / "store" / run.run_id / "artifacts" / "predictions"
+        for name, split in (("val", run.val), *((("test", run.test),) if run.scored else ())):
+            write_atomically(folder / f"{name}.csv", predictions_csv(split))
+    joined, _ = out_of_fold.pool(runs, lambda saved, folds: "")
+    kept, _ = sort_out(joined)
     file = tmp_path / "comparison.json"
     file.write_text(json.dumps(finite(dict(finished(kept, draws=50))), allow_nan=False))
     done = recompute(file, tmp_path / "store")

@@ -1,6 +1,8 @@
 """Finished runs without training: journals and artifacts sent to a SQLite store, or candidates in memory."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from support import plain_settings
 QUALITY = {"resnet18": 1.3, "resnet50": 1.2, "densenet121": 0.7}  # how far apart a model's logits lie
 DIGEST = "d" * 64
 PATIENTS_A_SPLIT = 60
+FOLDS = 5  # of a cross-validation
 
 
 def split(name: str, seed: int, quality: float, known: bool = True) -> SplitResult:
@@ -166,6 +169,59 @@ def candidates() -> list[Candidate]:
     """Two seeds each of a better and a worse model."""
     models = (("resnet18", 2.0), ("resnet50", 1.5))
     return [candidate(model, seed, quality) for model, quality in models for seed in range(2)]
+
+
+def part_of(whole: SplitResult, fold: int) -> SplitResult:
+    """The images of every fifth five patients, from `fold` on."""
+    people = {patient: number for number, patient in enumerate(dict.fromkeys(whole.patients))}
+    rows = [i for i, patient in enumerate(whole.patients) if people[patient] // 5 % FOLDS == fold]
+    return SplitResult(
+        paths=[whole.paths[i] for i in rows],
+        patients=[whole.patients[i] for i in rows],
+        labels=whole.labels[rows],
+        probabilities=whole.probabilities[rows],
+    )
+
+
+def sharper(found: SplitResult, times: float, shift: float = 0.0) -> SplitResult:
+    """`found` with its logits times a factor, as an uncalibrated network has them, and shifted."""
+    logits = metrics.logit(found.probabilities) * times + shift
+    return replace(found, probabilities=1 / (1 + np.exp(-logits)))
+
+
+def cross_validation(
+    model: str = "resnet18",
+    quality: float = 2.0,
+    seed: int = 0,
+    scored: bool = False,
+    folds: Sequence[int] = range(FOLDS),
+    shift: float = 0.0,
+) -> list[Candidate]:
+    """The runs of a cross-validation: each network is sharper than it should be, by another factor."""
+    found = []
+    for fold in folds:
+        whole = sharper(split("val", seed, quality), 1 + fold, shift)
+        val = part_of(whole, fold)
+        test = sharper(split("test", 10 * seed + fold, quality), 1 + fold) if scored else val
+        config = {"model.name": model, "data.val_protocol": "fold", "data.fold": fold}
+        found.append(
+            candidate(
+                model,
+                seed,
+                run_id=f"{model}-{seed}-{fold}",
+                name=f"fold={fold} {model}",
+                config=config,
+                saved={"data": {"fold": fold}},
+                fingerprint=f"{model}{seed}{fold}",
+                pool="p",
+                test_set="t",
+                digest=f"d{fold}",
+                scored=scored,
+                val=val,
+                test=test,
+            )
+        )
+    return found
 
 
 def finished(runs: list[Candidate], draws: int = 100, **keys: object) -> Comparison:

@@ -124,9 +124,9 @@ def test_samplers_even_out_any_number_of_classes() -> None:
 def test_class_weights_have_the_mean_one_over_the_draws(tmp_path: Path) -> None:
     made = trainer(tmp_path, class_weights=True, sampler="shuffle")
     assert made.class_weights is not None and len(made.class_weights) == CLASSES
-    weights = made.class_weights[torch.from_numpy(made.train_labels)]
+    weights = made.class_weights[torch.from_numpy(made.strata)]
     assert weights.mean().item() == pytest.approx(1, rel=1e-5)
-    of_class = np.bincount(made.train_labels, weights=weights.numpy())
+    of_class = np.bincount(made.strata, weights=weights.numpy())
     assert of_class == pytest.approx([15.0] * CLASSES, rel=1e-5)
 
 

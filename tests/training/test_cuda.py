@@ -115,6 +115,33 @@ def test_a_step_graph_gives_what_eager_steps_give(
         assert torch.equal(value, graph.network.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_step_graph_of_more_classes_or_several_findings(tmp_path: Path, multilabel: bool) -> None:
+    classes = 4
+    made = recipe(augment=AUGMENT, num_classes=classes, multilabel=multilabel, class_weights=True)
+    found = []
+    for graph in (True, False):
+        splits = {}
+        for name, split in three_splits(46).items():
+            rng = torch.Generator().manual_seed(len(name))
+            rarest = torch.arange(len(split)) % classes
+            labels = torch.randint(-1, 2, (len(split), classes), generator=rng) if multilabel else rarest
+            changed = replace(split, labels=labels, rarest=rarest if multilabel else None)
+            splits[name] = on_cuda(changed, True)
+        with deterministic():
+            model = Tiny(classes=classes)
+            runtime = Runtime(CUDA, torch.bfloat16)
+            trainer = make_trainer(tmp_path / str(graph), made, model, splits, runtime=runtime)
+            if not graph:
+                trainer._graph = None
+            trainer.fit()
+        found.append(trainer)
+    assert found[0]._graph is not None and found[0]._graph._graph is not None
+    assert found[0].progress.repeatable == found[1].progress.repeatable
+    for name, value in found[1].network.state_dict().items():
+        assert torch.equal(value, found[0].network.state_dict()[name]), name
+
+
 def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     """The graph is recorded again at another step."""
     with deterministic():
