@@ -136,17 +136,20 @@ def _compare(
         except UserError:  # its run was deleted, or its predictions were
             old_test = None
     new, before = _written(candidate.figures[SCORE]), _written(old.figures[SCORE])
-    if old_test is None or model_folder.test_digest(old_test) != candidate.test_digest:
+    pair: tuple[SplitResult, SplitResult] | None = None
+    if old_test is not None and model_folder.test_digest(old_test) == candidate.test_digest:
+        pair = _testable(new_test, old_test) if candidate.multilabel else (new_test, old_test)
+    if pair is None:
         high, low = candidate.figures[SCORE]["high"], old.figures[SCORE]["low"]
         words = f"{area} {new} against {before} of {holder.version}"
         worse = high is not None and low is not None and high < low
     else:
-        paired = _paired(new_test, old_test)
+        paired = _paired(*pair)
         varies = paired.p is not None
         interval = f", 95 % interval {paired.low:+.4f} to {paired.high:+.4f}" if varies else ""
         words = (
             f"{area} {new} against {before} of {holder.version}; paired on {len(new_test.paths)} test images "
-            f"{paired.difference:+.4f}{interval}"
+            f"{paired.difference:+.4f}{interval}{_left_out(new_test, pair[0])}"
         )
         worse = paired.high < 0 or (paired.p is None and paired.difference < 0)
     if worse:
@@ -154,6 +157,21 @@ def _compare(
             f"run {run.run_id} is worse than the model that has the alias {alias}: {words}. {FORCE}."
         )
     return words
+
+
+def _testable(new: SplitResult, old: SplitResult) -> tuple[SplitResult, SplitResult] | None:
+    """Two models' test rows of the findings with enough patients for a test; None if there are none."""
+    kept = finding_figures.testable(new), finding_figures.testable(old)
+    return (kept[0], kept[1]) if kept[0] and kept[1] else None
+
+
+def _left_out(every: SplitResult, tested: SplitResult) -> str:
+    """Words on the findings that a paired test leaves out."""
+    names = [name for name in every.class_names if name not in tested.class_names]
+    if not names:
+        return ""
+    fewest = finding_figures.FEWEST_PATIENTS
+    return f", without {', '.join(names)} (fewer than {fewest} patients have it, or do not)"
 
 
 def _paired(new: SplitResult, old: SplitResult) -> contrasts.Test:

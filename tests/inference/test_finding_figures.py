@@ -128,3 +128,19 @@ def test_a_finding_that_none_has_or_nobody_knows_leaves_the_means_of_the_others(
     test.labels[0, 0] = 0
     figures, _ = figures_of(test)
     assert figures["auroc"] == nothing and finding_figures.smallest_class(test) == 0
+
+
+def test_findings_of_few_patients_are_left_out_of_a_test() -> None:
+    test = drawn(200, shares=(0.5, 0.2, 0.0))
+    few = 2 * (finding_figures.FEWEST_PATIENTS - 1)
+    test.labels[:, 2] = 0
+    test.labels[:few, 2] = 1
+    kept = finding_figures.testable(test)
+    assert kept is not None and kept.class_names == NAMES[:2]
+    np.testing.assert_array_equal(kept.labels, test.labels[:, :2])
+    np.testing.assert_array_equal(kept.probabilities, test.probabilities[:, :2])
+    test.labels[few, 2] = 1  # one patient more
+    kept = finding_figures.testable(test)
+    assert kept is not None and kept.class_names == NAMES
+    test.labels[:] = 0
+    assert finding_figures.testable(test) is None
