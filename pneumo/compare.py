@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pneumo import UserError, config, one_of, places
-from pneumo.names import COMPARISON, RANKED_BY
+from pneumo.names import CLASS_RANKED_BY, COMPARISON
 from pneumo.run_overrides import overrides_of
 from pneumo.tracking import pages
 from pneumo.tracking.reading import Found, Reader
@@ -47,7 +47,7 @@ class CompareConfig:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
-        one_of("rank_by", self.rank_by, RANKED_BY)
+        one_of("rank_by", self.rank_by, CLASS_RANKED_BY)
         if not 0 < self.margin < 1:
             raise UserError(
                 f"margin={self.margin} must be between 0 and 1: the difference in {self.rank_by} that does "

@@ -72,6 +72,7 @@ PROTOCOLS = {
 
 # ---- the scores by which a comparison can rank
 RANKED_BY = ("accuracy", "balanced_accuracy", "f1", "mcc", "auroc", "auprc")
+CLASS_RANKED_BY = (*RANKED_BY, "f1_weighted", "kappa")  # of more than two classes
 
 # ---- where a probability becomes a decision; each rule but the first is computed on validation
 THRESHOLD_RULES = ("half", "sensitivity_95", "youden")

@@ -4,10 +4,12 @@ The text is Markdown in the run's description. A link `run:/NAME` leads to an ar
 writes MLflow's address, which differs in every tracker.
 """
 
+import math
 import shlex
 
 from pneumo import names
-from pneumo.evaluation import metrics, multiclass, multilabel, statistics
+from pneumo.evaluation import class_statistics, metrics, multiclass, multilabel, statistics
+from pneumo.evaluation.metrics import Floats
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.run_plan import RunPlan
 from pneumo.sweep.identity import without_places
@@ -26,6 +28,13 @@ MACRO_SHOWN = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "f1": "macro F1",
+}
+
+FINDINGS_SHOWN = {
+    "auroc": "mean AUROC",
+    "auprc": "mean average precision",
+    "accuracy": "mean accuracy",
+    "f1": "mean F1",
 }
 
 
@@ -71,11 +80,39 @@ def _of_two(test: SplitResult) -> list[str]:
 
 def _of_many(test: SplitResult) -> list[str]:
     """The scores of more than two classes, then the AUROC and sensitivity of each class."""
+    if test.multilabel:
+        return _of_findings(test)
+    classes = len(test.class_names)
+    weights = class_statistics.resample(test.labels, test.patients, classes)
+    macro, of_class = class_statistics.resampled_both(test.labels, test.probabilities, weights)
+    counts = class_statistics.counts_of(test.labels, test.patients, classes)
     scores = test.scores()
-    rows = [f"| test {word} | {scores[score]:.4f} | |" for score, word in MACRO_SHOWN.items()]
-    kind = multilabel.finding_scores if test.multilabel else multiclass.class_scores
-    of_class = kind(test.labels, test.probabilities)
-    for name, one in zip(test.class_names, of_class, strict=True):
+    rows = [
+        f"| test {word} | {scores[score]:.4f} | {_interval(score, scores[score], macro[score], counts)} |"
+        for score, word in MACRO_SHOWN.items()
+    ]
+    every = multiclass.class_scores(test.labels, test.probabilities)
+    for label, (name, one) in enumerate(zip(test.class_names, every, strict=True)):
+        shown = name.replace("|", "\\|")
+        own = statistics.PatientCounts.of(test.labels == label, test.patients)
+        ends = (_interval(score, one[score], of_class[score][label], own) for score in ("auroc", "recall"))
+        rows.append(
+            f"| {shown}: AUROC, sensitivity | {one['auroc']:.4f}, {one['recall']:.4f} | {', '.join(ends)} |"
+        )
+    return rows
+
+
+def _interval(score: str, value: float, draws: Floats, counts: statistics.Counts) -> str:
+    low, high = statistics.interval(score, value, draws, counts)
+    return f"{low:.3f} to {high:.3f}" if math.isfinite(low) else "no interval"
+
+
+def _of_findings(test: SplitResult) -> list[str]:
+    """The mean scores of several findings, then the AUROC and sensitivity of each finding."""
+    scores = test.scores()
+    rows = [f"| test {word} | {scores[score]:.4f} | |" for score, word in FINDINGS_SHOWN.items()]
+    every = multilabel.finding_scores(test.labels, test.probabilities)
+    for name, one in zip(test.class_names, every, strict=True):
         shown = name.replace("|", "\\|")
         rows.append(f"| {shown}: AUROC, sensitivity | {one['auroc']:.4f}, {one['recall']:.4f} | |")
     return rows

@@ -3,12 +3,14 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from recompute import recompute
 from sklearn import metrics as reference
 from support.commands import Command, Ending
 
@@ -94,7 +96,10 @@ def test_a_run_of_three_classes_leaves_what_is_promised(command: Command, tmp_pa
     run = tracked(tmp_path, folder.name)
     names = ["healthy", "bacterial, lobar", "viral/other"]
     assert json.loads(run.data.tags[CLASSES_TAG]) == names
-    assert "| viral/other: AUROC, sensitivity |" in run.data.tags["mlflow.note.content"]
+    note = run.data.tags["mlflow.note.content"]
+    ends = r"0\.\d{3} to [01]\.\d{3}"
+    assert re.search(rf"\| viral/other: AUROC, sensitivity \| [\d.]+, [\d.]+ \| {ends}, {ends} \|", note)
+    assert re.search(rf"\| test macro AUROC \| [\d.]+ \| {ends} \|", note)
     facts = json.loads((folder / "artifacts" / BEST_FACTS).read_text())
     assert facts["class_names"] == names and [*facts["images"]["train"]] == names
     report = json.loads((folder / "artifacts/reports/classification_test.json").read_text())
@@ -132,12 +137,34 @@ def one_line(ending: Ending) -> str:
 
 def test_what_takes_two_classes_refuses_more_in_one_line(command: Command, tmp_path: Path) -> None:
     assert command("train", *drawn(15)).code == 0
-    alone = one_line(command("compare", "experiment=pneumo"))
-    assert "the runs have 15 classes (NORMAL, PATTERN_1, " in alone and "takes two so far" in alone
     assert command("train", *drawn(2)).code == 0
     mixed = one_line(command("compare", "experiment=pneumo"))
     assert "the runs tell different classes apart: 1 run with 15 (NORMAL, PATTERN_1, " in mixed
     assert "1 run with 2 (NORMAL, PNEUMONIA)" in mixed
+
+
+@pytest.mark.parametrize("classes", [3, 15])
+def test_runs_of_more_classes_are_compared(command: Command, tmp_path: Path, classes: int) -> None:
+    named = [NAMED] if classes == 3 else []
+    for seed in (0, 1):
+        ending = command("train", *drawn(classes, *named, f"seed={seed}"))
+        assert ending.code == 0, ending.err
+    line = ("experiment=pneumo", f"output={tmp_path / 'page'}", "latency=false", "draws=50")
+    ending = command("compare", *line, "rank_by=kappa" if classes == 3 else "rank_by=auroc")
+    assert ending.code == 0, ending.err
+    assert ("kappa" if classes == 3 else "macro AUROC") in ending.out.splitlines()[0]
+    saved = json.loads((tmp_path / "page/comparison.json").read_text())
+    assert len(saved["class_names"]) == classes and saved["configurations"][0]["seeds"] == [0, 1]
+    assert saved["splits"]["train"]["classes"].keys() == {*saved["class_names"]}
+    done = recompute(tmp_path / "page/comparison.json", tmp_path / "mlartifacts")
+    assert done.count > 500 and done.largest < 1e-9, done.where
+    wrong = command("compare", *line, "rank_by=luck")
+    assert wrong.code == 2 and "rank_by=luck is not known" in wrong.err
+
+
+def test_a_smoke_comparison_names_the_missing_class(command: Command) -> None:
+    assert command("train", *drawn(15, "trainer.limit_batches=1", "trainer.batch_size=8")).code == 0
+    assert "no test image has the class PATTERN_" in one_line(command("compare", "experiment=pneumo"))
 
 
 def test_two_classes_write_what_they_always_wrote(command: Command, tmp_path: Path) -> None:

@@ -387,6 +387,8 @@ def seeds_needed(first: Spread, second: Spread, least: int, margin: float, level
 class Row:
     """One configuration or ensemble, recomputed from its runs' predictions."""
 
+    scores_of = staticmethod(scores)
+
     def __init__(
         self,
         facts: dict[str, Any],
@@ -457,6 +459,13 @@ class Row:
         return self.spread_of(
             [row.mean() for row in each], [row @ self.w / self.w.sum(axis=0) for row in each]
         )
+
+    def right(self) -> np.ndarray:
+        """Which images the averaged probabilities get right."""
+        return (self.average >= 0.5) == self.y
+
+    def delong_p(self, other: "Row") -> tuple[float, float | None]:
+        return delong_p(self.y, self.test, other.test)
 
     def called(self, cuts: list[float]) -> float:
         """Patients with an image that is called ill, the mean over the runs."""
@@ -676,14 +685,14 @@ def check_pairs(same: Check, page: dict[str, Any], pairs: list[dict[str, Any]], 
                     same("seeds needed", found["seeds_needed"], seeds_needed(a, b, least, margin, level))
                 else:
                     assert found["seeds_needed"] is None
-        right, other = ((row.average >= 0.5) == row.y for row in (first, second))
+        right, other = first.right(), second.right()
         only = int((right & ~other).sum()), int((other & ~right).sum())
         entry = pair["mcnemar"]
         same("McNemar", (entry["only_first"], entry["only_second"]), only)
         table = [[0, only[0]], [only[1], 0]]
         test("mcnemar", entry, mcnemar(table, exact=True).pvalue if sum(only) else 1.0)
         if "delong" in pair:
-            difference, p = delong_p(first.y, first.test, second.test)
+            difference, p = first.delong_p(second)
             same("DeLong difference", pair["delong"]["difference"], difference)
             test("delong", pair["delong"], p)
     for name, values in p_values.items():
@@ -706,9 +715,9 @@ def check_choice(same: Check, page: dict[str, Any], rows: dict[str, Row], w: np.
     outside = []
     for draw in range(min(500, w.shape[1])):
         left = w[:, draw] == 0
-        if len(set(y[left])) == 2:
+        if len(set(y[left])) == len(set(y)):
             winner = max(ranked, key=lambda row: row.draws[score][draw])
-            outside.append(np.mean([scores(y[left], p[left])[score] for p in winner.test]))
+            outside.append(np.mean([winner.scores_of(y[left], p[left])[score] for p in winner.test]))
     same("draws of the choice", found["draws"], len(outside))
     if len(outside) >= 50:
         luck = max(0.0, first - np.mean(outside))
@@ -721,10 +730,13 @@ def recompute(file: Path, artifacts: Path) -> Check:
 
 
 def _recompute(file: Path, artifacts: Path) -> Check:
+    import recompute_classes as classes  # it uses this module
+
     gc.freeze()  # statsmodels collects garbage in each call, half a second in a large process
     page = json.loads(file.read_text())
     groups = [page[key] for key in ("configurations", "optimistic", "ensembles")]
     files: dict[str, dict[str, pd.DataFrame]] = {}
+    names = page.get("class_names")
     on_val = page["scored_on"] == "val"
     for folder in artifacts.rglob("predictions"):
         files[folder.parent.parent.name] = {
@@ -732,7 +744,7 @@ def _recompute(file: Path, artifacts: Path) -> Check:
             name: pd.read_csv(
                 folder / f"{name}.csv",
                 dtype={"patient": str},
-                converters={"probability": float},
+                converters=dict.fromkeys(["probability", *(f"p_{name}" for name in names or ())], float),
                 keep_default_na=False,
                 encoding_errors="backslashreplace",  # file names may not be UTF-8
             )
@@ -747,11 +759,19 @@ def _recompute(file: Path, artifacts: Path) -> Check:
         held["test"] = held["val"]
     some = next(row for group in groups for row in group)
     table = files[some["runs"][0]["run_id"]]["test"]
-    w = draw_weights(table, page["bootstrap"]["draws"], page["bootstrap"]["seed"])
+    draws, seed = page["bootstrap"]["draws"], page["bootstrap"]["seed"]
+    if names:
+        w = classes.draw_weights(table, draws, seed, len(names))
+        same("draws kept", page["bootstrap"]["kept"], w.shape[1])
+    else:
+        w = draw_weights(table, draws, seed)
     rows = {}
     for group in groups:
         for facts in group:
-            row = Row(facts, files, w, on_val, folds)
+            if names:
+                row = classes.ClassRow(facts, files, w, on_val, names, folds)
+            else:
+                row = Row(facts, files, w, on_val, folds)
             row.check(same, page["bootstrap"]["seed"])
             row.check_subtypes(same, table.patient)
             rows[facts.get("id", facts["name"])] = row
@@ -759,6 +779,12 @@ def _recompute(file: Path, artifacts: Path) -> Check:
     check_pairs(same, page, page["ensemble_pairs"], rows)
     check_choice(same, page, rows, w)
     check_folds(same, page, rows)
+    same("test images", page["test"]["images"], len(table))
+    order = [row["scores"][page["rank_by"]]["value"] for row in page["configurations"]]
+    assert order == sorted(order, reverse=True)
+    if names:
+        classes.check_images(same, page, table, next(iter(rows.values())))
+        return same
     people = patient_counts(table.label.to_numpy(), table.patient)
     by_class = page["test"]["by_class"]
     same("patients by class", (by_class["normal"], by_class["pneumonia"]), (people["normal"], people["ill"]))
@@ -767,9 +793,6 @@ def _recompute(file: Path, artifacts: Path) -> Check:
     everyone = net_benefit(y, np.ones(len(y)), np.ones((len(y), 1)))[:, 0]
     same("treat all", page["decision"]["treat_all"], everyone)
     same("prevalence", page["decision"]["prevalence"], y.mean())
-    same("test images", page["test"]["images"], len(table))
-    order = [row["scores"][page["rank_by"]]["value"] for row in page["configurations"]]
-    assert order == sorted(order, reverse=True)
     return same
 
 

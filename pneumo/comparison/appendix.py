@@ -1,14 +1,22 @@
 """What backs the results up on the comparison page: data, cost, mistakes, reports, settings, method."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from pneumo.comparison.blocks import Details, Link, Picture, Section, Table
-from pneumo.comparison.content import Comparison, Confusion, all_rows
+from pneumo.comparison.content import Comparison, Confusion, Mistake, all_rows, class_names, many
 from pneumo.comparison.reporting_items import items
-from pneumo.comparison.words import SCORE_WORDS, images_word, number, ranked, scaled, setting
-from pneumo.names import CLASS_NAMES
+from pneumo.comparison.words import (
+    images_by_class,
+    images_word,
+    number,
+    ranked,
+    scaled,
+    score_words,
+    setting,
+)
 
 MOST_REPORTS = 12  # configurations whose matrices and reports are shown
+NO_IMAGES = "This machine lacks the images. Set data.root=DIR to the folder that contains them."
 _SPLITS = {
     "train": ("Training", "fits the weights"),
     "val": ("Validation", "chooses epoch, thresholds, temperature"),
@@ -43,8 +51,7 @@ def data(comparison: Comparison) -> Section:
         section.flow.append(
             (
                 title,
-                f"{split['images']:,} images{patients}: {split['normal']:,} normal, "
-                f"{split['pneumonia']:,} pneumonia{kinds}; {role}",
+                f"{split['images']:,} images{patients}: {images_by_class(split)}{kinds}; {role}",
             )
         )
     return section
@@ -87,23 +94,55 @@ def cost(comparison: Comparison) -> Section | None:
 def mistakes(comparison: Comparison, pictures: Mapping[str, str]) -> Section | None:
     if not comparison["mistakes"]:
         return None
-    classes = [name.lower() for name in CLASS_NAMES]
+    name = comparison["configurations"][0]["name"]
+    if many(comparison):
+        return _class_mistakes(comparison, pictures, name)
+    classes = [name.lower() for name in class_names(comparison)]
     shown = []
     for mistake in comparison["mistakes"]:
         truth, called = classes[mistake["label"]], classes[1 - mistake["label"]]
-        caption = (
-            f"{mistake['path']}: {truth}, called {called} with a probability of pneumonia of "
-            f"{mistake['probability']:.4f}; wrong in {mistake['wrong_in']} of {mistake['of']} runs"
-        )
-        alt = f"Chest X-ray labelled {truth}, called {called}"
-        shown.append(Picture(data=pictures.get(mistake["path"], ""), alt=alt, caption=caption))
-    name = comparison["configurations"][0]["name"]
+        of = f"a probability of pneumonia of {mistake['probability']:.4f}"
+        shown.append(_picture(mistake, truth, called, of, pictures))
     text = [
         f"The {images_word(comparison)} images that {name} gets wrong with the most confidence, at "
         "probability 0.5, its seeds averaged."
     ]
     if not pictures:
-        text.append("This machine lacks the images. Set data.root=DIR to the folder that contains them.")
+        text.append(NO_IMAGES)
+    return Section(title="Mistakes", text=text, pictures=shown)
+
+
+def _picture(
+    mistake: Mistake, truth: str, called: str, probability: str, pictures: Mapping[str, str]
+) -> Picture:
+    caption = (
+        f"{mistake['path']}: {truth}, called {called} with {probability}; wrong in {mistake['wrong_in']} of "
+        f"{mistake['of']} runs"
+    )
+    alt = f"Chest X-ray labelled {truth}, called {called}"
+    return Picture(data=pictures.get(mistake["path"], ""), alt=alt, caption=caption)
+
+
+def _class_mistakes(comparison: Comparison, pictures: Mapping[str, str], name: str) -> Section:
+    """The mistakes of more than two classes, by true and called class."""
+    names = class_names(comparison)
+    shown = [
+        _picture(
+            mistake,
+            names[mistake["label"]],
+            names[mistake["called"]],
+            f"a probability of {mistake['probability']:.4f} ({names[mistake['label']]}: "
+            f"{mistake['own_probability']:.4f})",
+            pictures,
+        )
+        for mistake in comparison["mistakes"]
+    ]
+    text = [
+        f"The {images_word(comparison)} images that {name} gets wrong with the most confidence, its seeds "
+        "averaged: at most two of each true and called class."
+    ]
+    if not pictures:
+        text.append(NO_IMAGES)
     return Section(title="Mistakes", text=text, pictures=shown)
 
 
@@ -114,7 +153,7 @@ def reports(comparison: Comparison) -> Section:
         if comparison["scored_on"] == "val":
             del splits["test"]
         tables = [
-            _classification(f"{split} images, seed {run['seed']}", matrix)
+            _classification(f"{split} images, seed {run['seed']}", matrix, class_names(comparison))
             for split, matrices in splits.items()
             for run, matrix in zip(row["runs"], matrices, strict=False)
         ]
@@ -122,23 +161,24 @@ def reports(comparison: Comparison) -> Section:
     return Section(title="Classification reports", text=["One report for each run."], details=details)
 
 
-def _classification(caption: str, matrix: Confusion) -> Table:
-    (tn, fp), (fn, tp) = matrix
-
+def _classification(caption: str, matrix: Confusion, names: Sequence[str]) -> Table:
     def line(hit: int, false: int, missed: int) -> list[float]:
         precision = hit / (hit + false) if hit + false else 0.0
         recall = hit / (hit + missed) if hit + missed else 0.0
         return [precision, recall, 2 * hit / (2 * hit + false + missed) if hit + false + missed else 0.0]
 
-    normal, ill = line(tn, fn, fp), line(tp, fp, fn)
-    sizes = (tn + fp, fn + tp)
+    hits, sizes = [counts[k] for k, counts in enumerate(matrix)], [sum(counts) for counts in matrix]
+    called = [sum(column) for column in zip(*matrix, strict=True)]
+    each = [line(hit, c - hit, n - hit) for hit, c, n in zip(hits, called, sizes, strict=True)]
     total = max(1, sum(sizes))
-    weighted = [(a * sizes[0] + b * sizes[1]) / total for a, b in zip(normal, ill, strict=True)]
-    macro = [(a + b) / 2 for a, b in zip(normal, ill, strict=True)]
+    weighted = [
+        sum(value * n for value, n in zip(values, sizes, strict=True)) / total
+        for values in zip(*each, strict=True)
+    ]
+    macro = [sum(values) / len(names) for values in zip(*each, strict=True)]
     rows = [
-        [CLASS_NAMES[0], *map(number, normal), str(sizes[0])],
-        [CLASS_NAMES[1], *map(number, ill), str(sizes[1])],
-        ["accuracy", "", "", number((tn + tp) / total), str(total)],
+        *([name, *map(number, values), str(n)] for name, values, n in zip(names, each, sizes, strict=True)),
+        ["accuracy", "", "", number(sum(hits) / total), str(total)],
         ["macro average", *map(number, macro), str(total)],
         ["weighted average", *map(number, weighted), str(total)],
     ]
@@ -171,14 +211,15 @@ def settings(comparison: Comparison) -> Section:
 def runs(comparison: Comparison) -> Section:
     """Every run: its scores, where it was made, and its page in MLflow."""
     score = comparison["rank_by"]
+    word = score_words(comparison)[score]
     listed = [
         (row, run, value)
         for row in all_rows(comparison)
         for run, value in zip(row["runs"], row["scores"][score]["per_run"], strict=True)
     ]
     table = Table(
-        caption=f"{SCORE_WORDS[score]} on the {images_word(comparison)} images, by run",
-        columns=["run", "configuration", "seed", SCORE_WORDS[score], "epoch", "commit", "device"],
+        caption=f"{word} on the {images_word(comparison)} images, by run",
+        columns=["run", "configuration", "seed", word, "epoch", "commit", "device"],
         rows=[
             [
                 run["name"],

@@ -43,10 +43,12 @@ class MatrixLine:
 
 @dataclass(kw_only=True)
 class Matrix:
-    """The confusion matrix of one run."""
+    """The confusion matrix of one run; `called` are the classes of its columns."""
 
     name: str
+    called: list[str]
     lines: list[MatrixLine]
+    wide: bool = False  # it takes the whole width, and scrolls
 
 
 @dataclass(kw_only=True)

@@ -15,8 +15,8 @@ from pneumo.comparison.content import EpochScores, LeftOut, SplitSize, Unscored
 from pneumo.data import manifest
 from pneumo.data.pseudonyms import is_pseudonym
 from pneumo.data.settings import DataSettings, PhantomSettings
-from pneumo.evaluation.metrics import checked
-from pneumo.evaluation.predictions import SplitResult, read_predictions
+from pneumo.evaluation.multiclass import checked_of
+from pneumo.evaluation.predictions import SplitResult, read_any_predictions
 from pneumo.names import (
     CLASS_NAMES,
     CLASSES_TAG,
@@ -31,6 +31,7 @@ from pneumo.names import (
     POOL_TAG,
     PROTOCOL_TAG,
     SYNTHETIC_TAG,
+    TASK_TAG,
     TEST_PREDICTIONS,
     TEST_SELECTED,
     TEST_SET_TAG,
@@ -126,24 +127,25 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
 
 
 def _refuse_other_tasks(runs: Sequence[TrackedRun]) -> None:
-    """Raise UserError for runs that tell different classes apart, and for runs of more than two classes."""
-    tasks = Counter(run.tags.get(CLASSES_TAG, json.dumps(CLASS_NAMES)) for run in runs)
-    names = {task: _class_names(task) for task in tasks}
+    """Raise UserError for runs that tell different classes apart, or that look for several findings."""
+    tasks = Counter((run.tags.get(TASK_TAG, ""), run.tags.get(CLASSES_TAG, _TWO)) for run in runs)
     if len(tasks) > 1:
-        parts = [
-            f"{count} run{'s' * (count != 1)} with {len(names[task])} ({_shown(names[task])})"
-            for task, count in tasks.items()
-        ]
+        parts = []
+        for (task, classes), count in tasks.items():
+            names, kind = _class_names(classes), " findings" if task else ""
+            parts.append(f"{count} run{'s' * (count != 1)} with {len(names)}{kind} ({_shown(names)})")
         raise UserError(
             f"the runs tell different classes apart: {'; '.join(sorted(parts))}. Their scores answer "
             "different questions; compare each group alone, by sweep_id=ID or in a separate experiment."
         )
-    if any(len(classes) > len(CLASS_NAMES) for classes in names.values()):
-        classes = next(iter(names.values()))
+    if any(task for task, _ in tasks):
         raise UserError(
-            f"the runs have {len(classes)} classes ({_shown(classes)}), and a comparison takes two so far. "
-            "Each run's reports/classification_test.txt has its scores."
+            "the runs look for several findings an image (data.task=multilabel), and pneumo compare takes "
+            "one class an image so far. Each run has its scores in reports/ and in MLflow."
         )
+
+
+_TWO = json.dumps(CLASS_NAMES)
 
 
 def _class_names(text: str) -> list[str]:
@@ -178,11 +180,11 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
     core, pixels = (_version(run, tag) for tag in (CORE_TAG, PIXELS_TAG))
     settings = fingerprint.relevant(config, core, pixels)
     seed = int(settings.pop("seed", 0))
-    val = read_predictions(run.files[VAL_PREDICTIONS])
+    val = read_any_predictions(run.files[VAL_PREDICTIONS])
     scored = TEST_PREDICTIONS in run.files
-    test = read_predictions(run.files[TEST_PREDICTIONS]) if scored else val
+    test = read_any_predictions(run.files[TEST_PREDICTIONS]) if scored else val
     for split in (test, val):
-        checked(split.labels, split.probabilities)
+        checked_of(split.labels, split.probabilities)
     notes = []
     if settings.get("trainer.limit_batches"):
         notes.append("Some runs are smoke runs: they used part of every split (trainer.limit_batches).")
@@ -354,7 +356,17 @@ def phantom(kept: Sequence[Candidate]) -> PhantomSettings | None:
 
 def split_sizes(kept: Sequence[Candidate], root: Path | None) -> dict[str, SplitSize] | None:
     """Images and patients by split: as a run recorded them, else counted in the images below `root`."""
+    many = kept[0].test.many
     for run in kept:
+        if run.images and run.patients and many:
+            return {
+                split: {
+                    "images": sum(counts.values()),
+                    "classes": dict(counts),
+                    "patients": run.patients.get(split) or None,
+                }
+                for split, counts in run.images.items()
+            }
         if run.images and run.patients:
             return {
                 split: {
@@ -365,7 +377,7 @@ def split_sizes(kept: Sequence[Candidate], root: Path | None) -> dict[str, Split
                 }
                 for split, counts in run.images.items()
             }
-    if root is None or not (root / "train").is_dir():
+    if many or root is None or not (root / "train").is_dir():
         return None
     settings = DataSettings(name="chest_xray", root=str(root), val_protocol="patient")
     try:

@@ -12,12 +12,12 @@ import numpy as np
 
 from pneumo.comparison.configuration import FEW_DRAWS, Configuration
 from pneumo.comparison.content import Choice, Optimism
-from pneumo.evaluation import contrasts, statistics
+from pneumo.evaluation import class_statistics, contrasts, statistics
 from pneumo.evaluation.contrasts import Spread
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.evaluation.statistics import LEVEL
 
-FEWEST_DRAWS = 50  # with patients of both classes left out; with fewer there is no correction
+FEWEST_DRAWS = 50  # with patients of each class left out; with fewer there is no correction
 PART = {"auroc": ("areas",), "auprc": ("areas",)}
 
 
@@ -36,7 +36,7 @@ def by_validation(ranked: Sequence[Configuration], score: str, draws: int, seed:
     best = order[0]
     spreads = _validation_spreads(ranked, score, draws, seed)
     patients = min(
-        statistics.PatientCounts.of(run.val.labels, run.val.patients).smaller_class
+        class_statistics.counts_of(run.val.labels, run.val.patients, len(run.val.class_names)).smaller_class
         for configuration in ranked
         for run in configuration.runs
     )
@@ -65,9 +65,11 @@ def _validation_spreads(ranked: Sequence[Configuration], score: str, draws: int,
             paths = tuple(run.val.paths)
             if paths not in weights:
                 once = np.ones((len(paths), 1), dtype=np.uint16)
-                picked = statistics.resample(run.val.labels, run.val.patients, min(draws, FEW_DRAWS), seed)
+                picked = class_statistics.resample(
+                    run.val.labels, run.val.patients, len(run.val.class_names), min(draws, FEW_DRAWS), seed
+                )
                 weights[paths] = np.concatenate([once, picked], axis=1)
-            found = statistics.resampled_scores(
+            found = class_statistics.resampled_scores(
                 run.val.labels, run.val.probabilities, weights[paths], parts=PART.get(score, ("counts",))
             )[score]
             values.append(float(found[0]))
@@ -87,7 +89,7 @@ def optimism(
     above = first - float(np.mean([configuration.value(score) for configuration in ranked]))
     drawn = weights[:, :FEW_DRAWS]
     left_out = (drawn == 0).astype(np.uint16)
-    both = (left_out[test.labels == 0].any(axis=0)) & (left_out[test.labels == 1].any(axis=0))
+    both = class_statistics.with_each_class(test.labels, left_out, len(test.class_names))
     left_out, picked = left_out[:, both], np.flatnonzero(both)
     if len(picked) < FEWEST_DRAWS:
         return {"value": None, "corrected": None, "above_mean": above, "draws": len(picked)}
@@ -96,7 +98,7 @@ def optimism(
         [
             np.mean(
                 [
-                    statistics.resampled_scores(
+                    class_statistics.resampled_scores(
                         test.labels, chances, left_out, parts=PART.get(score, ("counts",))
                     )[score]
                     for chances in configuration.tests

@@ -1,11 +1,11 @@
 """What a user of a model asks on the page: calibration, thresholds, and whether acting on it helps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pneumo.comparison.blocks import Details, Section, Table
-from pneumo.comparison.content import Comparison, ConfigurationRow, PairRow, PairScore, all_rows
+from pneumo.comparison.content import Comparison, ConfigurationRow, Decision, PairRow, PairScore, all_rows
 from pneumo.comparison.words import (
     DASH,
     SCORE_WORDS,
@@ -16,6 +16,7 @@ from pneumo.comparison.words import (
     pairs_in_tables,
     plural,
     ranked,
+    score_words,
     with_interval,
 )
 
@@ -33,7 +34,9 @@ SHOWN_THRESHOLDS = (0.05, 0.10, 0.20, 0.30, 0.50, 0.70)  # of the decision curve
 
 def sections(comparison: Comparison) -> list[Section]:
     """Calibration, thresholds and the decision curve."""
-    return [_calibration(comparison), _thresholds(comparison), _decision(comparison)]
+    decision = comparison["decision"]
+    curve = [_decision(comparison, decision)] if decision else []
+    return [_calibration(comparison), _thresholds(comparison), *curve]
 
 
 def _calibration(comparison: Comparison) -> Section:
@@ -61,21 +64,25 @@ def _calibration(comparison: Comparison) -> Section:
         ],
     )
     section = Section(title="Calibration", text=text, tables=[table], figures=["calibration"])
-    if any(row["temperature"] for row in rows):
-        section.tables.append(_temperatures(rows))
-    pairs = [pair for pair in pairs_in_tables(comparison) if pair["tempered"]]
-    if pairs:
-        names = {row["id"]: ranked(row) for row in comparison["configurations"]}
-        entries = [
-            (pair, SCORE_WORDS[score], entry) for pair in pairs for score, entry in pair["tempered"].items()
-        ]
-        table = _pair_table("Differences after temperature, exploratory", entries, names)
-        section.details.append(Details(summary=table.caption, text=_pairs_text(comparison), tables=[table]))
+    add_temperatures(section, comparison)
     return section
 
 
-def _temperatures(rows: Sequence[ConfigurationRow]) -> Table:
-    scores = ("ece", "log_loss", "brier")
+def add_temperatures(section: Section, comparison: Comparison) -> None:
+    """Add what the temperatures of validation do, for two classes or more."""
+    rows, words = all_rows(comparison), score_words(comparison)
+    if any(row["temperature"] for row in rows):
+        section.tables.append(_temperatures(rows, words))
+    pairs = [pair for pair in pairs_in_tables(comparison) if pair["tempered"]]
+    if pairs:
+        names = {row["id"]: ranked(row) for row in comparison["configurations"]}
+        entries = [(pair, words[score], entry) for pair in pairs for score, entry in pair["tempered"].items()]
+        table = _pair_table("Differences after temperature, exploratory", entries, names)
+        section.details.append(Details(summary=table.caption, text=_pairs_text(comparison), tables=[table]))
+
+
+def _temperatures(rows: Sequence[ConfigurationRow], words: Mapping[str, str]) -> Table:
+    scores = [score for score in ("ece_top", "ece", "log_loss", "brier") if score in rows[0]["scores"]]
     lines = []
     for row in rows:
         fitted = row["temperature"]
@@ -88,7 +95,7 @@ def _temperatures(rows: Sequence[ConfigurationRow]) -> Table:
         lines.append([ranked(row), values, *changes])
     return Table(
         caption="Temperature fitted on validation, and the calibration of the test images before → after",
-        columns=["configuration", "temperature by seed", *(SCORE_WORDS[score] for score in scores)],
+        columns=["configuration", "temperature by seed", *(words[score] for score in scores)],
         rows=lines,
     )
 
@@ -158,8 +165,8 @@ def _share(value: float, low: float, high: float) -> str:
     return number(value, 3) + ends
 
 
-def _decision(comparison: Comparison) -> Section:
-    decision, rows = comparison["decision"], all_rows(comparison)
+def _decision(comparison: Comparison, decision: Decision) -> Section:
+    rows = all_rows(comparison)
     places = [int(np.argmin(np.abs(np.array(decision["thresholds"]) - t))) for t in SHOWN_THRESHOLDS]
     lines = [[ranked(row), *(number(row["net_benefit"][place], 3) for place in places)] for row in rows]
     lines.append(["treat all", *(number(decision["treat_all"][place], 3) for place in places)])

@@ -12,6 +12,7 @@ from pneumo.comparison.candidates import Candidate
 from pneumo.comparison.content import (
     CalibrationRow,
     ConfigurationRow,
+    ConfigurationStart,
     Confusion,
     Curve,
     Curves,
@@ -25,13 +26,18 @@ from pneumo.comparison.content import (
     Temperature,
     Validation,
 )
-from pneumo.evaluation import calibration, decisions, metrics, statistics
+from pneumo.comparison.words import SCORE_WORDS
+from pneumo.evaluation import calibration, class_statistics, decisions, metrics, multiclass, statistics
 from pneumo.evaluation.calibration import Recalibration
 from pneumo.evaluation.contrasts import Spread
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.names import RANKED_BY, THRESHOLD_RULES
 
 RULE_SCORES = ("accuracy", "balanced_accuracy", "recall", "specificity", "precision", "f1", "mcc")
+PAIRED = (  # compared in pairs
+    *("accuracy", "balanced_accuracy", "f1", "recall", "specificity", "precision", "mcc"),
+    *("auroc", "auprc", "brier", "log_loss"),
+)
 POINT_SCORES = ("recall", "specificity", "balanced_accuracy")  # compared in pairs at each threshold rule
 TEMPERED_SCORES = ("brier", "log_loss")  # compared in pairs after temperature
 GRID = np.linspace(0, 1, 101)
@@ -43,6 +49,10 @@ class Configuration:
 
     With `average` the runs' probabilities are averaged first: one ensemble instead of several models.
     """
+
+    ranked_by: Sequence[str] = RANKED_BY
+    paired: Sequence[str] = PAIRED
+    words: Mapping[str, str] = SCORE_WORDS
 
     def __init__(
         self,
@@ -66,36 +76,55 @@ class Configuration:
             tests = [run.test.probabilities for run in self.runs]
         self._splits = [""] if average else [run.split for run in self.runs]
         self.tests, self.val, self._truth = tests, val, test.labels
-        self._test, self._counts = test, statistics.PatientCounts.of(test.labels, test.patients)
+        classes = len(test.class_names)
+        self._test = test
+        self._counts = class_statistics.counts_of(test.labels, test.patients, classes)
         # Per run at each threshold rule, and after temperature: scores of the images, and of every draw.
         self._at: dict[str, list[tuple[dict[str, float], dict[str, metrics.Floats]]]] = {}
         self._tempered: list[tuple[dict[str, float], dict[str, metrics.Floats]]] = []
-        if_calibrated = calibration.error_if_calibrated(test.labels, test.patients, tests, seed)
-        self._resampled = [statistics.resampled_scores(test.labels, chances, weights) for chances in tests]
+        self._resampled = self._resample(weights)
         self.draws = _mean_draws(self._resampled)
         self.by_network = {} if average else out_of_fold.by_network(self.runs, _score)
         self.folds = out_of_fold.by_fold(self.runs, self.by_network) if self.by_network else {}
         self.per_run = [_score(test.labels, chances) for chances in tests]
-        self.row: ConfigurationRow = {
-            "name": name,
-            "model": str(runs[0].config.get("model.name", "?")),
-            "protocol": runs[0].protocol,
+        self.row = self._row(weights, seed)
+
+    def _resample(self, weights: statistics.Weights) -> list[dict[str, metrics.Floats]]:
+        """Each run's scores on every draw."""
+        return [statistics.resampled_scores(self._truth, chances, weights) for chances in self.tests]
+
+    def _row(self, weights: statistics.Weights, seed: int) -> ConfigurationRow:
+        test = self._test
+        if_calibrated = calibration.error_if_calibrated(test.labels, test.patients, self.tests, seed)
+        row: ConfigurationRow = {
+            **self._start(),
+            "points": self._points(weights),
+            "temperature": self._temperature(weights),
+            "calibration": self._calibration(test.labels, self.tests, if_calibrated),
+            "net_benefit": self._net_benefit(np.ones((len(test.labels), 1)))[:, 0].tolist(),
+            "subtypes": self._subtypes(test, weights),
+            "confusion": [matrix_of(test.labels, chances) for chances in self.tests],
+        }
+        self._set_error_interval(row["scores"]["ece"], "ece", if_calibrated)
+        return row
+
+    def _start(self) -> ConfigurationStart:
+        return {
+            "name": self.name,
+            "model": str(self.runs[0].config.get("model.name", "?")),
+            "protocol": self.runs[0].protocol,
             "seeds": [run.seed for run in self.runs],
             "rank": None,
-            "ensemble": average,
+            "ensemble": self.average,
             "runs": [_run_row(run) for run in self.runs],
             "scores": {score: self._score_row(score) for score in self.per_run[0]},
             "validation": self._validation(),
-            "points": self._points(weights),
-            "temperature": self._temperature(weights),
-            "calibration": self._calibration(if_calibrated),
-            "net_benefit": self._net_benefit(np.ones((len(test.labels), 1)))[:, 0].tolist(),
-            "subtypes": self._subtypes(test, weights),
-            "confusion": [_confusion(test.labels, chances) for chances in tests],
         }
-        ece = self.row["scores"]["ece"]
-        ece["low"], ece["high"] = calibration.error_interval(
-            ece["value"], if_calibrated, self.draws["ece"], self._counts.smaller_class
+
+    def _set_error_interval(self, entry: ScoreInterval, score: str, if_calibrated: metrics.Floats) -> None:
+        """A calibration error has an interval of its own, from its draws if the networks were calibrated."""
+        entry["low"], entry["high"] = calibration.error_interval(
+            entry["value"], if_calibrated, self.draws[score], self._counts.smaller_class
         )
 
     def value(self, score: str) -> float:
@@ -138,10 +167,10 @@ class Configuration:
             "auroc": mean("auroc"),
             "scores": {
                 score: float(np.mean([run[score] for run in scored]))
-                for score in (*RANKED_BY, "log_loss")
+                for score in (*self.ranked_by, "log_loss")
                 if scored
             },
-            "confusion": [_confusion(*pair) for pair in self.val],
+            "confusion": [matrix_of(*pair) for pair in self.val],
         }
 
     def _points(self, weights: statistics.Weights) -> dict[str, OperatingPoint]:
@@ -199,22 +228,31 @@ class Configuration:
         one_class = any(len(np.unique(labels)) < 2 for labels, _ in self.val)
         if not self.val or one_class or self.runs[0].on_validation:
             return None
-        fitted = [metrics.temperature(*pair) for pair in self.val]
-        cooled = [metrics.tempered(chances, value) for chances, value in zip(self.tests, fitted, strict=True)]
+        fitted = [multiclass.temperature_of(*pair) for pair in self.val]
+        cooled = [
+            multiclass.tempered_of(chances, value) for chances, value in zip(self.tests, fitted, strict=True)
+        ]
         after = [_score(self._truth, chances, parts=("losses",)) for chances in cooled]
         self._tempered = [
-            (one, statistics.resampled_scores(self._truth, chances, weights, parts=("losses",)))
+            (one, class_statistics.resampled_scores(self._truth, chances, weights, parts=("losses",)))
             for one, chances in zip(after, cooled, strict=True)
         ]
-        keys = ("ece", "log_loss", "brier")
+        keys = [key for key in ("ece", "log_loss", "brier", "ece_top") if key in after[0]]
         return {"values": fitted, "after": {key: float(np.mean([run[key] for run in after])) for key in keys}}
 
-    def _calibration(self, if_calibrated: metrics.Floats) -> CalibrationRow:
-        fits = [Recalibration.of(self._truth, chances) for chances in self.tests]
-        _, _, patient_of = statistics.clusters(self._truth, self._test.patients)
+    def _calibration(
+        self,
+        labels: metrics.Ints,
+        tests: Sequence[metrics.Floats],
+        if_calibrated: metrics.Floats,
+    ) -> CalibrationRow:
+        """Of `tests`, the runs' probabilities of class 1 of the `labels`."""
+        fits = [Recalibration.of(labels, chances) for chances in tests]
+        _, _, patient_of = statistics.clusters(labels, self._test.patients)
+        least = statistics.PatientCounts.of(labels, self._test.patients).smaller_class
 
         def row(values: list[float], influences: list[metrics.Floats]) -> RecalibrationRow:
-            mean, least = float(np.mean(values)), self._counts.smaller_class
+            mean = float(np.mean(values))
             low, high = calibration.over_patients(mean, influences, patient_of, least)
             return {"value": mean, "low": low, "high": high, "per_run": values}
 
@@ -261,14 +299,18 @@ class Configuration:
         values: Sequence[float],
         draws: Mapping[str, metrics.Floats],
         behind: float | None = None,
-        counts: statistics.PatientCounts | None = None,
+        counts: statistics.Counts | None = None,
     ) -> ScoreInterval:
         """The mean of the runs' `values` with its interval over patients."""
         if score == "precision" and behind is None:
-            behind = self._patients_called([0.5] * len(self.tests))
+            behind = self._behind_precision()
         mean = float(np.mean(values))
         low, high = statistics.interval(score, mean, draws[score], counts or self._counts, behind)
         return {"value": mean, "low": low, "high": high}
+
+    def _behind_precision(self) -> float | None:
+        """The patients behind the score `precision`, if the number of patients does not tell."""
+        return self._patients_called([0.5] * len(self.tests))
 
     def _patients_called(self, thresholds: Sequence[float]) -> float:
         """Patients with an image that is called PNEUMONIA, the mean over the runs."""
@@ -282,7 +324,7 @@ class Configuration:
         once = np.ones((len(test.labels), 1), dtype=np.uint16)
         both = np.concatenate([once, weights[:, :FEW_DRAWS]], axis=1)
         stacks = [statistics.resampled_curves(test.labels, chances, both, GRID) for chances in self.tests]
-        roc, pr = (_curve(stack) for stack in zip(*stacks, strict=True))
+        roc, pr = (mean_curve(stack) for stack in zip(*stacks, strict=True))
         ends = calibration.bin_intervals(test.labels, test.patients, self.tests)
         images, chance, share = metrics.calibration_bins(
             np.tile(test.labels, len(self.tests)), np.concatenate(self.tests)
@@ -296,12 +338,12 @@ class Configuration:
                 for n, p, s, (low, high) in zip(images, chance, share, ends, strict=True)
                 if n
             ],
-            "net_benefit": _curve([self._net_benefit(both)]),
+            "net_benefit": mean_curve([self._net_benefit(both)]),
         }
         self.row["curves"] = curves
 
 
-def _curve(stack: Sequence[metrics.Floats]) -> Curve:
+def mean_curve(stack: Sequence[metrics.Floats]) -> Curve:
     """The runs' curves, each [GRID, 1 + draws]: the first column is of the images themselves."""
     mean = np.mean(stack, axis=0)
     low, high = np.quantile(mean[:, 1:], (0.025, 0.975), axis=1)
@@ -344,12 +386,12 @@ def _score(
 ) -> dict[str, float]:
     """`metrics.all_scores`, as one draw that takes every image once: a tenth of scikit-learn's time."""
     once = np.ones((len(labels), 1), dtype=np.uint16)
-    found = statistics.resampled_scores(labels, chances, once, threshold, parts)
+    found = class_statistics.resampled_scores(labels, chances, once, threshold, parts)
     return {score: float(values[0]) for score, values in found.items()}
 
 
-def _confusion(labels: metrics.Ints, chances: metrics.Floats) -> Confusion:
-    matrix: Confusion = metrics.confusion(labels, chances >= 0.5).tolist()
+def matrix_of(labels: metrics.Ints, chances: metrics.Floats) -> Confusion:
+    matrix: Confusion = multiclass.confusion_of(labels, chances).tolist()
     return matrix
 
 

@@ -1,11 +1,14 @@
 """What a comparison holds, as types: the content of comparison.json, key by key.
 
-Scores are fractions. An interval's ends are NaN where there is none; the JSON then has null.
+Scores are fractions. An interval's ends are NaN where there is none; the JSON then has null. Of more than two
+classes, keys that make sense for two alone are absent or empty, and `class_names`, `classes` are present.
 """
 
 from typing import NotRequired, TypedDict
 
-Confusion = list[list[int]]  # [[tn, fp], [fn, tp]]
+from pneumo.names import CLASS_NAMES
+
+Confusion = list[list[int]]  # [[tn, fp], [fn, tp]]; images by true and called class
 EpochScores = dict[str, float]  # "epoch", "train/loss", "val/f1", ...
 
 
@@ -91,6 +94,15 @@ class CalibrationRow(TypedDict):
     ece_if_calibrated: float  # the mean ECE of calibrated networks with these probabilities
 
 
+class ClassRow(TypedDict):
+    """One of more than two classes against the rest. An ensemble's or the runs' mean."""
+
+    images: int
+    patients: int
+    scores: dict[str, ScoreInterval]  # auroc, recall, specificity, precision, f1, auprc, ece
+    calibration: CalibrationRow
+
+
 class SubtypeRow(TypedDict):
     """The pneumonias of one kind against all normal images."""
 
@@ -121,13 +133,13 @@ class CalibrationBin(TypedDict):
 
 
 class Curves(TypedDict):
-    """What is drawn of one configuration."""
+    """What is drawn of one configuration. Of more than two classes, curves are means over the classes."""
 
     grid: list[float]
     roc: Curve
     pr: Curve
-    calibration: list[CalibrationBin]
-    net_benefit: Curve  # at the thresholds of the result's `decision`
+    calibration: list[CalibrationBin]  # of more than two classes, of the called class's probability
+    net_benefit: NotRequired[Curve]  # at the thresholds of the result's `decision`
 
 
 class Cost(TypedDict, total=False):
@@ -144,8 +156,8 @@ class Cost(TypedDict, total=False):
     peak_memory_mib: float | None
 
 
-class ConfigurationRow(TypedDict):
-    """Runs that differ by their seed alone; with `ensemble` their averaged probabilities."""
+class ConfigurationStart(TypedDict):
+    """What a configuration of any number of classes has."""
 
     name: str
     model: str
@@ -156,12 +168,19 @@ class ConfigurationRow(TypedDict):
     runs: list[RunRow]
     scores: dict[str, ScoreRow]
     validation: Validation
+
+
+class ConfigurationRow(ConfigurationStart):
+    """Runs that differ by their seed alone; with `ensemble` their averaged probabilities."""
+
     points: dict[str, OperatingPoint]  # by threshold rule
     temperature: Temperature | None
-    calibration: CalibrationRow
-    net_benefit: list[float]  # at the thresholds of the result's `decision`
+    calibration: NotRequired[CalibrationRow]
+    net_benefit: NotRequired[list[float]]  # at the thresholds of the result's `decision`
     subtypes: dict[str, SubtypeRow]
     confusion: list[Confusion]  # of the test images, at probability 0.5, one a run
+    classes: NotRequired[dict[str, ClassRow]]  # of more than two classes
+    if_calibrated: NotRequired[dict[str, float]]  # of more than two: the mean ECEs of calibrated networks
     id: NotRequired[str]  # c1, c2, ...; e1, e2, ... of ensembles
     more_seeds: NotRequired[str]  # the command that adds seeds, if there is one seed
     curves: NotRequired[Curves]  # of the first configurations only
@@ -214,7 +233,7 @@ class McNemar(TypedDict):
 
 
 class DeLong(TypedDict):
-    """The difference in the seeds' mean AUROC."""
+    """The difference in the seeds' mean AUROC, of more than two classes their macro AUROC."""
 
     difference: float
     p: float | None
@@ -319,7 +338,9 @@ class Mistake(TypedDict):
     path: str
     patient: str | None
     label: int
-    probability: float
+    probability: float  # of more than two classes, of the called one
+    called: NotRequired[int]
+    own_probability: NotRequired[float]  # of the true one of more than two classes
     wrong_in: int
     of: int
 
@@ -328,10 +349,11 @@ class ImageSet(TypedDict):
     """The images that the runs were scored on."""
 
     images: int
-    normal: int
-    pneumonia: int
+    normal: NotRequired[int]
+    pneumonia: NotRequired[int]
+    classes: NotRequired[dict[str, int]]  # images of each of more than two classes
     patients: int | None  # None unless every image names its patient
-    by_class: dict[str, int]  # patients with a normal image, with an ill one
+    by_class: dict[str, int]  # patients with a normal image, with an ill one; with one of each class
     clusters: int  # patients, where an image without one counts as one
     images_without_patient: int
     subtypes: dict[str, int]
@@ -349,6 +371,7 @@ class Bootstrap(TypedDict):
     """How the draws were made."""
 
     draws: int
+    kept: NotRequired[int]  # of more than two classes, the draws with images of each class
     seed: int
     scheme: str
     level: float
@@ -359,6 +382,7 @@ class Result(TypedDict):
 
     rank_by: str
     margin: float
+    class_names: NotRequired[list[str]]  # of more than two classes
     scored_on: str  # test, or val if a run has no test predictions
     bootstrap: Bootstrap
     test: ImageSet
@@ -370,7 +394,7 @@ class Result(TypedDict):
     choice: Choice | None
     cross_validation: CrossValidation | None
     optimism: Optimism | None
-    decision: Decision
+    decision: Decision | None  # None: more than two classes
     differences: Differences
     mistakes: list[Mistake]
 
@@ -410,8 +434,9 @@ class SplitSize(TypedDict):
     """Images and patients of one split."""
 
     images: int
-    normal: int
-    pneumonia: int
+    normal: NotRequired[int]
+    pneumonia: NotRequired[int]
+    classes: NotRequired[dict[str, int]]  # images of each of more than two classes
     patients: int | None
 
 
@@ -422,6 +447,16 @@ class Comparison(Result):
     left_out: list[LeftOut]
     unscored: list[Unscored]
     splits: dict[str, SplitSize] | None
+
+
+def many(result: Result) -> bool:
+    """More than two classes?"""
+    return "class_names" in result
+
+
+def class_names(result: Result) -> list[str]:
+    """The names of the classes, in the order of their labels."""
+    return result.get("class_names", list(CLASS_NAMES))
 
 
 def all_rows(result: Result) -> list[ConfigurationRow]:

@@ -7,20 +7,23 @@ from pneumo.comparison.content import ConfigurationRow, Cost
 
 
 def add(
-    rows: Sequence[ConfigurationRow], runs: Sequence[Candidate], network_cost: Callable[[str, int, int], Cost]
+    rows: Sequence[ConfigurationRow],
+    runs: Sequence[Candidate],
+    network_cost: Callable[[str, int, int, int], Cost],
 ) -> None:
     """Put the cost into each of `rows`: of its architecture, and of its runs' training.
 
-    `network_cost` measures an architecture by its name, input channels and image size in pixels.
+    `network_cost` measures an architecture by its name, input channels, image size in pixels and classes.
     """
     by_id = {run.run_id: run for run in runs}
-    measured: dict[tuple[str, int, int], Cost] = {}
+    measured: dict[tuple[str, int, int, int], Cost] = {}
     for row in rows:
         mine = [by_id[run["run_id"]] for run in row["runs"]]
         config = mine[0].config
         name, channels = str(config.get("model.name")), int(config.get("model.in_channels", 3))
         size = int(config.get("data.image_size", 224))
-        architecture = (name, channels, size)
+        classes = len(mine[0].test.class_names)
+        architecture = (name, channels, size, classes)
         if architecture not in measured:
             measured[architecture] = network_cost(*architecture)
         row["cost"] = {

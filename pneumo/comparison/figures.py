@@ -6,13 +6,14 @@ They are narrow, so that a phone shows them at a readable size.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from pneumo.comparison import class_drawings
+from pneumo.comparison.canvas import TEXT, canvas, label, legend, row_name, short
 from pneumo.comparison.content import (
     Comparison,
     ConfigurationRow,
@@ -22,14 +23,14 @@ from pneumo.comparison.content import (
     PairRow,
     SplitSize,
     all_rows,
+    class_names,
+    many,
 )
-from pneumo.comparison.words import SCORE_WORDS, caption, claimed, ranked, shown_pairs
+from pneumo.comparison.words import caption, claimed, score_words, shown_pairs
 from pneumo.evaluation import plot
 from pneumo.evaluation.plot import DASHES, INK, MARKERS, RULE, SERIES, UNITS
 from pneumo.names import CLASS_NAMES
 
-WIDTH = 4.6  # inches; 331 points, which a phone shows almost at their size
-TEXT = 9
 PNG_DPI = 120
 MOST_LINES = 20  # of the forest plot
 
@@ -55,21 +56,29 @@ def draw(comparison: Comparison, part: slice = slice(None)) -> dict[str, Figure]
     """Every figure that `comparison` has the data for, by file name; or `part` of all."""
     rows = all_rows(comparison)
     shown = [row for row in rows if "curves" in row]
+    of_many, classes = many(comparison), class_names(comparison)
+
+    def matrices(found: Sequence[list[Confusion]]) -> Figure | None:
+        if of_many:
+            return class_drawings.confusions(rows, found, classes)
+        return _confusions(rows, found)
+
     makers: dict[str, Callable[[], Figure | None]] = {
         "forest": lambda: _forest(comparison),
         "differences": lambda: _differences(comparison),
         "roc": lambda: _roc(shown),
         "precision_recall": lambda: _precision_recall(shown),
+        "classes": lambda: class_drawings.by_class(shown) if of_many else None,
         "calibration": lambda: _calibration(shown),
         "decision_curve": lambda: _decision_curve(shown, comparison["decision"]),
         **{f"curves_{name}": partial(_curves, shown, name) for name in UNITS},
         "confusion_test": lambda: (
-            None
-            if comparison["scored_on"] == "val"
-            else _confusions(rows, [row["confusion"] for row in rows])
+            None if comparison["scored_on"] == "val" else matrices([row["confusion"] for row in rows])
         ),
-        "confusion_validation": lambda: _confusions(rows, [row["validation"]["confusion"] for row in rows]),
-        "class_distribution": lambda: _classes(comparison["splits"]),
+        "confusion_validation": lambda: matrices([row["validation"]["confusion"] for row in rows]),
+        "class_distribution": lambda: (class_drawings.distribution if of_many else _classes)(
+            comparison["splits"]
+        ),
     }
     drawn = {name: make() for name, make in list(makers.items())[part]}
     return {name: figure for name, figure in drawn.items() if figure is not None}
@@ -80,36 +89,6 @@ def png(figure: Figure) -> bytes:
     content = plot.png(figure, dpi=PNG_DPI, facecolor="white")
     figure.set_layout_engine("none")  # laying out takes as long as drawing
     return content
-
-
-def short(name: str, limit: int = 34) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
-
-
-def _canvas(height: float, columns: int = 1, rows: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
-    size = (WIDTH, height)
-    figure, grid = plot.axes_grid(size, rows, columns, points=TEXT - 1, rule=(RULE, 0.7), **subplots)
-    for axes in grid:
-        axes.tick_params(colors=INK)
-        axes.patch.set_alpha(0)
-        axes.spines[["left", "bottom"]].set_color(INK)
-    return figure, grid
-
-
-def _label(axes: Axes, x: str, y: str = "", title: str = "") -> None:
-    axes.set_xlabel(x, fontsize=TEXT, color=INK)
-    axes.set_ylabel(y, fontsize=TEXT, color=INK)
-    if title:
-        axes.set_title(title, fontsize=TEXT, color=INK, loc="left")
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=1, fontsize=TEXT - 1, frameon=False,
-            labelcolor=INK,
-        )  # fmt: skip
 
 
 def _forest(comparison: Comparison) -> Figure:
@@ -123,7 +102,7 @@ def _forest(comparison: Comparison) -> Figure:
     rows = [*first[:MOST_LINES], *apart[:MOST_LINES]]
     own = {_run_ids(row) for row in rows}
     rows += [row for ids, row in ensembles.items() if ids not in own and len(ids) == _run_count(first)]
-    figure, (axes,) = _canvas(0.55 + 0.21 * len(rows))
+    figure, (axes,) = canvas(0.55 + 0.21 * len(rows))
     _widen(figure)
     for place, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
         entry, colour = row["scores"][score], SERIES[1] if row in apart else SERIES[0]
@@ -138,10 +117,10 @@ def _forest(comparison: Comparison) -> Figure:
         if average is not None and average is not row:
             value = average["scores"][score]["value"]
             axes.plot(value, place, "D", color=colour, markerfacecolor="none", markersize=5)
-    _label(axes, SCORE_WORDS[score])
+    label(axes, score_words(comparison)[score])
     axes.grid(axis="y", visible=False)
     axes.locator_params(axis="x", nbins=5)
-    axes.set_yticks(range(len(rows) - 1, -1, -1), [_name(row, 30) for row in rows], fontsize=TEXT - 1)
+    axes.set_yticks(range(len(rows) - 1, -1, -1), [row_name(row, 30) for row in rows], fontsize=TEXT - 1)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     return figure
 
@@ -161,13 +140,6 @@ def _run_count(rows: Sequence[ConfigurationRow]) -> int:
     return sum(len(row["runs"]) for row in rows)
 
 
-def _name(row: ConfigurationRow, limit: int = 34) -> str:
-    """A row's name in a legend or title: its rank first, so that no two are alike when they are cut."""
-    if row["ensemble"]:
-        return short(row["name"], limit)
-    return short(ranked(row) if row["rank"] else f"(optimistic) {row['name']}", limit)
-
-
 def _differences(comparison: Comparison) -> Figure | None:
     """The paired differences in the score that ranks, the largest first."""
     score = comparison["rank_by"]
@@ -175,7 +147,7 @@ def _differences(comparison: Comparison) -> Figure | None:
     if not pairs:
         return None
     names = {row["id"]: row["name"] for row in comparison["configurations"]}
-    figure, (axes,) = _canvas(0.8 + 0.36 * len(pairs))
+    figure, (axes,) = canvas(0.8 + 0.36 * len(pairs))
     _widen(figure)
     for place, pair in enumerate(reversed(pairs)):
         entry = pair["scores"][score]
@@ -197,32 +169,32 @@ def _differences(comparison: Comparison) -> Figure | None:
     axes.set_ylim(-0.6, len(pairs) - 0.4)
     axes.grid(axis="y", visible=False)
     axes.locator_params(axis="x", nbins=4)
-    _label(axes, f"difference in {SCORE_WORDS[score]}")
+    label(axes, f"difference in {score_words(comparison)[score]}")
     return figure
 
 
 def _roc(rows: Sequence[ConfigurationRow]) -> Figure | None:
     if not rows:
         return None
-    figure, (axes,) = _canvas(_square_height(rows))
+    figure, (axes,) = canvas(_square_height(rows))
     for number, row in enumerate(rows):
         _banded(axes, number, row, row["curves"]["roc"], "auroc")
     axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="chance (0.5)")
-    _label(axes, "false positive rate (1 - specificity)", "sensitivity")
+    label(axes, "false positive rate (1 - specificity)", "sensitivity")
     plot.unit_square(axes, margin=0.01)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
 def _precision_recall(rows: Sequence[ConfigurationRow]) -> Figure | None:
     if not rows:
         return None
-    figure, (axes,) = _canvas(_square_height(rows))
+    figure, (axes,) = canvas(_square_height(rows))
     for number, row in enumerate(rows):
         _banded(axes, number, row, row["curves"]["pr"], "auprc")
-    _label(axes, "recall (sensitivity)", "precision")
+    label(axes, "recall (sensitivity)", "precision")
     plot.unit_square(axes, margin=0.01)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -234,7 +206,7 @@ def _square_height(rows: Sequence[ConfigurationRow]) -> float:
 def _banded(axes: Axes, number: int, row: ConfigurationRow, curve: Curve, area: str) -> None:
     """A curve with its band; the legend gives its area, a score."""
     grid, colour = row["curves"]["grid"], SERIES[number % len(SERIES)]
-    name = f"{_name(row)} ({row['scores'][area]['value']:.3f})"
+    name = f"{row_name(row)} ({row['scores'][area]['value']:.3f})"
     axes.fill_between(grid, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
     axes.plot(grid, curve["value"], color=colour, linestyle=DASHES[number % 6], linewidth=1.5, label=name)
 
@@ -242,7 +214,9 @@ def _banded(axes: Axes, number: int, row: ConfigurationRow, curve: Curve, area: 
 def _calibration(rows: Sequence[ConfigurationRow]) -> Figure | None:
     if not rows:
         return None
-    figure, (axes,) = _canvas(_square_height(rows))
+    of_many = "classes" in rows[0]
+    error = "ece_top" if of_many else "ece"
+    figure, (axes,) = canvas(_square_height(rows))
     axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="perfect")
     for number, row in enumerate(rows):
         bins = row["curves"]["calibration"]
@@ -253,19 +227,22 @@ def _calibration(rows: Sequence[ConfigurationRow]) -> Figure | None:
         axes.plot(
             [entry["mean"] for entry in bins], [entry["share"] for entry in bins],
             color=SERIES[number % 6], linestyle=DASHES[number % 6], marker=MARKERS[number % 6], markersize=4,
-            linewidth=1.2, label=f"{_name(row)} (ECE {row['scores']['ece']['value']:.3f})",
+            linewidth=1.2, label=f"{row_name(row)} (ECE {row['scores'][error]['value']:.3f})",
         )  # fmt: skip
-    _label(axes, "predicted probability of PNEUMONIA (bin means)", "observed share of PNEUMONIA")
+    if of_many:
+        label(axes, "probability of the called class (bin means)", "share of right calls")
+    else:
+        label(axes, "predicted probability of PNEUMONIA (bin means)", "observed share of PNEUMONIA")
     plot.unit_square(axes, margin=0.02)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
-def _decision_curve(rows: Sequence[ConfigurationRow], decision: Decision) -> Figure | None:
+def _decision_curve(rows: Sequence[ConfigurationRow], decision: Decision | None) -> Figure | None:
     """Net benefit by threshold probability, with the first configuration's band, treat all and treat none."""
-    if not rows:
+    if not rows or decision is None:
         return None
-    figure, (axes,) = _canvas(3.4 + 0.17 * len(rows))
+    figure, (axes,) = canvas(3.4 + 0.17 * len(rows))
     at = decision["thresholds"]
     axes.plot(at, decision["treat_all"], color=INK, linewidth=0.8, linestyle="--", label="treat all")
     axes.axhline(0, color=INK, linewidth=0.8, linestyle=":", label="treat none")
@@ -274,13 +251,13 @@ def _decision_curve(rows: Sequence[ConfigurationRow], decision: Decision) -> Fig
         if not number:
             axes.fill_between(at, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
         axes.plot(
-            at, curve["value"], color=colour, linestyle=DASHES[number % 6], linewidth=1.5, label=_name(row)
+            at, curve["value"], color=colour, linestyle=DASHES[number % 6], linewidth=1.5, label=row_name(row)
         )  # fmt: skip
     top = max(max(row["curves"]["net_benefit"]["high"]) for row in rows)
     axes.set_ylim(-0.15 * top, 1.05 * top)  # treat all falls without end
     axes.set_xlim(0, 1)
-    _label(axes, "threshold probability", "net benefit")
-    _legend(figure, axes)
+    label(axes, "threshold probability", "net benefit")
+    legend(figure, axes)
     return figure
 
 
@@ -293,7 +270,7 @@ def _curves(rows: Sequence[ConfigurationRow], metric: str) -> Figure | None:
     ]
     if not splits:
         return None
-    figure, panels = _canvas(2.0 * len(splits) + 0.6 + 0.17 * len(rows), rows=len(splits), sharex=True)
+    figure, panels = canvas(2.0 * len(splits) + 0.6 + 0.17 * len(rows), rows=len(splits), sharex=True)
     named: set[int] = set()
     for axes, (split, title) in zip(panels, splits, strict=True):
         for number, row in enumerate(rows):
@@ -310,14 +287,14 @@ def _curves(rows: Sequence[ConfigurationRow], metric: str) -> Figure | None:
             axes.plot(
                 epochs, mean, color=colour, linestyle=DASHES[number % 6], linewidth=1.4,
                 marker=MARKERS[number % 6], markersize=3.5 if len(epochs) <= 25 else 0,
-                label=None if number in named else _name(row),
+                label=None if number in named else row_name(row),
             )  # fmt: skip
             named.add(number)
-        _label(axes, "epoch" if axes is panels[-1] else "", metric if metric != "f1" else "F1", title)
+        label(axes, "epoch" if axes is panels[-1] else "", metric if metric != "f1" else "F1", title)
         plot.whole_epochs(axes)
     handles = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     figure.legend(
-        [handle for handle, _ in handles], [label for _, label in handles], loc="outside lower center",
+        [handle for handle, _ in handles], [text for _, text in handles], loc="outside lower center",
         fontsize=TEXT - 1, frameon=False, labelcolor=INK,
     )  # fmt: skip
     return figure
@@ -335,14 +312,14 @@ def _by_epoch(row: ConfigurationRow, key: str) -> dict[int, list[float]]:
 def _confusions(rows: Sequence[ConfigurationRow], matrices: Sequence[list[Confusion]]) -> Figure | None:
     """The first runs' matrices side by side, four in a row: counts and shares of the true class."""
     cells = [
-        (_name(row, 22), run["seed"], matrix)
+        (row_name(row, 22), run["seed"], matrix)
         for row, found in zip(rows, matrices, strict=True)
         for run, matrix in zip(row["runs"], found, strict=True)
     ][:12]
     if not cells:
         return None
     lines = -(-len(cells) // 4)
-    figure, panels = _canvas(1.75 * lines + 0.3, columns=min(4, len(cells)), rows=lines)
+    figure, panels = canvas(1.75 * lines + 0.3, columns=min(4, len(cells)), rows=lines)
     figure.set_figwidth(2.0 * min(4, len(cells)) + 0.6)
     for axes in panels[len(cells) :]:
         axes.set_visible(False)
@@ -368,11 +345,11 @@ def _confusions(rows: Sequence[ConfigurationRow], matrices: Sequence[list[Confus
 def _classes(splits: Mapping[str, SplitSize] | None) -> Figure | None:
     if not splits:
         return None
-    figure, (axes,) = _canvas(2.9)
+    figure, (axes,) = canvas(2.9)
     normal = [split["normal"] for split in splits.values()]
     pneumonia = [split["pneumonia"] for split in splits.values()]
-    for k, (label, values) in enumerate(zip(CLASS_NAMES, (normal, pneumonia), strict=True)):
-        bars = axes.bar(np.arange(len(splits)) + (k - 0.5) * 0.4, values, 0.38, label=label, color=SERIES[k])
+    for k, (name, values) in enumerate(zip(CLASS_NAMES, (normal, pneumonia), strict=True)):
+        bars = axes.bar(np.arange(len(splits)) + (k - 0.5) * 0.4, values, 0.38, label=name, color=SERIES[k])
         texts = [
             f"{n:,}\n{n / max(1, s['images']):.0%}" for n, s in zip(values, splits.values(), strict=True)
         ]
@@ -380,6 +357,6 @@ def _classes(splits: Mapping[str, SplitSize] | None) -> Figure | None:
     axes.set_xticks(range(len(splits)), list(splits))
     axes.margins(y=0.2)
     axes.grid(axis="x", visible=False)
-    _label(axes, "", "images")
-    _legend(figure, axes)
+    label(axes, "", "images")
+    legend(figure, axes)
     return figure

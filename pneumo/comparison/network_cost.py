@@ -15,10 +15,10 @@ WARM_UP, TIMED = 2, 9
 FEWEST_TIMED, MOST_S = 3, 1.0  # on a busy machine an image takes half a second; three of them are enough
 
 
-def of(name: str, in_channels: int, image_size: int, latency: bool) -> Cost:
+def of(name: str, in_channels: int, image_size: int, classes: int, latency: bool) -> Cost:
     """The cost of the architecture `name`; empty for a model that this version does not know."""
     try:
-        model = build_model(name, in_channels=in_channels)
+        model = build_model(name, num_classes=classes, in_channels=in_channels)
     except UserError:
         return {}
     return measure(model, in_channels, image_size, latency)

@@ -19,11 +19,11 @@ from pneumo import UserError
 from pneumo.comparison import second_process, sections
 from pneumo.comparison.content import Comparison, Mistake
 from pneumo.comparison.figures import Rendered
-from pneumo.comparison.words import SCORE_WORDS, answer, caption, headlines, number, with_interval
+from pneumo.comparison.words import answer, caption, headlines, number, ranked_by, score_words, with_interval
 from pneumo.data import images, phantom
 from pneumo.data.settings import PhantomSettings
 from pneumo.files import write_atomically
-from pneumo.names import FIGURES, RANKED_BY
+from pneumo.names import FIGURES
 from pneumo.text import finite, table
 
 PICTURE_PIXELS = 320  # the longer side of a mistake's image on the page
@@ -99,15 +99,16 @@ def pictures(
 def terminal(comparison: Comparison) -> str:
     """The ranking as plain text, the primary score first; then the answer, and a line of warnings."""
     first = comparison["rank_by"]
-    others = [score for score in RANKED_BY if score != first]
+    words = score_words(comparison)
+    others = [score for score in ranked_by(comparison) if score != first]
     rows = [
         {
             "rank": "-" if row["rank"] is None else row["rank"],
             "configuration": row["name"],
             "seeds": len(row["seeds"]),
-            SCORE_WORDS[first]: with_interval(row["scores"][first]),
+            words[first]: with_interval(row["scores"][first]),
             "SD": number(row["scores"][first]["sd"]),
-            **{SCORE_WORDS[score]: number(row["scores"][score]["value"]) for score in others},
+            **{words[score]: number(row["scores"][score]["value"]) for score in others},
             "protocol": row["protocol"]
             + (" OPTIMISTIC, not ranked" if row in comparison["optimistic"] else ""),
         }
@@ -139,7 +140,7 @@ def _pairs_csv(comparison: Comparison) -> bytes:
             bounds = [entry[key] for key in ("difference", "low", "high", "p", "p_holm")]
             seeds = entry["with_seeds"]
             over = [seeds["low"], seeds["high"], seeds["p"], seeds["p_holm"]] if seeds else [""] * 4
-            rows.append([*start, SCORE_WORDS[score], *bounds, *over])
+            rows.append([*start, score_words(comparison)[score], *bounds, *over])
     head = ["first", "second", "score", "difference", "low", "high", "p", "p_holm"]
     head += ["low_seeds", "high_seeds", "p_seeds", "p_holm_seeds"]
     return _csv(head, rows)

@@ -8,14 +8,10 @@ import numpy as np
 from pneumo.comparison.configuration import POINT_SCORES, TEMPERED_SCORES, Configuration
 from pneumo.comparison.content import DeLong, Equivalence, McNemar, PairRow, PairScore, PairTests, RecipeTest
 from pneumo.comparison.words import verdict
-from pneumo.evaluation import contrasts, metrics, statistics
+from pneumo.evaluation import class_statistics, contrasts, metrics, multiclass, statistics
 from pneumo.evaluation.contrasts import Spread
-from pneumo.names import RANKED_BY, THRESHOLD_RULES
+from pneumo.names import THRESHOLD_RULES
 
-PAIRED = (
-    *("accuracy", "balanced_accuracy", "f1", "recall", "specificity", "precision", "mcc"),
-    *("auroc", "auprc", "brier", "log_loss"),
-)
 UNCORRECTED = None  # p_holm, until all pairs are known
 LEVEL = 1 - statistics.LEVEL
 
@@ -35,8 +31,8 @@ def compare(
     """
     areas = _areas(configurations, labels)
     # McNemar's test takes one call per image, so here the seeds' probabilities are averaged.
-    called = [configuration.probabilities >= 0.5 for configuration in configurations]
-    spreads = [{score: each.spread(score) for score in PAIRED} for each in configurations]
+    called = [multiclass.called_of(configuration.probabilities) for configuration in configurations]
+    spreads = [{score: each.spread(score) for score in each.paired} for each in configurations]
     points = [_point_spreads(each) for each in configurations]
     tempered = [_tempered_spreads(each) for each in configurations]
     pairs: list[PairTests] = []
@@ -65,7 +61,7 @@ def compare(
                 difference, p_areas = statistics.delong_p(areas[0], areas[1], areas[2][i] - areas[2][j])
                 pair["delong"] = {"difference": difference, "p": p_areas, "p_holm": UNCORRECTED}
             pairs.append(pair)
-    for score in PAIRED:
+    for score in configurations[0].paired if configurations else ():
         _correct_both([pair["scores"][score] for pair in pairs])
     for score in TEMPERED_SCORES:
         _correct_both([pair["tempered"][score] for pair in pairs if score in pair["tempered"]])
@@ -91,8 +87,9 @@ def compare(
                     pair["scores"][score],
                     pair["equivalence"] if score == rank_by else None,
                     _settings(configs[pair["first"]], configs[pair["second"]], chance),
+                    words=configurations[0].words,
                 )
-                for score in dict.fromkeys((rank_by, *RANKED_BY))
+                for score in dict.fromkeys((rank_by, *configurations[0].ranked_by))
             },
         }
         for pair in pairs
@@ -187,7 +184,8 @@ def _add_equivalence(
 def _areas(
     configurations: Sequence[Configuration], labels: metrics.Ints
 ) -> tuple[metrics.Floats, metrics.Floats, list[metrics.Floats]] | None:
-    """DeLong's AUROC of every run, their covariance, and each configuration's weights [runs] for its mean.
+    """DeLong's AUROC of every run (of more than two classes the macro AUROC), their covariance, and each
+    configuration's weights [runs] for its mean.
 
     None where a class has one image only, or where there is nothing to compare.
     """
@@ -195,7 +193,7 @@ def _areas(
         return None
     every = [chances for configuration in configurations for chances in configuration.tests]
     owners = np.array([i for i, configuration in enumerate(configurations) for _ in configuration.tests])
-    areas, covariance = statistics.delong(labels, every)
+    areas, covariance = class_statistics.delong(labels, every)
     means = [(owners == i) / (owners == i).sum() for i in range(len(configurations))]
     return areas, covariance, means
 

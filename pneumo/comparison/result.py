@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,34 @@ import pneumo
 from pneumo import UserError, one_of
 from pneumo.comparison import choice, cross_validation, pairs
 from pneumo.comparison.candidates import Candidate
+from pneumo.comparison.class_configuration import configuration_of
 from pneumo.comparison.configuration import Configuration
-from pneumo.comparison.content import About, Differences, ImageSet, Mistake, Result
+from pneumo.comparison.content import (
+    About,
+    Bootstrap,
+    Decision,
+    Differences,
+    ImageSet,
+    Mistake,
+    Result,
+)
 from pneumo.comparison.words import setting
-from pneumo.evaluation import calibration, contrasts, decisions, metrics, statistics
+from pneumo.evaluation import (
+    calibration,
+    class_statistics,
+    contrasts,
+    decisions,
+    metrics,
+    multiclass,
+    statistics,
+)
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.fingerprint import value_of
-from pneumo.names import RANKED_BY
+from pneumo.names import CLASS_RANKED_BY, RANKED_BY
 
 CURVES = 6  # configurations drawn over one another; more cannot be told apart
 MISTAKES = 10
+MISTAKES_OF_MANY, MISTAKES_A_KIND = 24, 2  # of more than two classes; a kind is a true and a called class
 RANK_BY = "auroc"
 MARGIN = 0.02  # a difference in the score that ranks, up to which configurations are equivalent
 SOFTWARE = ("torch", "numpy", "scipy", "scikit-learn", "statsmodels")
@@ -40,25 +59,27 @@ def build(
     seed: int = 0,
 ) -> Result:
     """Compare `runs`, which passed `candidates.sort_out`. Raises UserError if there are none."""
-    one_of("rank_by", rank_by, RANKED_BY)
     if not runs:
+        one_of("rank_by", rank_by, RANKED_BY)
         raise UserError("there are no finished runs to compare.")
     test = runs[0].test
     on_val = runs[0].on_validation
+    one_of("rank_by", rank_by, CLASS_RANKED_BY if test.many else RANKED_BY)
     if len(np.unique(test.labels)) < 2:
         raise UserError(
             f"the {'validation' if on_val else 'test'} images are all of one class: nothing can be "
             "compared on "
             "them."
         )
-    weights = statistics.resample(test.labels, test.patients, draws, seed)
+    _refuse_a_missing_class(test, on_val)
+    weights = class_statistics.resample(test.labels, test.patients, len(test.class_names), draws, seed)
     groups = _groups(runs)
     configurations: list[Configuration] = []
     for optimistic in (False, True):  # shown apart, so named apart
         mine = [group for group in groups if group[0].optimistic == optimistic]
         names = _names([group[0].config for group in mine])
         configurations += [
-            Configuration(name, group, test, weights, seed=seed)
+            configuration_of(len(test.class_names))(name, group, test, weights, seed=seed)
             for name, group in zip(names, mine, strict=True)
         ]
     configurations.sort(key=lambda each: (-each.value(rank_by), each.value("log_loss")))
@@ -78,18 +99,20 @@ def build(
     folded = all(run.parts for run in runs)  # then validation is every image outside test
     images = _image_set(test)
     least = min(images["by_class"].values())
-    return {
+    modules: list[ModuleType] = [statistics, contrasts, calibration, decisions]
+    if test.many:
+        modules = [statistics, class_statistics, contrasts, calibration]
+    bootstrap: Bootstrap = {
+        "draws": draws,
+        "seed": seed,
+        "scheme": "\n".join(module.__doc__ or "" for module in modules),
+        "level": statistics.LEVEL,
+    }
+    found: Result = {
         "rank_by": rank_by,
         "margin": margin,
         "scored_on": "val" if on_val else "test",
-        "bootstrap": {
-            "draws": draws,
-            "seed": seed,
-            "scheme": "\n".join(
-                module.__doc__ or "" for module in (statistics, contrasts, calibration, decisions)
-            ),
-            "level": statistics.LEVEL,
-        },
+        "bootstrap": bootstrap,
         "test": images,
         "configurations": [configuration.row for configuration in ranked],
         "optimistic": [configuration.row for configuration in apart],
@@ -101,13 +124,33 @@ def build(
         else choice.by_validation(ranked, rank_by, draws, seed),
         "cross_validation": cross_validation.summary(ranked, rank_by, draws, seed),
         "optimism": choice.optimism(ranked, test, weights, rank_by),
-        "decision": {
-            "thresholds": decisions.THRESHOLDS.tolist(),
-            "treat_all": decisions.treat_all(test.labels).tolist(),
-            "prevalence": float(np.mean(test.labels)),
-        },
+        "decision": None if test.many else _decision(test),
         "differences": _differences(ranked + apart),
         "mistakes": _mistakes(ranked, test) if ranked else [],
+    }
+    if test.many:
+        found["class_names"], bootstrap["kept"] = list(test.class_names), weights.shape[1]
+    return found
+
+
+def _refuse_a_missing_class(test: SplitResult, on_val: bool) -> None:
+    """Raise UserError for images that lack one of more than two classes: its scores are not defined."""
+    if not test.many:
+        return
+    missing = [name for label, name in enumerate(test.class_names) if not (test.labels == label).any()]
+    if missing:
+        raise UserError(
+            f"no {'validation' if on_val else 'test'} image has the class {', '.join(missing)}: its scores, "
+            "and the means over the classes, are not defined. Compare runs that were scored on images of "
+            "each class (without trainer.limit_batches)."
+        )
+
+
+def _decision(test: SplitResult) -> Decision:
+    return {
+        "thresholds": decisions.THRESHOLDS.tolist(),
+        "treat_all": decisions.treat_all(test.labels).tolist(),
+        "prevalence": float(np.mean(test.labels)),
     }
 
 
@@ -198,8 +241,9 @@ def _ensembles(
     ranked: Sequence[Configuration], test: SplitResult, weights: statistics.Weights, seed: int
 ) -> list[Configuration]:
     """Each configuration's seeds averaged, and all ranked runs averaged."""
+    kind = configuration_of(len(test.class_names))
     ensembles = [
-        Configuration(
+        kind(
             f"{each.name}: its {len(each.runs)} seeds averaged",
             each.runs,
             test,
@@ -213,7 +257,7 @@ def _ensembles(
     if len(ranked) > 1:
         runs = [run for each in ranked for run in each.runs]
         name = f"all {len(runs)} runs averaged"
-        ensembles.append(Configuration(name, runs, test, weights, average=True, seed=seed))
+        ensembles.append(kind(name, runs, test, weights, average=True, seed=seed))
     return ensembles
 
 
@@ -242,6 +286,40 @@ def _pooled(configurations: Sequence[Configuration]) -> set[str]:
 
 
 def _mistakes(ranked: Sequence[Configuration], test: SplitResult) -> list[Mistake]:
+    return _class_mistakes(ranked, test) if test.many else _mistakes_of_two(ranked, test)
+
+
+def _class_mistakes(ranked: Sequence[Configuration], test: SplitResult) -> list[Mistake]:
+    """The first configuration's most confident mistakes, its seeds averaged, by true and called class.
+
+    At most MISTAKES_A_KIND of each pair of classes, and of these the MISTAKES_OF_MANY most confident.
+    """
+    chances = ranked[0].probabilities
+    called, top = multiclass.called_of(chances), chances.max(axis=1)
+    runs = [run for configuration in ranked for run in configuration.runs]
+    wrong = np.sum([multiclass.called_of(run.test.probabilities) != test.labels for run in runs], axis=0)
+    kinds: dict[tuple[int, int], list[int]] = {}
+    for i in np.argsort(-top, kind="stable").tolist():
+        if called[i] != test.labels[i]:
+            kinds.setdefault((int(test.labels[i]), int(called[i])), []).append(i)
+    first = [i for mine in kinds.values() for i in mine[:MISTAKES_A_KIND]]
+    kept = sorted(first, key=lambda i: (-top[i], i))[:MISTAKES_OF_MANY]
+    return [
+        {
+            "path": test.paths[i],
+            "patient": test.patients[i],
+            "label": int(test.labels[i]),
+            "called": int(called[i]),
+            "probability": float(top[i]),
+            "own_probability": float(chances[i, test.labels[i]]),
+            "wrong_in": int(wrong[i]),
+            "of": len(runs),
+        }
+        for i in sorted(kept, key=lambda i: (test.labels[i], called[i], -top[i], i))
+    ]
+
+
+def _mistakes_of_two(ranked: Sequence[Configuration], test: SplitResult) -> list[Mistake]:
     """The first configuration's most confident mistakes at probability 0.5, its seeds averaged."""
     chances = ranked[0].probabilities
     wrong = (chances >= 0.5) != (test.labels == 1)
@@ -261,6 +339,19 @@ def _mistakes(ranked: Sequence[Configuration], test: SplitResult) -> list[Mistak
 
 
 def _image_set(test: SplitResult) -> ImageSet:
+    if test.many:
+        classes = len(test.class_names)
+        known = class_statistics.ClassCounts.of(test.labels, test.patients, classes)
+        images = np.bincount(test.labels, minlength=classes).tolist()
+        return {
+            "images": len(test.paths),
+            "classes": dict(zip(test.class_names, images, strict=True)),
+            "patients": test.patient_count,
+            "by_class": dict(zip(test.class_names, known.by_class, strict=True)),
+            "clusters": known.all,
+            "images_without_patient": sum(patient is None for patient in test.patients),
+            "subtypes": {},
+        }
     masks = metrics.by_subtype(test.patients, test.labels)
     counts = statistics.PatientCounts.of(test.labels, test.patients)
     return {

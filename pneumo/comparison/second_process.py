@@ -23,16 +23,16 @@ def start(runs: int) -> ProcessPoolExecutor | None:
     return process
 
 
-def network_cost(process: ProcessPoolExecutor | None, latency: bool) -> Callable[[str, int, int], Cost]:
-    """What measures an architecture by its name, input channels and image size, in `process` if there is one.
+def network_cost(process: ProcessPoolExecutor | None, latency: bool) -> Callable[[str, int, int, int], Cost]:
+    """What measures an architecture by its name, input channels, image size and classes, in `process` if any.
 
     The caller waits for it, so that nothing disturbs the measured time.
     """
 
-    def measure(name: str, in_channels: int, image_size: int) -> Cost:
+    def measure(name: str, in_channels: int, image_size: int, classes: int) -> Cost:
         if process is None:
-            return _network_cost(name, in_channels, image_size, latency)
-        return process.submit(_network_cost, name, in_channels, image_size, latency).result()
+            return _network_cost(name, in_channels, image_size, classes, latency)
+        return process.submit(_network_cost, name, in_channels, image_size, classes, latency).result()
 
     return measure
 
@@ -46,9 +46,13 @@ def render(comparison: Comparison, process: ProcessPoolExecutor | None) -> dict[
 
 
 def _network_cost(
-    name: str | None = None, in_channels: int = 3, image_size: int = 224, latency: bool = True
+    name: str | None = None,
+    in_channels: int = 3,
+    image_size: int = 224,
+    classes: int = 2,
+    latency: bool = True,
 ) -> Cost:
     # Here, so that only the process that measures imports torch: it takes two seconds.
     from pneumo.comparison import network_cost
 
-    return {} if name is None else network_cost.of(name, in_channels, image_size, latency)
+    return {} if name is None else network_cost.of(name, in_channels, image_size, classes, latency)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from pneumo.comparison import appendix, clinical, fold_words
+from pneumo.comparison import appendix, class_sections, clinical, fold_words
 from pneumo.comparison.appendix import MOST_REPORTS
 from pneumo.comparison.blocks import (
     Cell,
@@ -27,10 +27,11 @@ from pneumo.comparison.content import (
     PairRow,
     ScoreInterval,
     all_rows,
+    class_names,
+    many,
 )
 from pneumo.comparison.result import CURVES
 from pneumo.comparison.words import (
-    SCORE_WORDS,
     answer,
     chosen_by,
     compact,
@@ -48,16 +49,25 @@ from pneumo.comparison.words import (
     plural,
     protocol_words,
     ranked,
+    ranked_by,
+    score_words,
     short_number,
     title,
     verdicts,
     warnings,
     with_interval,
 )
-from pneumo.names import CLASS_NAMES, RANKED_BY
 
 MAIN_SCORES = ("auroc", "accuracy", "f1", "recall", "specificity")
 FURTHER_SCORES = ("balanced_accuracy", "precision", "mcc", "auprc", "brier", "log_loss", "ece")
+# Of more than two classes:
+CLASS_MAIN_SCORES = ("auroc", "accuracy", "balanced_accuracy", "f1", "mcc")
+CLASS_FURTHER_SCORES = (
+    *("f1_weighted", "kappa", "precision", "specificity", "auprc", "brier", "log_loss"),
+    *("ece_top", "ece"),
+)
+CLASS_MATRICES = 3  # configurations whose matrices are shown; of two classes MOST_REPORTS
+FEW_CLASSES = 4  # up to so many, matrices fit beside one another
 MOST_PLACES = 12  # on the first screen; the others are folded below it
 MOST_LINKS = 5  # runs of a configuration that are linked one by one
 
@@ -75,6 +85,7 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
         Section(title="What this does not show", bullets=limits(comparison)),
         _scores(comparison),
         fold_words.section(comparison),
+        class_sections.by_class(comparison) if many(comparison) else None,
         _pairs(comparison),
         _ensembles(comparison),
         _seed_tables(comparison),
@@ -84,12 +95,14 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
         Section(
             title="ROC and precision-recall",
             text=[
-                "The mean over a configuration's seeds. Bands are pointwise 95 % intervals of the bootstrap "
-                "over patients. Brackets show the area under the ROC curve or the average precision."
+                f"The mean over a configuration's seeds{' and the classes' if many(comparison) else ''}. "
+                "Bands are pointwise 95 % intervals of the bootstrap over patients. Brackets show the "
+                f"{'macro AUROC' if many(comparison) else 'area under the ROC curve'} or the "
+                f"{'macro ' if many(comparison) else ''}average precision."
             ],
             figures=["roc", "precision_recall"],
         ),
-        *clinical.sections(comparison),
+        *(class_sections.sections if many(comparison) else clinical.sections)(comparison),
         _subtypes(comparison),
         appendix.data(comparison),
         appendix.cost(comparison),
@@ -115,8 +128,11 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
 def _scores_shown(comparison: Comparison) -> tuple[list[str], list[str]]:
     """The main scores, the primary one first, and the further ones."""
     first = comparison["rank_by"]
-    main = [first, *(score for score in MAIN_SCORES if score != first)]
-    return main, [score for score in FURTHER_SCORES if score != first]
+    main: Sequence[str] = CLASS_MAIN_SCORES if many(comparison) else MAIN_SCORES
+    further: Sequence[str] = CLASS_FURTHER_SCORES if many(comparison) else FURTHER_SCORES
+    return [first, *(score for score in main if score != first)], [
+        score for score in further if score != first
+    ]
 
 
 def _ranking(comparison: Comparison) -> Ranking | None:
@@ -127,7 +143,8 @@ def _ranking(comparison: Comparison) -> Ranking | None:
     companion = forest_scores(comparison)[1]
     several = any(len(row["seeds"]) > 1 for row in rows)
     further = ["SD of seeds"] if several else []
-    further += [f"val. {SCORE_WORDS[first]}", SCORE_WORDS[companion]]
+    words = score_words(comparison)
+    further += [f"val. {words[first]}", words[companion]]
     places = []
     for row in rows:
         score = row["scores"][first]
@@ -153,7 +170,7 @@ def _ranking(comparison: Comparison) -> Ranking | None:
         note=f"Seeds open their run in MLflow while this command runs: {shows}"
         if shows and not shows.startswith("http")
         else "",
-        score=SCORE_WORDS[first],
+        score=words[first],
         further=further,
         places=places[:MOST_PLACES],
         rest=places[MOST_PLACES:],
@@ -196,8 +213,8 @@ def _seeds_and_scores(name: str, row: ConfigurationRow, scores: Sequence[str]) -
     return [name, str(len(row["seeds"])), *_score_cells(row["scores"], scores)]
 
 
-def _score_columns(names: Sequence[str]) -> list[str]:
-    return [SCORE_WORDS[name] for name in names]
+def _score_columns(comparison: Comparison, names: Sequence[str]) -> list[str]:
+    return [score_words(comparison)[name] for name in names]
 
 
 def _scores(comparison: Comparison) -> Section | None:
@@ -205,11 +222,12 @@ def _scores(comparison: Comparison) -> Section | None:
     if not rows:
         return None
     main, further = _scores_shown(comparison)
-    where, first = images_word(comparison), SCORE_WORDS[comparison["rank_by"]]
+    words = score_words(comparison)
+    where, first = images_word(comparison), words[comparison["rank_by"]]
     tables = [
         Table(
             caption=f"{where.capitalize()} images, {which}: mean over seeds, 95 % interval over patients",
-            columns=["configuration", "seeds", *_score_columns(scores)],
+            columns=["configuration", "seeds", *_score_columns(comparison, scores)],
             rows=[
                 [ranked(row), str(len(row["seeds"])), *_score_cells(row["scores"], scores)] for row in rows
             ],
@@ -221,7 +239,7 @@ def _scores(comparison: Comparison) -> Section | None:
         tables.append(
             Table(
                 caption=f"Standard deviation over training seeds (and each seed's {first})",
-                columns=["configuration", *_score_columns(main), f"{first} by seed"],
+                columns=["configuration", *_score_columns(comparison, main), f"{first} by seed"],
                 rows=[
                     [
                         ranked(row),
@@ -235,7 +253,11 @@ def _scores(comparison: Comparison) -> Section | None:
     tables.append(
         Table(
             caption="Validation, at the chosen epoch",
-            columns=["configuration", "accuracy", "AUROC", "F1", "epochs chosen", "epoch chosen by"],
+            columns=[
+                "configuration",
+                *(words[score] for score in ("accuracy", "auroc", "f1")),
+                *("epochs chosen", "epoch chosen by"),
+            ],
             rows=[
                 [
                     ranked(row),
@@ -262,6 +284,7 @@ def _pairs(comparison: Comparison) -> Section | None:
     few = len(shown) == len(pairs)
     names = {row["id"]: row["name"] for row in comparison["configurations"]}
     scores = list(dict.fromkeys((comparison["rank_by"], "accuracy", "auroc", *pairs[0]["scores"])))
+    words = score_words(comparison)
     text = [
         "The interval and test over seeds and patients decide. Those over patients alone are about these "
         "trained networks on patients like these; another training may turn them around. Holm's correction "
@@ -274,7 +297,7 @@ def _pairs(comparison: Comparison) -> Section | None:
             f"The tables show the {len(shown)} pairs with the first, {names['c1']}; pairs.csv has all "
             f"{len(pairs)}."
         )
-    tables = [_pair_table(score, shown, names, few) for score in scores]
+    tables = [_pair_table(words, score, shown, names, few) for score in scores]
     if over_folds(comparison):
         text[0] = text[0].replace("over seeds and patients decide", "over folds decide")
         for table in tables:
@@ -289,7 +312,12 @@ def _pairs(comparison: Comparison) -> Section | None:
 
 
 def _pair_table(
-    score: str, pairs: Sequence[PairRow], names: Mapping[str, str], both: bool, seeds: bool = True
+    words: Mapping[str, str],
+    score: str,
+    pairs: Sequence[PairRow],
+    names: Mapping[str, str],
+    both: bool,
+    seeds: bool = True,
 ) -> Table:
     """Differences in `score`; the rows name both configurations, or only the second.
 
@@ -316,18 +344,20 @@ def _pair_table(
             row += [p_text(delong["p"]), p_text(delong["p_holm"])] if delong else ["-", "-"]
         rows.append(row)
     of = "" if seeds else " between ensembles"
-    return Table(caption=f"Differences in {SCORE_WORDS[score]}{of}", columns=columns, rows=rows)
+    return Table(caption=f"Differences in {words[score]}{of}", columns=columns, rows=rows)
 
 
 def _ensembles(comparison: Comparison) -> Section | None:
     rows = comparison["ensembles"]
     if not rows:
         return None
-    scores = tuple(dict.fromkeys((comparison["rank_by"], *RANKED_BY, "recall", "specificity")))
+    can_rank = ranked_by(comparison)
+    further = ("specificity",) if many(comparison) else ("recall", "specificity")
+    scores = tuple(dict.fromkeys((comparison["rank_by"], *can_rank, *further)))
     where = images_word(comparison)
     table = Table(
         caption=f"Averaged probabilities: scores on the {where} images, 95 % interval over patients",
-        columns=["ensemble", *_score_columns(scores)],
+        columns=["ensemble", *_score_columns(comparison, scores)],
         rows=[[row["name"], *_score_cells(row["scores"], scores)] for row in rows],
     )
     text = (
@@ -343,19 +373,21 @@ def _ensembles(comparison: Comparison) -> Section | None:
         )
         section.details = [
             Details(summary=table.caption, tables=[table])
-            for score in scores[: len(RANKED_BY)]
-            for table in [_pair_table(score, pairs, names, both=True, seeds=False)]
+            for score in scores[: len(can_rank)]
+            for table in [_pair_table(score_words(comparison), score, pairs, names, both=True, seeds=False)]
         ]
     return section
 
 
 def _seed_tables(comparison: Comparison) -> Section:
     """Best accuracy and F1 of each model, and what choosing by the test images adds."""
-    optimistic = comparison["optimistic"]
+    optimistic, f1 = comparison["optimistic"], score_words(comparison)["f1"]
+    main = CLASS_MAIN_SCORES if many(comparison) else MAIN_SCORES
     tables = [
         Table(
-            caption="Best test accuracy and F1 of each model's runs (the best of several is optimistic too)",
-            columns=["model", "runs", "best accuracy", "best F1", "protocol"],
+            caption=f"Best test accuracy and {f1} of each model's runs (the best of several is optimistic "
+            "too)",
+            columns=["model", "runs", "best accuracy", f"best {f1}", "protocol"],
             rows=_best_of_each_model(comparison),
         )
     ]
@@ -363,8 +395,8 @@ def _seed_tables(comparison: Comparison) -> Section:
         tables.append(
             Table(
                 caption="OPTIMISTIC, not ranked: runs that chose their epoch on the test images",
-                columns=["configuration", "seeds", *_score_columns(MAIN_SCORES)],
-                rows=[_seeds_and_scores(row["name"], row, MAIN_SCORES) for row in optimistic],
+                columns=["configuration", "seeds", *_score_columns(comparison, main)],
+                rows=[_seeds_and_scores(row["name"], row, main) for row in optimistic],
             )
         )
     chosen = _chosen_on_test(optimistic)
@@ -375,7 +407,7 @@ def _seed_tables(comparison: Comparison) -> Section:
                 columns=[
                     "run",
                     "best",
-                    "best F1",
+                    f"best {f1}",
                     "epoch that validation would choose",
                     "by",
                     "median of the epochs",
@@ -447,7 +479,8 @@ def _curves(comparison: Comparison) -> Section:
 
 
 def _confusions(comparison: Comparison) -> Section:
-    rows = all_rows(comparison)
+    rows, names = all_rows(comparison), class_names(comparison)
+    most = CLASS_MATRICES if many(comparison) else MOST_REPORTS
     matrices_of: dict[str, Callable[[ConfigurationRow], list[Confusion]]] = {
         "Test images": lambda row: row["confusion"],
         "Validation images": lambda row: row["validation"]["confusion"],
@@ -458,16 +491,23 @@ def _confusions(comparison: Comparison) -> Section:
         MatrixGroup(
             title=split,
             matrices=[
-                Matrix(name=_run_name(row, run["seed"]), lines=_lines(matrix))
-                for row in rows[:MOST_REPORTS]
+                Matrix(
+                    name=_run_name(row, run["seed"]),
+                    called=names if many(comparison) else [name.lower() for name in names],
+                    lines=_lines(matrix, names if many(comparison) else [name.lower() for name in names]),
+                    wide=len(names) > FEW_CLASSES,
+                )
+                for row in rows[:most]
                 for run, matrix in zip(row["runs"], of(row), strict=False)
             ],
         )
         for split, of in matrices_of.items()
     ]
     text = ["Counts and shares of the true class at probability 0.5, with one matrix for each run."]
-    if len(rows) > MOST_REPORTS:
-        text.append(f"The first {MOST_REPORTS} configurations are shown; comparison.json has all.")
+    if many(comparison):
+        text = ["Counts and shares of the true class (rows), with one matrix for each run."]
+    if len(rows) > most:
+        text.append(f"The first {most} configurations are shown; comparison.json has all.")
     return Section(title="Confusion matrices", text=text, matrices=groups)
 
 
@@ -475,15 +515,15 @@ def _run_name(row: ConfigurationRow, seed: int) -> str:
     return f"{row['name']}, seed {seed}" + ("" if row["rank"] else " (optimistic)")
 
 
-def _lines(matrix: Confusion) -> list[MatrixLine]:
+def _lines(matrix: Confusion, names: Sequence[str]) -> list[MatrixLine]:
     lines = []
-    for name, counts in zip(CLASS_NAMES, matrix, strict=True):
+    for name, counts in zip(names, matrix, strict=True):
         total = max(1, sum(counts))
         cells = [
             Cell(count=count, share=f"{count / total:.1%}", shade=f"{0.55 * count / total:.2f}")
             for count in counts
         ]
-        lines.append(MatrixLine(name=name.lower(), cells=cells))
+        lines.append(MatrixLine(name=name, cells=cells))
     return lines
 
 
@@ -502,7 +542,7 @@ def _subtypes(comparison: Comparison) -> Section | None:
     if not rows:
         return None
     columns = ["configuration", "pneumonia", "images / normal"]
-    columns += _score_columns(("recall", "auroc", "auprc", "accuracy"))
+    columns += _score_columns(comparison, ("recall", "auroc", "auprc", "accuracy"))
     table = Table(caption="Each kind of pneumonia against all normal images", columns=columns, rows=rows)
     text = f"At probability 0.5. The file names tell the kind of pneumonia. Intervals use {FEW_DRAWS} draws."
     return Section(title="By subtype", text=[text], tables=[table])

@@ -2,21 +2,24 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pneumo.comparison.content import (
     Comparison,
     ConfigurationRow,
     Equivalence,
+    ImageSet,
     PairRow,
     PairScore,
     RecipeTest,
     Result,
     ScoreInterval,
+    SplitSize,
     all_rows,
+    many,
 )
 from pneumo.evaluation.statistics import LESS_IS_BETTER, LEVEL
-from pneumo.names import OFFICIAL_VAL, PATIENT_VAL, PROTOCOLS, RANKED_BY
+from pneumo.names import CLASS_RANKED_BY, OFFICIAL_VAL, PATIENT_VAL, PROTOCOLS, RANKED_BY
 
 DASH = "–"  # noqa: RUF001  (an interval's)
 
@@ -36,6 +39,28 @@ SCORE_WORDS = {
 }
 
 
+CLASS_SCORE_WORDS = {  # of more than two classes
+    **SCORE_WORDS,
+    **{
+        score: f"macro {SCORE_WORDS[score]}" for score in ("f1", "specificity", "precision", "auroc", "auprc")
+    },
+    "f1_weighted": "weighted F1",
+    "kappa": "kappa",
+    "ece": "class ECE",
+    "ece_top": "ECE of the call",
+}
+
+
+def ranked_by(comparison: Result) -> Sequence[str]:
+    """The scores that can rank."""
+    return CLASS_RANKED_BY if many(comparison) else RANKED_BY
+
+
+def score_words(comparison: Result) -> Mapping[str, str]:
+    """The scores' names."""
+    return CLASS_SCORE_WORDS if many(comparison) else SCORE_WORDS
+
+
 def title(comparison: Comparison) -> str:
     about = comparison["about"]
     sweep = f", sweep {about['sweep']}" if about["sweep"] else ""
@@ -51,10 +76,17 @@ def lead(comparison: Comparison) -> str:
     )
     return (
         f"{plural(runs, 'finished run')}, scored on the same {test['images']:,} {images_word(comparison)} "
-        f"images ({patients}): {test['normal']:,} normal, {test['pneumonia']:,} pneumonia. One point of "
+        f"images ({patients}): {images_by_class(test)}. One point of "
         f"accuracy is {test['images'] / 100:.1f} images. The primary score is "
-        f"{SCORE_WORDS[comparison['rank_by']]}; the others are exploratory."
+        f"{score_words(comparison)[comparison['rank_by']]}; the others are exploratory."
     )
+
+
+def images_by_class(counts: ImageSet | SplitSize) -> str:
+    """The number of images of each class, in words."""
+    if "classes" in counts:
+        return ", ".join(f"{count:,} {name}" for name, count in counts["classes"].items())
+    return f"{counts['normal']:,} normal, {counts['pneumonia']:,} pneumonia"
 
 
 FEW_PATIENTS = 40  # of a class; from here on the simulated intervals cover 93 % or more
@@ -67,6 +99,13 @@ def _few_words(least: int) -> str:
         f"In simulated sets with at least {FEW_PATIENTS} patients in each class, the intervals covered the "
         "truth in 93 % or more. With fewer, take intervals and tests as hints."
     )
+
+
+def _smallest(comparison: Comparison) -> str:
+    by_class = comparison["test"]["by_class"]
+    if not many(comparison):
+        return "The smaller class"
+    return f"The smallest class, {min(by_class, key=lambda name: by_class[name])},"
 
 
 def warnings(comparison: Comparison) -> list[tuple[str, str]]:
@@ -88,7 +127,7 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
         listed.append(
             (
                 "Few patients.",
-                f"The smaller class has {plural(least, 'patient')}. {_few_words(least)}",
+                f"{_smallest(comparison)} has {plural(least, 'patient')}. {_few_words(least)}",
             )
         )
     cross = comparison["cross_validation"]
@@ -124,6 +163,14 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
     if comparison["left_out"]:
         count = len(comparison["left_out"])
         listed.append((f"{plural(count, 'run')} left out.", "The table below says why."))
+    if many(comparison) and _without_choice(comparison):
+        word = score_words(comparison)[comparison["rank_by"]]
+        listed.append(
+            (
+                "No choice by validation.",
+                f"The validation images of some runs lack a class, so their {word} is not defined.",
+            )
+        )
     if _equal_samplers(comparison):
         listed.append(
             (
@@ -146,6 +193,11 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
             listed.append(("Mixed runs.", f"The runs of {row['name']} have different {' and '.join(mixed)}."))
     notes = sorted({note for row in all_rows(comparison) for run in row["runs"] for note in run["notes"]})
     return listed + [("Note.", note) for note in notes]
+
+
+def _without_choice(comparison: Comparison) -> bool:
+    several = len(comparison["configurations"]) > 1
+    return several and comparison["scored_on"] == "test" and comparison["choice"] is None
 
 
 def headlines(comparison: Comparison) -> list[str]:
@@ -173,15 +225,16 @@ def verdict(
     entry: PairScore,
     equivalence: Equivalence | None = None,
     differ_in: Sequence[str] = (),
+    words: Mapping[str, str] = SCORE_WORDS,
 ) -> str:
     """What a paired difference in `score`, `first` minus `second`, allows one to claim.
 
     Only the interval and test over seeds and patients say that a configuration is better. Of several settings
-    that differ (`differ_in`), the data do not say which one matters.
+    that differ (`differ_in`), the data do not say which one matters. `words` are the scores' names.
     """
-    word, recipes = SCORE_WORDS[score], entry["with_seeds"]
+    word, recipes = words[score], entry["with_seeds"]
     if recipes is None:
-        return _of_networks(first, second, score, entry) + _confounded(differ_in)
+        return _of_networks(first, second, score, entry, word) + _confounded(differ_in)
     if recipes["p"] is None or recipes["p_holm"] is None:
         return (
             f"No test of {word} between {first} and {second}: nothing varies, neither between the "
@@ -230,9 +283,8 @@ def _power(equivalence: Equivalence, chance: str) -> str:
     return f"Cannot tell: these seeds and patients can show differences of {can} or more; {needed}."
 
 
-def _of_networks(first: str, second: str, score: str, entry: PairScore) -> str:
+def _of_networks(first: str, second: str, score: str, entry: PairScore, word: str) -> str:
     """A side has one seed, so the sentence is about the trained networks, never about configurations."""
-    word = SCORE_WORDS[score]
     if entry["p"] is None or entry["p_holm"] is None:
         return (
             f"No test of {word} between the trained networks of {first} and {second}: nothing varies in the "
@@ -287,7 +339,7 @@ def answer(comparison: Comparison) -> str:
     if not ranked:
         return "Every run chose its epoch on the test images, so there is nothing to rank."
     row = next((row for row in ranked if choice and row["id"] == choice["id"]), ranked[0])
-    where = f"{images_word(comparison)} {SCORE_WORDS[score]} {compact(row['scores'][score])}"
+    where = f"{images_word(comparison)} {score_words(comparison)[score]} {compact(row['scores'][score])}"
     if len(ranked) == 1:
         return f"One configuration, {row['name']}: {where}. There is nothing to compare it with."
     if choice is None:
@@ -303,7 +355,7 @@ def _shown(comparison: Comparison, row: ConfigurationRow) -> str:
     ranked, pairs, score = comparison["configurations"], comparison["pairs"], comparison["rank_by"]
     names = {each["id"]: each["name"] for each in ranked}
     known = [pair for pair in pairs if claimed(pair["scores"][score])]
-    word = SCORE_WORDS[score]
+    word = score_words(comparison)[score]
     if not known:
         which = "the two" if len(ranked) == 2 else f"the {len(ranked)} configurations"
         if pairs and all(equivalent(pair["equivalence"]) for pair in pairs):
@@ -345,7 +397,7 @@ def _choice(comparison: Comparison) -> list[str]:
     if choice is None:
         return []
     rows = {row["id"]: row for row in comparison["configurations"]}
-    row, word = rows[choice["id"]], SCORE_WORDS[score]
+    row, word = rows[choice["id"]], score_words(comparison)[score]
     if comparison["cross_validation"] is not None:
         sentence = (
             f"Out-of-fold predictions choose {row['name']} ({word} {number(choice['score'])}, log-loss "
@@ -369,7 +421,7 @@ def _luck(comparison: Comparison) -> list[str]:
     found, ranked, score = comparison["optimism"], comparison["configurations"], comparison["rank_by"]
     if found is None:
         return []
-    word, where = SCORE_WORDS[score], images_word(comparison)
+    word, where = score_words(comparison)[score], images_word(comparison)
     start = (
         f"First on the {where} images, which also picked it from {len(ranked)}: {ranked[0]['name']}, {word} "
         f"{number(ranked[0]['scores'][score]['value'])}, {found['above_mean']:.4f} above the mean of all."
@@ -389,7 +441,7 @@ MOST_SENTENCES = 6  # pairs with a sentence each; of more, the claims are gather
 
 def _primary(comparison: Comparison) -> list[str]:
     pairs, score = comparison["pairs"], comparison["rank_by"]
-    word = SCORE_WORDS[score]
+    word = score_words(comparison)[score]
     if len(pairs) <= MOST_SENTENCES:
         return [pair["verdicts"][score] for pair in pairs]
     names = {row["id"]: row["name"] for row in comparison["configurations"]}
@@ -435,10 +487,11 @@ def _exploratory(comparison: Comparison) -> list[str]:
     names = {row["id"]: row["name"] for row in comparison["configurations"]}
     pairs, primary = comparison["pairs"], comparison["rank_by"]
     found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for score in RANKED_BY:
+    for score in ranked_by(comparison):
         if score != primary:
             for best, beaten in _beaten(pairs, score, claimed).items():
-                found.setdefault((best, tuple(beaten)), []).append(f"{higher(score)} {SCORE_WORDS[score]}")
+                words = f"{higher(score)} {score_words(comparison)[score]}"
+                found.setdefault((best, tuple(beaten)), []).append(words)
     return [
         f"Exploratory: {names[best]} has {_listed(words, most=9)} than "
         f"{_listed([names[id] for id in beaten])}."
@@ -487,6 +540,9 @@ def images_word(comparison: Result) -> str:
     return "validation" if comparison["scored_on"] == "val" else "test"
 
 
+KAGGLE_SETS = ("chest_xray", "kermany3")  # the same images
+
+
 def limits(comparison: Comparison) -> list[str]:
     """What a reader might conclude from the page, and should not."""
     test, rows, ranked = comparison["test"], all_rows(comparison), comparison["configurations"]
@@ -506,7 +562,7 @@ def limits(comparison: Comparison) -> list[str]:
     single = sum(len(row["seeds"]) == 1 for row in rows)
     if single and not over_folds(comparison):
         sentences.append(f"Chance in training of {plural(single, 'configuration')} with one seed each.")
-    if comparison["about"]["data"] == "chest_xray" and not comparison["about"]["synthetic"]:
+    if comparison["about"]["data"] in KAGGLE_SETS and not comparison["about"]["synthetic"]:
         sentences.append(
             "Other hospitals: the public set comes from one centre and shows children of one to five years. "
             "Its normal and pneumonia images also differ in JPEG quality and aspect ratio. A model can learn "
@@ -573,7 +629,7 @@ def difference_cells(entry: PairScore, seeds: bool = True) -> list[str]:
 
 
 def caption(figure: str, comparison: Comparison) -> str:
-    score, where = SCORE_WORDS[comparison["rank_by"]], images_word(comparison)
+    score, where = score_words(comparison)[comparison["rank_by"]], images_word(comparison)
     shown, count = len(shown_pairs(comparison)), len(comparison["pairs"])
     which = f"The {shown} largest of {count} paired" if shown < count else "Paired"
     marks = (
@@ -584,6 +640,7 @@ def caption(figure: str, comparison: Comparison) -> str:
     marks += ["diamonds: averaged networks"] if comparison["ensembles"] else []
     marks += ["hollow circles: optimistic runs"] if comparison["optimistic"] else []
     legend = "; ".join(marks)
+    mean = ", the mean over the classes" if many(comparison) else ""
     return {
         "forest": f"95 % intervals over patients; a difference has its own interval (Pairs). "
         f"{legend[:1].upper()}{legend[1:]}".strip(". ")
@@ -591,12 +648,16 @@ def caption(figure: str, comparison: Comparison) -> str:
         "differences": f"{which} differences in {score}, 95 % intervals over "
         f"{'folds' if over_folds(comparison) else 'seeds and patients'} (grey: over "
         "patients alone). Filled: a difference is claimed.",
-        "roc": f"ROC on the {where} images, with 95 % bands.",
-        "precision_recall": f"Precision against recall on the {where} images, with 95 % bands.",
-        "calibration": "Observed share of pneumonia against predicted probability.",
+        "roc": f"ROC on the {where} images{mean}, with 95 % bands.",
+        "precision_recall": f"Precision against recall on the {where} images{mean}, with 95 % bands.",
+        "calibration": "Share of right calls against the called class's probability."
+        if many(comparison)
+        else "Observed share of pneumonia against predicted probability.",
+        "classes": f"AUROC of each class against the rest on the {where} images, with 95 % intervals over "
+        "patients.",
         "decision_curve": f"Net benefit on the {where} images over threshold probabilities.",
         "curves_accuracy": "Accuracy by epoch.",
-        "curves_f1": "F1 of pneumonia by epoch.",
+        "curves_f1": "Macro F1 by epoch." if many(comparison) else "F1 of pneumonia by epoch.",
         "curves_loss": "Loss (cross-entropy, nats) by epoch.",
         "confusion_test": "Confusion matrices of the test images.",
         "confusion_validation": "Confusion matrices of the validation images.",

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from pneumo.evaluation import multiclass
 from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of, checked, logit
 from pneumo.evaluation.statistics import Z, clusters, small_sample, wilson
 
@@ -110,9 +111,31 @@ def error_if_calibrated(
     total = np.zeros(CALIBRATED_DRAWS)
     for network in networks:
         chances = checked(labels, network)[1]
-        gaps = chances[:, None] - (uniform < chances[:, None])
-        total += np.abs(_by_bin(chances) @ gaps).sum(axis=0) / len(chances)
+        total += _error_of_draws(chances, uniform < chances[:, None])
     return total / len(networks)
+
+
+def class_errors_if_calibrated(
+    labels: ArrayLike, patients: Sequence[str | None], networks: Sequence[ArrayLike], seed: int = 0
+) -> Floats:
+    """As `error_if_calibrated` for probabilities [N, K]: [K + 1, draws], of each class and the called one."""
+    order, _, patient_of = clusters(labels, patients)
+    uniform = np.random.default_rng(seed).random((len(order), CALIBRATED_DRAWS))[patient_of]
+    classes = np.shape(networks[0])[1]
+    total = np.zeros((classes + 1, CALIBRATED_DRAWS))
+    for network in networks:
+        chances = multiclass.checked(labels, network)[1]
+        below = np.cumsum(chances, axis=1)
+        drawn = sum((uniform >= below[:, [k]]).astype(np.int64) for k in range(classes - 1))
+        for k in range(classes):
+            total[k] += _error_of_draws(chances[:, k], np.equal(drawn, k))
+        total[classes] += _error_of_draws(chances.max(1), np.equal(drawn, chances.argmax(1)[:, None]))
+    return total / len(networks)
+
+
+def _error_of_draws(chances: Floats, hits: NDArray[np.bool_]) -> Floats:
+    """The ECE on each draw of `hits` [N, draws]."""
+    return np.asarray(np.abs(_by_bin(chances) @ (chances[:, None] - hits)).sum(axis=0) / len(chances))
 
 
 def error_interval(
@@ -127,10 +150,21 @@ def bin_intervals(
     labels: ArrayLike, patients: Sequence[str | None], networks: Sequence[ArrayLike]
 ) -> list[tuple[float, float]]:
     """95 % interval of each of 15 bins' share of ill images, the networks pooled; nan of an empty bin."""
+    truth = checked(labels, networks[0])[0]
+    hits = np.tile(truth, len(networks))
+    return share_intervals(labels, patients, hits, np.concatenate([checked(truth, p)[1] for p in networks]))
+
+
+def share_intervals(
+    labels: ArrayLike, patients: Sequence[str | None], hits: ArrayLike, chances: Floats
+) -> list[tuple[float, float]]:
+    """95 % interval of the share of `hits` in each of 15 bins of `chances`, those of several networks.
+
+    Both have the images [N] once for each network, one network after the other.
+    """
     _, _, patient_of = clusters(labels, patients)
-    truth = np.tile(checked(labels, networks[0])[0], len(networks))
-    inside = _by_bin(np.concatenate([checked(labels, network)[1] for network in networks]))
-    people = np.tile(patient_of, len(networks))
+    truth, inside = np.asarray(hits), _by_bin(chances)
+    people = np.tile(patient_of, len(truth) // len(patient_of))
     found = []
     for row in inside:
         rows = np.flatnonzero(row)

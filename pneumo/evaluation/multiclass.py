@@ -31,6 +31,20 @@ def scores_of(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
     return metrics.scores(labels, chances) if chances.ndim == 1 else scores(labels, chances)
 
 
+def called_of(probabilities: ArrayLike) -> Ints:
+    """The called class of each image: of two classes from probability 0.5 on, of more the most probable."""
+    chances = np.asarray(probabilities, dtype=np.float64)
+    return (chances >= 0.5).astype(np.int64) if chances.ndim == 1 else chances.argmax(1).astype(np.int64)
+
+
+def confusion_of(labels: ArrayLike, probabilities: ArrayLike) -> Ints:
+    """Images by true class (rows) and called class (columns), of two classes or more."""
+    called = called_of(probabilities)
+    if np.ndim(probabilities) == 1:
+        return metrics.confusion(labels, called)
+    return confusion(labels, called, np.shape(probabilities)[1])
+
+
 def scores(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
     """Score `probabilities` [N, K] against `labels` 0 to K-1 [N].
 
@@ -184,6 +198,12 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
 def tempered(probabilities: ArrayLike, temperature: float) -> Floats:
     """`probabilities` [N, K] with their logits divided by `temperature`."""
     return _softmax(_logs(np.asarray(probabilities, dtype=np.float64)) / temperature)
+
+
+def checked_of(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
+    """`metrics.checked` of two classes, `checked` of more."""
+    one = np.ndim(probabilities) == 1
+    return metrics.checked(labels, probabilities) if one else checked(labels, probabilities)
 
 
 def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:

@@ -24,7 +24,7 @@ Percentiles, normal intervals of logits, BCa and Clopper-Pearson were tried in s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,7 +37,7 @@ DRAWS = 2000
 LEVEL = 0.95
 Z = 1.959963984540054  # of the normal distribution, at LEVEL
 BLOCK = 100  # draws at once: 624 images x 100 float64 stay in a core's cache; 250 took twice as long
-LESS_IS_BETTER = ("brier", "log_loss", "ece")
+LESS_IS_BETTER = ("brier", "log_loss", "ece", "ece_top")
 
 Weights = NDArray[np.uint16]
 
@@ -45,7 +45,9 @@ Weights = NDArray[np.uint16]
 def clusters(labels: ArrayLike, patients: Sequence[str | None]) -> tuple[list[str], Ints, Ints]:
     """The patients' names sorted by stratum and name, each one's stratum, and each image's patient.
 
-    Spellings of one patient count under the first of them (pneumo.patient_ids).
+    A stratum is the class of a patient's images; patients with images of several classes are in the last
+    one, which has the number 2, or of more than two classes the highest label and one. Spellings of one
+    patient count under the first of them (pneumo.patient_ids).
     """
     truth = np.asarray(labels)
     names = [patient or f"\x00row {row:09d}" for row, patient in enumerate(one_spelling(patients))]
@@ -54,7 +56,8 @@ def clusters(labels: ArrayLike, patients: Sequence[str | None]) -> tuple[list[st
     classes: dict[str, set[int]] = {}
     for name, label in zip(names, truth, strict=True):
         classes.setdefault(name, set()).add(int(label))
-    stratum = {name: 2 if len(held) > 1 else min(held) for name, held in classes.items()}
+    several = max(2, int(truth.max()) + 1)
+    stratum = {name: several if len(held) > 1 else min(held) for name, held in classes.items()}
     order = sorted(classes, key=lambda name: (stratum[name], name))
     place = {name: index for index, name in enumerate(order)}
     return order, np.array([stratum[n] for n in order]), np.array([place[name] for name in names])
@@ -221,13 +224,22 @@ class PatientCounts:
         return 4 / (1 / self.normal + 1 / self.ill) if self.smaller_class else 0
 
 
+class Counts(Protocol):
+    """Patients of a test set: those of the smallest class, and how many a score is a proportion of."""
+
+    @property
+    def smaller_class(self) -> int: ...
+
+    def behind(self, score: str) -> float: ...
+
+
 def small_sample(patients: int) -> float:
     """What the draws' variance over `patients` is multiplied by."""
     return patients / (patients - 1) if patients > 1 else 1.0
 
 
 def interval(
-    score: str, observed: float, draws: ArrayLike, counts: PatientCounts, behind: float | None = None
+    score: str, observed: float, draws: ArrayLike, counts: Counts, behind: float | None = None
 ) -> tuple[float, float]:
     """95 % interval of a score: Wilson's for an effective number of patients (see above).
 
@@ -238,7 +250,7 @@ def interval(
     values = np.asarray(draws, dtype=np.float64)
     values = values[np.isfinite(values)]
     behind = counts.behind(score) if behind is None else behind
-    if score == "ece" or not np.isfinite(observed) or len(values) < 2 or behind <= 0:
+    if score in ("ece", "ece_top") or not np.isfinite(observed) or len(values) < 2 or behind <= 0:
         return float("nan"), float("nan")
     factor = small_sample(counts.smaller_class)
     if score in LESS_IS_BETTER:
@@ -246,7 +258,7 @@ def interval(
             return float("nan"), float("nan")
         half = Z * float(np.log(values).std(ddof=1)) * factor**0.5
         return float(observed * np.exp(-half)), float(observed * np.exp(half))
-    if score == "mcc":
+    if score in ("mcc", "kappa"):
         low, high = wilson((observed + 1) / 2, float(values.var(ddof=1)) * factor / 4, behind)
         return 2 * low - 1, 2 * high - 1
     return wilson(observed, float(values.var(ddof=1)) * factor, behind)
@@ -274,16 +286,25 @@ def delong(labels: ArrayLike, models: Sequence[ArrayLike]) -> tuple[Floats, Floa
     make it too sure. It therefore accompanies the bootstrap over patients and does not replace it.
     """
     truth = np.asarray(labels)
+    if min((truth == 1).sum(), (truth == 0).sum()) < 2:
+        raise UserError("DeLong's test needs two images of each class, or more.")
+    over_well, over_ill = placements(truth, models)
+    m, n = over_well.shape[1], over_ill.shape[1]
+    covariance = np.atleast_2d(np.cov(over_well)) / m + np.atleast_2d(np.cov(over_ill)) / n
+    return over_well.mean(axis=1), covariance
+
+
+def placements(labels: ArrayLike, models: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
+    """The share of normal images below each ill one [K, ill], and of ill ones above each normal one.
+
+    Both have the AUROC of each of the K `models` as their mean.
+    """
+    truth = np.asarray(labels)
     scores = np.stack([checked(truth, model)[1] for model in models])
     ill, well = scores[:, truth == 1], scores[:, truth == 0]
     m, n = ill.shape[1], well.shape[1]
-    if min(m, n) < 2:
-        raise UserError("DeLong's test needs two images of each class, or more.")
     ranks = _midranks(np.concatenate([ill, well], axis=1))
-    over_well = (ranks[:, :m] - _midranks(ill)) / n
-    over_ill = 1 - (ranks[:, m:] - _midranks(well)) / m
-    covariance = np.atleast_2d(np.cov(over_well)) / m + np.atleast_2d(np.cov(over_ill)) / n
-    return over_well.mean(axis=1), covariance
+    return (ranks[:, :m] - _midranks(ill)) / n, 1 - (ranks[:, m:] - _midranks(well)) / m
 
 
 def delong_p(areas: Floats, covariance: Floats, contrast: ArrayLike) -> tuple[float, float | None]:

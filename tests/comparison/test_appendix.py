@@ -1,5 +1,6 @@
 """What backs the results up: data, cost, mistakes, reports, settings."""
 
+from sklearn.metrics import classification_report
 from support.comparison_runs import candidate, candidates, finished
 
 from pneumo.comparison import appendix
@@ -41,7 +42,7 @@ def test_mistakes_are_shown_with_their_image_where_there_is_one() -> None:
 
 
 def test_a_classification_report_by_hand() -> None:
-    table = appendix._classification("x", [[8, 2], [1, 9]])
+    table = appendix._classification("x", [[8, 2], [1, 9]], ["NORMAL", "PNEUMONIA"])
     assert table.rows[1] == ["PNEUMONIA", "0.8182", "0.9000", "0.8571", "10"]
     assert table.rows[2] == ["accuracy", "", "", "0.8500", "20"]
     assert table.rows[3][1] == table.rows[4][1] == "0.8535"
@@ -75,3 +76,17 @@ def test_the_method_quotes_the_scheme_and_the_command() -> None:
     section = appendix.method(finished([candidate()]))
     assert section.text == ["100 draws, seed 0. Made with a command."]
     assert "default_rng(seed)" in section.details[0].text
+
+
+def test_a_report_of_three_classes_is_that_of_scikit_learn() -> None:
+    matrix = [[5, 1, 2], [0, 7, 3], [1, 1, 4]]
+    truth = [true for true, row in enumerate(matrix) for count in row for _ in range(count)]
+    called = [k for row in matrix for k, count in enumerate(row) for _ in range(count)]
+    names = ["a", "b", "c"]
+    expected = classification_report(truth, called, target_names=names, output_dict=True)
+    table = appendix._classification("x", matrix, names)
+    for row in table.rows[:3]:
+        assert row[1:4] == [f"{expected[row[0]][key]:.4f}" for key in ("precision", "recall", "f1-score")]
+    assert table.rows[3][3] == f"{expected['accuracy']:.4f}"
+    for row, name in zip(table.rows[4:], ("macro avg", "weighted avg"), strict=True):
+        assert row[1:4] == [f"{expected[name][key]:.4f}" for key in ("precision", "recall", "f1-score")]

@@ -41,3 +41,11 @@ def test_a_model_of_another_version_has_no_parameters() -> None:
     rows = finished([run])["configurations"]
     cost.add(rows, [run], second_process.network_cost(None, latency=False))
     assert "parameters" not in rows[0]["cost"] and rows[0]["cost"]["image_size"] == 224
+
+
+def test_more_classes_have_a_larger_last_layer() -> None:
+    measure = second_process.network_cost(None, latency=False)
+    network = build_model("resnet18", num_classes=15, in_channels=1)
+    found = measure("resnet18", 1, 32, 15)["parameters"]
+    assert found == sum(p.numel() for p in network.parameters())
+    assert found > measure("resnet18", 1, 32, 2)["parameters"]

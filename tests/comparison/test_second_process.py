@@ -19,9 +19,9 @@ def test_a_second_process_draws_and_measures_the_same() -> None:
     assert process is not None
     with process:
         assert second_process.render(comparison, process) == alone and len(alone) > 8
-        there = second_process.network_cost(process, latency=False)("resnet18", 1, 32)
-        assert second_process.network_cost(process, latency=False)("capsnet", 1, 32) == {}
-    assert there == second_process.network_cost(None, latency=False)("resnet18", 1, 32)
+        there = second_process.network_cost(process, latency=False)("resnet18", 1, 32, 2)
+        assert second_process.network_cost(process, latency=False)("capsnet", 1, 32, 2) == {}
+    assert there == second_process.network_cost(None, latency=False)("resnet18", 1, 32, 2)
     assert there["parameters"] > 1e7
 
 
