@@ -104,6 +104,8 @@ def _strata(test: SplitResult, cells: np.ndarray) -> Ints:
 
 def _counts(test: SplitResult, k: int) -> PatientCounts:
     known = np.flatnonzero(test.labels[:, k] != multilabel.UNKNOWN)
+    if not len(known):
+        return PatientCounts(normal=0, ill=0, all=0)
     return PatientCounts.of(test.labels[known, k], [test.patients[row] for row in known])
 
 
