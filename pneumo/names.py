@@ -77,6 +77,9 @@ CLASS_RANKED_BY = (*RANKED_BY, "f1_weighted", "kappa")  # of more than two class
 # ---- where a probability becomes a decision; each rule but the first is computed on validation
 THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
 
+# ---- the task of a run or model with several findings an image; the other task has no name in files
+MULTILABEL = "multilabel"
+
 # ---- classes of the public set: 0 and 1
 CLASS_NAMES = ("NORMAL", "PNEUMONIA")
 

@@ -38,14 +38,19 @@ def scores(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
     return {**means, "exact_match": float(right.all(1).mean())}
 
 
-def finding_scores(labels: ArrayLike, probabilities: ArrayLike) -> list[dict[str, float]]:
+def finding_scores(
+    labels: ArrayLike, probabilities: ArrayLike, thresholds: Sequence[float] | None = None
+) -> list[dict[str, float]]:
     """`metrics.scores` of each finding on its known images, and `images`: how many have it.
 
-    A score that needs images with (or without) the finding is nan where there are none.
+    A finding is called from its threshold on, None: from 0.5 on. A score that needs images with (or without)
+    the finding is nan where there are none.
     """
     found = []
-    for truth, chances in columns(*checked(labels, probabilities)):
-        one = metrics.all_scores(truth, chances) if len(truth) else dict.fromkeys(SCORES, float("nan"))
+    truths, every = checked(labels, probabilities)
+    cuts = [0.5] * truths.shape[1] if thresholds is None else thresholds
+    for (truth, chances), cut in zip(columns(truths, every), cuts, strict=True):
+        one = metrics.all_scores(truth, chances, cut) if len(truth) else dict.fromkeys(SCORES, float("nan"))
         if not truth.any():
             one |= dict.fromkeys(_NEEDS_PRESENT, float("nan"))
         if truth.all():
@@ -59,6 +64,33 @@ def columns(labels: Ints, probabilities: Floats) -> Iterator[tuple[Ints, Floats]
     for truth, chances in zip(labels.T, probabilities.T, strict=True):
         known = truth != UNKNOWN
         yield truth[known], chances[known]
+
+
+def temperatures(labels: ArrayLike, probabilities: ArrayLike) -> list[float]:
+    """`metrics.temperature` of each finding on its known images; 1 if they do not have both values."""
+    return [
+        metrics.temperature(truth, chances) if len(truth) else 1.0
+        for truth, chances in columns(*checked(labels, probabilities))
+    ]
+
+
+def tempered(probabilities: ArrayLike, temperatures: Sequence[float]) -> Floats:
+    """`probabilities` [N, K] with the logits of each finding divided by its temperature [K]."""
+    chances = np.asarray(probabilities, dtype=np.float64)
+    return np.stack(
+        [metrics.tempered(column, one) for column, one in zip(chances.T, temperatures, strict=True)], axis=1
+    )
+
+
+def operating_points(
+    class_names: Sequence[str], labels: ArrayLike, probabilities: ArrayLike
+) -> dict[str, dict[str, float]]:
+    """`metrics.operating_points` of each finding on its known images; only 0.5 if one value is missing."""
+    found = columns(*checked(labels, probabilities))
+    return {
+        name: metrics.operating_points(truth, chances) if len(truth) else {"half": 0.5}
+        for name, (truth, chances) in zip(class_names, found, strict=True)
+    }
 
 
 def class_metrics(

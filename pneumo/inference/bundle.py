@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from pneumo import UserError
 from pneumo.data.augment import normalise
-from pneumo.evaluation import multiclass, statistics
+from pneumo.evaluation import multiclass, multilabel, statistics
 from pneumo.files import MAX_MODEL_BYTES, read_bounded
 from pneumo.inference.schema import Figure, ModelArguments, PastCases, PreprocessArguments
 from pneumo.models import build_model, head
 from pneumo.models.precision import allow_tf32, autocast_dtype, cpu_has_bf16
-from pneumo.names import many_classes
+from pneumo.names import MULTILABEL, many_classes
 from pneumo.text import first_line
 
 SIMILAR_CASES = 50  # validation images with the nearest probabilities, for the interval of past cases
@@ -33,7 +33,8 @@ Floats = NDArray[np.float64]
 class SimilarCases(TypedDict):
     """The share of ill among validation images with a similar probability, and its 95 % interval.
 
-    Of more than two classes, `ill` are the images of the class that was asked about.
+    Of more than two classes or several findings, `ill` are the images with the class or finding that was
+    asked about.
     """
 
     images: int
@@ -56,6 +57,10 @@ class Bundle:
     has a threshold against the rest. These `class_thresholds` apply to calibrated probabilities, because one
     temperature of all classes changes the order of the images in a class. `figures` are macro scores of the
     called classes, and `class_figures` those of each class.
+
+    Of several findings an image (`task` is multilabel), each finding is called on its own, where its
+    calibrated probability reaches its threshold. Each has a temperature, a threshold and figures in the
+    `class_` fields, and `temperature` is None. `figures` are means over the findings.
     """
 
     model: ModelArguments
@@ -66,11 +71,13 @@ class Bundle:
     synthetic: bool
     fingerprint: str
     thresholds: dict[str, float]
-    temperature: float
+    temperature: float | None  # None: see class_temperatures
     threshold_rule: str
     figures: dict[str, Figure]
     class_thresholds: dict[str, dict[str, float]] | None = None  # by class and rule; None: two classes
     class_figures: dict[str, dict[str, Figure]] | None = None  # by class and score; None: two classes
+    class_temperatures: dict[str, float] | None = None  # by finding; None: one class an image
+    task: str | None = None  # multilabel; None: one class an image
     past: PastCases
     test_digest: str
     monitor: str
@@ -96,8 +103,13 @@ class Bundle:
 
     @property
     def many(self) -> bool:
-        """More than two classes?"""
+        """More than two classes, or several findings?"""
         return many_classes(self.class_names)
+
+    @property
+    def multilabel(self) -> bool:
+        """Several findings an image?"""
+        return self.task == MULTILABEL
 
     @property
     def threshold(self) -> float:
@@ -111,20 +123,35 @@ class Bundle:
 
     @property
     def threshold_of_class(self) -> dict[str, float]:
-        """The threshold of each of more than two classes, for calibrated probabilities."""
+        """The threshold of each of more than two classes or findings, for calibrated probabilities."""
         assert self.class_thresholds is not None
         return {name: of_rule(points, self.threshold_rule) for name, points in self.class_thresholds.items()}
+
+    @property
+    def not_chosen(self) -> list[str]:
+        """The findings whose threshold is 0.5 because validation has only one value of them."""
+        if not self.multilabel or self.class_thresholds is None:
+            return []
+        return [name for name, points in self.class_thresholds.items() if [*points] == ["half"]]
 
     def calibrated(self, probabilities: ArrayLike) -> Floats:
         """Calibrated probabilities of uncalibrated ones, [N] or [N, K].
 
         Each is the expected share of ill, or of the class, among images with such a probability.
         """
+        if self.class_temperatures is not None:
+            return multilabel.tempered(probabilities, [*self.class_temperatures.values()])
+        assert self.temperature is not None
         return multiclass.tempered_of(probabilities, self.temperature)
 
     def call(self, probabilities: ArrayLike) -> NDArray[np.int64]:
-        """The called class [N] of probabilities [N] of two classes, uncalibrated, or [N, K] of more."""
+        """The called class [N] of probabilities [N] of two classes, uncalibrated, or [N, K] of more.
+
+        Of several findings, 1 [N, K] for those that are called.
+        """
         chances = np.asarray(probabilities, dtype=np.float64)
+        if self.multilabel:
+            return (self.calibrated(chances) >= [*self.threshold_of_class.values()]).astype(np.int64)
         return (chances.argmax(1) if self.many else self.decide(chances)).astype(np.int64)
 
     def decide(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
@@ -134,13 +161,19 @@ class Bundle:
     def similar_cases(self, probability: float, label: int = 1) -> SimilarCases | None:
         """The share of class `label` among the validation images with the nearest calibrated probabilities.
 
-        The interval is Wilson's. None if the model keeps no validation images.
+        Of several findings, `label` is the number of one, and the images are those whose label of it is
+        known. The interval is Wilson's. None if the model keeps no such validation images.
         """
         chances, labels = np.asarray(self.past["probabilities"]), np.asarray(self.past["labels"])
         if not len(chances):
             return None
         if self.many:
             chances = chances[:, label]
+        if self.multilabel:
+            known = labels[:, label] != multilabel.UNKNOWN
+            chances, labels = chances[known], np.where(labels[known, label] == 1, label, -1)
+            if not len(chances):
+                return None
         nearest = np.argsort(np.abs(chances - probability), kind="stable")[:SIMILAR_CASES]
         images, ill = len(nearest), int((labels[nearest] == label).sum())
         low, high = _wilson(ill, images)
@@ -188,9 +221,9 @@ class Bundle:
     def probabilities(self, batch: NDArray[np.uint8] | Tensor, network: nn.Module | None = None) -> Floats:
         """Uncalibrated probabilities of preprocessed images uint8 [B, S, S].
 
-        Of two classes they are those of PNEUMONIA [B], of more those of each class [B, K]. They are computed
-        as in the evaluation of the training run: in the run's precision if the device has it, on the device
-        of `network` (default: a network on the CPU, loaded once).
+        Of two classes they are those of PNEUMONIA [B], of more or of findings those of each [B, K]. They are
+        computed as in the evaluation of the training run: in the run's precision if the device has it, on
+        the device of `network` (default: a network on the CPU, loaded once).
         """
         size = self.image_size
         if str(batch.dtype).removeprefix("torch.") != "uint8" or tuple(batch.shape[1:]) != (size, size):
@@ -203,7 +236,7 @@ class Bundle:
         with torch.inference_mode():
             with self.autocast(device):
                 logits = model(normalise(images, self.model["in_channels"]))
-            chances = head.probabilities(logits.double(), self.model["num_classes"])
+            chances = head.probabilities(logits.double(), self.model["num_classes"], self.multilabel)
             return np.asarray(chances.cpu().numpy())
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:

@@ -25,13 +25,20 @@ RULE_WORDS_OF_A_CLASS = {
     "sensitivity_95": "at least 95 % of the validation images of the class are found",
     "youden": "sensitivity + specificity is highest on the validation images",
 }
+RULE_WORDS_OF_A_FINDING = {
+    "half": "the probability is 0.5",
+    "sensitivity_95": "at least 95 % of the validation images with the finding are found",
+    "youden": "sensitivity + specificity is highest on the validation images",
+}
 
 
 def text(bundle: Bundle) -> str:
     """The card as Markdown. Every figure comes from the bundle."""
     model, pre = bundle.model, bundle.preprocess
     names = f"{', '.join(bundle.class_names[:-1])} or {bundle.class_names[-1]}"
-    count = str(len(bundle.class_names)) if bundle.many else "two"
+    count = f"{len(bundle.class_names) if bundle.many else 'two'} classes"
+    if bundle.multilabel:
+        names = count = f"{len(bundle.class_names)} findings"
     steps = [
         *(["black border cropped"] if pre["crop_black"] else []),
         *(["histogram equalised"] if pre["equalize"] else []),
@@ -51,7 +58,7 @@ def text(bundle: Bundle) -> str:
 
 ## Model
 
-{model["name"]} with {model["in_channels"]} input channel(s) and {count} classes. Images are prepared in this
+{model["name"]} with {model["in_channels"]} input channel(s) and {count}. Images are prepared in this
 order: {", ".join(steps)}. The weights are those of epoch {bundle.epoch} ({bundle.monitor}):
 {PROTOCOLS[bundle.protocol]}. Precision {bundle.precision}; fingerprint `{bundle.fingerprint}`,
 run `{bundle.run_id or "not tracked"}`.
@@ -79,6 +86,13 @@ Digest `{bundle.data_digest}`.
 
 
 def _purpose(bundle: Bundle) -> str:
+    if bundle.multilabel:
+        return (
+            "Research and teaching. The model estimates how likely a frontal chest X-ray shows each of "
+            f"{len(bundle.class_names)}\nfindings, as its training images were labelled: "
+            f"{', '.join(bundle.class_names)}.\nAn image may show several of them, or none. The model knows "
+            "only these findings: an image without any of\nthem may still show a disease."
+        )
     if bundle.many:
         return (
             "Research and teaching. The model estimates how likely a frontal chest X-ray shows each of its\n"
@@ -95,6 +109,7 @@ def _purpose(bundle: Bundle) -> str:
 
 def _other_images(bundle: Bundle) -> str:
     shares, share = ("classes\n  give", "the class") if bundle.many else ("ill\n  patients give", "ill")
+    shares, share = ("findings\n  give", "the finding") if bundle.multilabel else (shares, share)
     return (
         "- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares "
         f"of {shares} other figures, mostly worse ones. The positive predictive value falls with the share "
@@ -103,6 +118,8 @@ def _other_images(bundle: Bundle) -> str:
 
 
 def _decision(bundle: Bundle) -> str:
+    if bundle.multilabel:
+        return _decision_of_findings(bundle)
     if bundle.many:
         rows = "".join(
             f"| {_cell(name)} | {threshold:.3f} |\n" for name, threshold in bundle.threshold_of_class.items()
@@ -121,20 +138,42 @@ def _decision(bundle: Bundle) -> str:
     )
 
 
+def _decision_of_findings(bundle: Bundle) -> str:
+    assert bundle.class_temperatures is not None
+    rows = "".join(
+        f"| {_cell(name)} | {bundle.class_temperatures[name]:.3f} | {threshold:.3f} |\n"
+        for name, threshold in bundle.threshold_of_class.items()
+    )
+    note = ""
+    if names := bundle.not_chosen:
+        note = (
+            f"\nValidation has no image with, or none without, {', '.join(names)}: the threshold is 0.5, and "
+            "the\nprobability is not calibrated.\n"
+        )
+    return (
+        "The probability of each finding is calibrated on the validation images whose label of it is known "
+        "(a temperature\neach). A finding is predicted if its probability reaches its threshold, whatever "
+        f"the other findings are. At this\nthreshold, {RULE_WORDS_OF_A_FINDING[bundle.threshold_rule]}."
+        f"\n\n| finding | temperature | threshold |\n|---|---|---|\n{rows}{note}"
+    )
+
+
 def _class_figures(bundle: Bundle) -> str:
-    """Of more than two classes: a table with a row for each class."""
+    """Of more than two classes or several findings: a table with a row for each."""
     if not bundle.many or not bundle.figures or not bundle.class_figures:
         return ""
     scores = ("auroc", "recall", "specificity", "precision", "f1")
-    at_threshold = ("recall_at_threshold", "specificity_at_threshold")
+    at_threshold = () if bundle.multilabel else ("recall_at_threshold", "specificity_at_threshold")
     head = [SCORE_WORDS[name] for name in scores]
     head += [f"{SCORE_WORDS[name.removesuffix('_at_threshold')]} at the threshold" for name in at_threshold]
-    rows = [["class", *head], ["---"] * (len(head) + 1)]
+    kind = "finding" if bundle.multilabel else "class"
+    rows = [[kind, *head], ["---"] * (len(head) + 1)]
     for name, figures in bundle.class_figures.items():
         cells = [f"{_value(figures[key])} ({_interval(figures[key])})" for key in (*scores, *at_threshold)]
         rows.append([_cell(name), *cells])
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    return f"\nEach class against all others:\n\n{table}"
+    against = "Each finding on the images whose label of it is known" if bundle.multilabel else ""
+    return f"\n{against or 'Each class against all others'}:\n\n{table}"
 
 
 def _cell(name: str) -> str:
@@ -156,6 +195,12 @@ def _figures(bundle: Bundle) -> str:
             "Scores that count decisions\nuse the predicted class. A macro score is the mean over the "
             "classes."
         )
+    if bundle.multilabel:
+        words = {name: f"mean {word}" for name, word in SCORE_WORDS.items()}
+        counted = (
+            "Scores that count decisions\nuse the thresholds above. A mean is over the findings that have "
+            "the score; an image counts for a finding\nif its label of it is known."
+        )
     rows = "".join(
         f"| {words.get(name, name)} | {_value(figure)} | {_interval(figure)} |\n"
         for name, figure in bundle.figures.items()
@@ -172,6 +217,8 @@ def _split(bundle: Bundle, name: str) -> str:
     if isinstance(images, dict):
         classes = ", ".join(f"{count:,} {key}" for key, count in images.items())
         of = f" of {patients:,} patients" if isinstance(patients, int) else ""
+        if bundle.multilabel:  # an image with several findings is in several counts
+            return f"- {name}: images{of}: {classes}"
         return f"- {name}: {sum(images.values()):,} images{of}: {classes}"
     known = bundle.counts.get(name)
     return f"- {name}: {known:,} images" if isinstance(known, int) else f"- {name}: not recorded"

@@ -13,6 +13,7 @@ from pneumo import UserError
 from pneumo.data.augment import normalise
 from pneumo.files import write_atomically
 from pneumo.inference.bundle import Bundle
+from pneumo.inference.schema import OF_FINDINGS
 from pneumo.models import head
 
 OPSET = 17
@@ -27,9 +28,9 @@ def onnx(bundle: Bundle, file: Path) -> str:
     """Write `bundle` as `file` after checking it against the model; returns a line that describes the file.
 
     Input `images`: uint8 [B, S, S], preprocessed. Output `probability`: float32 [B], uncalibrated; of more
-    than two classes `probabilities`: float32 [B, K]. The file's metadata hold the model's facts (thresholds,
-    temperature, ...) as JSON under `pneumo`. UserError if the packages are missing, the file cannot be
-    written, or the two models differ by more than 1e-4.
+    than two classes or of findings `probabilities`: float32 [B, K]. The file's metadata hold the model's
+    facts (thresholds, temperature, ...) as JSON under `pneumo`. UserError if the packages are missing, the
+    file cannot be written, or the two models differ by more than 1e-4.
     """
     try:
         import onnx as onnx_package
@@ -45,6 +46,7 @@ def onnx(bundle: Bundle, file: Path) -> str:
         metadata = model.metadata_props.add()
         metadata.key = "pneumo"
         facts = (*FACTS, "class_thresholds") if bundle.many else FACTS
+        facts = (*facts, *OF_FINDINGS) if bundle.multilabel else facts
         metadata.value = json.dumps({key: getattr(bundle, key) for key in facts})
         onnx_package.checker.check_model(model)
         content = model.SerializeToString()
@@ -78,7 +80,7 @@ def _trace(bundle: Bundle, file: Path) -> None:
 
         def forward(self, images: Tensor) -> Tensor:
             logits = self.network(normalise(images, bundle.model["in_channels"]))
-            return head.probabilities(logits, bundle.model["num_classes"])
+            return head.probabilities(logits, bundle.model["num_classes"], bundle.multilabel)
 
     size = bundle.image_size
     with torch.inference_mode(), warnings.catch_warnings():

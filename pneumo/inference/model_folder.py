@@ -5,15 +5,18 @@ Files are read as data only: no pickle, and every value of a JSON is checked bef
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pneumo import UserError, one_of
-from pneumo.evaluation import metrics, multiclass
+from pneumo.evaluation import metrics, multiclass, multilabel
 from pneumo.evaluation.predictions import SplitResult, read_any_predictions
 from pneumo.files import MAX_MODEL_BYTES, read_bounded, write_atomically
-from pneumo.inference import card, schema, scores
+from pneumo.inference import card, finding_figures, schema, scores
 from pneumo.inference.bundle import Bundle, of_rule
 from pneumo.inference.schema import Figure
 from pneumo.names import (
@@ -22,6 +25,7 @@ from pneumo.names import (
     MODEL_CARD,
     MODEL_FACTS,
     MODEL_WEIGHTS,
+    MULTILABEL,
     TEST_PREDICTIONS,
     THRESHOLD_RULES,
     TRAINING_REFERENCE,
@@ -31,6 +35,7 @@ from pneumo.text import finite, first_line
 
 FORMAT = 1
 MAX_JSON_BYTES = 2**24
+PAST_DIGITS = 6  # of the stored probabilities of several findings
 
 
 def read(folder: str | Path, version: str | None = None) -> Bundle:
@@ -64,7 +69,7 @@ def write(bundle: Bundle, folder: Path) -> None:
         for key, value in asdict(bundle).items()
         if key not in ("weights", "version")
     }
-    for key in ("white", *schema.OF_MANY):
+    for key in ("white", *schema.OF_MANY, *schema.OF_FINDINGS):
         if facts[key] is None:  # a model that needs none keeps the file of version 0.1
             del facts[key]
     facts |= {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()}
@@ -90,8 +95,14 @@ def from_run(
     val = _read_predictions(artifacts / VAL_PREDICTIONS)
     scored = (artifacts / TEST_PREDICTIONS).is_file()  # not with trainer.score_test=false
     test = _read_predictions(artifacts / TEST_PREDICTIONS) if scored else None
-    if test is not None and test.class_names != val.class_names:
+    if test is not None and (test.class_names, test.multilabel) != (val.class_names, val.multilabel):
         raise UserError(f"{artifacts}: its validation and test predictions are not of the same classes.")
+    task = MULTILABEL if val.multilabel else None
+    if best.get("task") != task:
+        raise UserError(
+            f"{artifacts}: its predictions are of {_task_words(task)}, and {BEST_FACTS} is of "
+            f"{_task_words(best.get('task'))}."
+        )
     copied = ("preprocess", "class_names", "data_digest", "protocol", "synthetic", "fingerprint", "monitor")
     saved = best.get("model")
     model: dict[str, Any] = saved if isinstance(saved, dict) else {}
@@ -107,7 +118,7 @@ def from_run(
             "test": len(test.paths) if test else 0,
             "val": len(val.paths),
         },
-        **(_decisions_of_many if val.many else _decisions_of_two)(val, test, threshold_rule),
+        **_decisions(val)(val, test, threshold_rule),
         "test_digest": test_digest(test) if test else "",
         "familiarity": _read_json(reference) if reference.is_file() else None,
         "run_id": run_id,
@@ -124,10 +135,21 @@ def test_digest(test: SplitResult) -> str:
 
 
 def _bundle(facts: dict[str, Any], source: Path, weights: Path, version: str) -> Bundle:
-    facts = {"weights_sha256": None, "white": None, **dict.fromkeys(schema.OF_MANY), **facts}
+    absent = dict.fromkeys(("weights_sha256", "white", *schema.OF_MANY, *schema.OF_FINDINGS))
+    facts = absent | facts
     schema.check(facts, source)
     reference = facts.pop("familiarity")
     return Bundle(**facts, ood_reference=reference, weights=weights, version=version)
+
+
+def _task_words(task: object) -> str:
+    return "several findings an image" if task == MULTILABEL else "one class an image"
+
+
+def _decisions(val: SplitResult) -> Callable[[SplitResult, SplitResult | None, str], dict[str, Any]]:
+    if val.multilabel:
+        return _decisions_of_findings
+    return _decisions_of_many if val.many else _decisions_of_two
 
 
 def _decisions_of_two(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
@@ -166,6 +188,32 @@ def _decisions_of_many(val: SplitResult, test: SplitResult | None, threshold_rul
     }
 
 
+def _decisions_of_findings(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
+    """As `_decisions_of_many`, with a temperature for each finding; from the images whose label is known."""
+    temperatures = multilabel.temperatures(val.labels, val.probabilities)
+    calibrated = multilabel.tempered(val.probabilities, temperatures)
+    points = multilabel.operating_points(val.class_names, val.labels, calibrated)
+    figures: dict[str, Figure] = {}
+    of_finding: dict[str, dict[str, Figure]] = {name: {} for name in val.class_names}
+    if test:
+        at = [of_rule(known, threshold_rule) for known in points.values()]
+        test_calibrated = multilabel.tempered(test.probabilities, temperatures)
+        figures, of_finding = finding_figures.of_findings(test, test_calibrated, at)
+    # The rounding halves the file: of 15 findings, 20,000 images would exceed its limit.
+    kept = np.round(calibrated, PAST_DIGITS).tolist()
+    return {
+        "task": MULTILABEL,
+        "thresholds": {},
+        "class_thresholds": points,
+        "temperature": None,
+        "class_temperatures": dict(zip(val.class_names, temperatures, strict=True)),
+        "threshold_rule": threshold_rule,
+        "figures": figures,
+        "class_figures": of_finding,
+        "past": {"labels": val.labels.tolist(), "probabilities": kept},
+    }
+
+
 def _past(val: SplitResult, temperature: float) -> dict[str, Any]:
     calibrated = multiclass.tempered_of(val.probabilities, temperature)
     return {"labels": val.labels.tolist(), "probabilities": calibrated.tolist()}
@@ -193,6 +241,7 @@ def _read_predictions(path: Path) -> SplitResult:
     try:
         result = read_any_predictions(read_bounded(path, MAX_JSON_BYTES).decode(errors="surrogateescape"))
         check = multiclass.checked if result.many else metrics.checked
+        check = multilabel.checked if result.multilabel else check
         check(result.labels, result.probabilities)
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix(f'{path} ')}") from None

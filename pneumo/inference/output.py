@@ -22,6 +22,7 @@ COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", 
 THRESHOLD = "threshold_"  # before the name of a class; its probability has the prefix of predictions/*.csv
 MAX_NAME_LENGTH = 200  # characters of an image's name in the name of its overlay
 UNREADABLE = "could not be read"
+NO_FINDING = "without a finding"  # images of several findings that reach none of their thresholds
 
 
 def columns(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -81,7 +82,7 @@ def _of_classes(prediction: Prediction) -> dict[str, Any]:
     """What a row of more than two classes has beside a row of two."""
     return {
         "prediction": prediction.decision,
-        "reached": [one.name for one in prediction.classes if one.reached],
+        "reached": prediction.reached,
         **{PREFIX + one.name: one.probability for one in prediction.classes},
         **{THRESHOLD + one.name: one.threshold for one in prediction.classes},
     }
@@ -98,13 +99,17 @@ def write_all(
 ) -> None:
     """Predict all files of `found` into `output`; `counts` has the number of each outcome at any time.
 
+    Of several findings, an image counts for each finding that it is predicted to have.
     With `explain_below`, each image gets an overlay under its name relative to that folder.
     """
 
     def write(prediction: Prediction) -> None:
         output.write(prediction)
-        outcome = UNREADABLE if prediction.error else prediction.decision
-        counts[outcome] = counts.get(outcome, 0) + 1
+        outcomes = [UNREADABLE] if prediction.error else [prediction.decision]
+        if predictor.bundle.multilabel and not prediction.error:
+            outcomes = prediction.reached or [NO_FINDING]
+        for outcome in outcomes:
+            counts[outcome] = counts.get(outcome, 0) + 1
         if prediction.warnings:
             counts["with warnings"] = counts.get("with warnings", 0) + 1
 

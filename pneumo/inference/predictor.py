@@ -16,6 +16,7 @@ from pneumo.data.images import largest_undeclared, preprocess, read_with_colour
 from pneumo.data.limits import BadImage, Grey
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.workers import worker_count
+from pneumo.evaluation.predictions import BETWEEN_FINDINGS
 from pneumo.inference import explain, model_folder, ood
 from pneumo.inference.bundle import Bundle, Floats
 from pneumo.names import CONFIG, TEST_SELECTED
@@ -27,7 +28,7 @@ BATCHES_AHEAD = 2  # batches that run or wait, per thread
 
 @dataclass
 class ClassChance:
-    """One of more than two classes: its calibrated probability, and its threshold against the rest."""
+    """One of more than two classes or findings: its calibrated probability, and its threshold."""
 
     name: str
     probability: float
@@ -43,7 +44,8 @@ class Prediction:
     """The answer for one file: a probability, or the error why there is none.
 
     `probability` is calibrated, `decision` is the name of the class at `threshold`. Of more than two classes
-    `classes` has the probabilities instead, and `decision` is the class with the largest one.
+    `classes` has the probabilities instead, and `decision` is the class with the largest one. Of several
+    findings, `decision` lists those that reach their thresholds (`Edema|Mass`), and is empty if none does.
     """
 
     path: str
@@ -55,6 +57,11 @@ class Prediction:
     error: str = ""
     overlay: str = ""
     classes: list[ClassChance] = field(default_factory=list)
+
+    @property
+    def reached(self) -> list[str]:
+        """The classes or findings that reach their thresholds."""
+        return [one.name for one in self.classes if one.reached]
 
 
 @dataclass
@@ -74,8 +81,8 @@ class PreparedImage:
 class Predictor:
     """Applies `bundle` on `device`. `threshold`, for calibrated probabilities, replaces those stored.
 
-    `explain_class` is the class whose regions an overlay shows, None: PNEUMONIA of two classes, and of more
-    the called class.
+    `explain_class` is the class whose regions an overlay shows, None: PNEUMONIA of two classes, of more the
+    called class, and of several findings the most probable one.
 
     `predict` works in `num_workers` threads (default: one per core). Each thread reads, prepares and computes
     whole batches. On a CPU each thread computes alone, which is faster than sharing every operation: where
@@ -125,6 +132,17 @@ class Predictor:
         squares = np.stack([image.square for image in images])
         raw = self.bundle.probabilities(squares, self.network)
         calibrated = self.bundle.calibrated(raw)
+        if self.bundle.multilabel:
+            return [
+                Prediction(
+                    path=str(path),
+                    decision=BETWEEN_FINDINGS.join(one.name for one in classes if one.reached),
+                    model=self.bundle.version,
+                    warnings=self.warnings(image),
+                    classes=classes,
+                )
+                for path, image, classes in zip(paths, images, map(self._classes, calibrated), strict=True)
+            ]
         if self.bundle.many:
             return [
                 Prediction(
@@ -155,7 +173,7 @@ class Predictor:
         ]
 
     def _classes(self, calibrated: Floats) -> list[ClassChance]:
-        """The classes [K] of one image."""
+        """The classes or findings [K] of one image."""
         thresholds = self.bundle.threshold_of_class
         if self.given_threshold is not None:
             thresholds = dict.fromkeys(thresholds, self.given_threshold)
@@ -168,6 +186,8 @@ class Predictor:
         """The class whose regions an overlay of this prediction shows."""
         if self.explain_class is not None:
             return self.explain_class
+        if self.bundle.multilabel:
+            return max(prediction.classes, key=lambda one: one.probability).name
         return prediction.decision if self.bundle.many else self.bundle.class_names[1]
 
     def caption(self, prediction: Prediction) -> str | None:
@@ -196,6 +216,11 @@ class Predictor:
             notes.append("This model was trained on synthetic images: it has never seen a real patient.")
         if self.bundle.protocol == TEST_SELECTED:
             notes.append("This model was chosen on the test images: its figures are optimistic.")
+        if names := self.bundle.not_chosen:
+            notes.append(
+                f"Validation has no image with, or none without, {', '.join(names)}: the threshold is 0.5, "
+                "and the probability is not calibrated."
+            )
         if self.detector is None:
             notes.append(
                 "Only coloured images get a warning: this model has no reference of its training data."

@@ -39,23 +39,26 @@ OUTPUTS = {
 }
 
 
-def outputs(class_names: Sequence[str]) -> dict[str, str]:
-    """The fields of an answer and their types: OUTPUTS, or of more than two classes fields of each class."""
+def outputs(class_names: Sequence[str], multilabel: bool = False) -> dict[str, str]:
+    """The fields of an answer and their types: OUTPUTS, or of more than two classes fields of each class.
+
+    With `multilabel` the classes are findings, of which an image may have several.
+    """
     if not many_classes(class_names):
         return OUTPUTS
     chances, thresholds = (
         dict.fromkeys([prefix + name for name in class_names], "double") for prefix in (PREFIX, THRESHOLD)
     )
     rest = {"reached": "strings", **thresholds, "warnings": "strings", "version": "string"}
-    return {"class": "string", **chances, **rest}
+    return {"prediction" if multilabel else "class": "string", **chances, **rest}
 
 
-def serving_spec(class_names: Sequence[str] = CLASS_NAMES) -> registry.ServingSpec:
+def serving_spec(class_names: Sequence[str] = CLASS_NAMES, multilabel: bool = False) -> registry.ServingSpec:
     """How MLflow loads and calls such a model."""
     return registry.ServingSpec(
         loader=__name__,
         inputs={COLUMN: "string"},
-        outputs=outputs(class_names),
+        outputs=outputs(class_names, multilabel),
         example={COLUMN: _example()},
     )
 
@@ -93,9 +96,9 @@ class ServedModel:
     def _fields(self, answer: Prediction) -> dict[str, Any]:
         if self.predictor.bundle.many:
             return {
-                "class": answer.decision,
+                "prediction" if self.predictor.bundle.multilabel else "class": answer.decision,
                 **{PREFIX + one.name: one.probability for one in answer.classes},
-                "reached": [one.name for one in answer.classes if one.reached],
+                "reached": answer.reached,
                 **{THRESHOLD + one.name: one.threshold for one in answer.classes},
                 "warnings": answer.warnings,
                 "version": answer.model,

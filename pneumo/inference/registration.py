@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from pneumo import UserError
 from pneumo.evaluation import contrasts
 from pneumo.evaluation.predictions import SplitResult, read_any_predictions
-from pneumo.inference import model_folder, ood, pyfunc, scores
+from pneumo.inference import finding_figures, model_folder, ood, pyfunc, scores
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.schema import Figure
 from pneumo.names import (
@@ -19,6 +19,7 @@ from pneumo.names import (
     FINGERPRINT_TAG,
     PROTOCOL_TAG,
     SYNTHETIC_TAG,
+    TASK_TAG,
     TEST_PREDICTIONS,
     TEST_SELECTED,
 )
@@ -70,6 +71,7 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
         "pneumo.test_auroc": _written(candidate.figures[SCORE]) if candidate.figures else "not scored",
         "pneumo.registered": compared,
         **({CLASSES_TAG: json.dumps(candidate.class_names)} if candidate.many else {}),
+        **({TASK_TAG: str(candidate.task)} if candidate.multilabel else {}),
     }
     if candidate.ood_reference is None:  # a run of an older version: its images may still be there
         with suppress(UserError):
@@ -78,9 +80,8 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
             )
     with TemporaryDirectory(prefix="pneumo-") as scratch:
         model_folder.write(candidate, Path(scratch))
-        version = registry.register(
-            Path(scratch), run, name, tags, pyfunc.serving_spec(candidate.class_names)
-        )
+        spec = pyfunc.serving_spec(candidate.class_names, candidate.multilabel)
+        version = registry.register(Path(scratch), run, name, tags, spec)
     registry.set_alias(name, alias, version)
     action = "already registered" if known else "registered"
     return f"{name} {version}: {action} from run {run_id}; {alias} points to it ({compared})"
@@ -107,9 +108,15 @@ def _compare(
 ) -> str:
     """The run's AUROC against the holder's, in words; UserError if it is worse or cannot be compared."""
     old = model_folder.read(holder.folder, holder.version)
-    if candidate.class_names != old.class_names:
+    if candidate.task != old.task:
         raise UserError(
-            f"run {run.run_id} tells {', '.join(candidate.class_names)} apart, and {holder.version}, which "
+            f"run {run.run_id} is a model of {_task(candidate)}, and {holder.version}, which has the alias "
+            f"{alias}, one of {_task(old)}: they cannot be compared. Give another alias or name; {FORCE}."
+        )
+    if candidate.class_names != old.class_names:
+        apart = "" if candidate.multilabel else " apart"
+        raise UserError(
+            f"run {run.run_id} tells {', '.join(candidate.class_names)}{apart}, and {holder.version}, which "
             f"has the alias {alias}, {', '.join(old.class_names)}: they cannot be compared. Give another "
             f"alias or name; {FORCE}."
         )
@@ -121,6 +128,7 @@ def _compare(
             f"{alias}: their AUROCs cannot be compared. {FORCE}."
         )
     area = "macro AUROC" if candidate.many else "AUROC"
+    area = "mean AUROC" if candidate.multilabel else area
     new_test, old_test = _test(folder), None
     if holder.run_id:
         try:
@@ -128,17 +136,20 @@ def _compare(
         except UserError:  # its run was deleted, or its predictions were
             old_test = None
     new, before = _written(candidate.figures[SCORE]), _written(old.figures[SCORE])
-    if old_test is None or model_folder.test_digest(old_test) != candidate.test_digest:
+    pair: tuple[SplitResult, SplitResult] | None = None
+    if old_test is not None and model_folder.test_digest(old_test) == candidate.test_digest:
+        pair = _testable(new_test, old_test) if candidate.multilabel else (new_test, old_test)
+    if pair is None:
         high, low = candidate.figures[SCORE]["high"], old.figures[SCORE]["low"]
         words = f"{area} {new} against {before} of {holder.version}"
         worse = high is not None and low is not None and high < low
     else:
-        paired = _paired(new_test, old_test)
+        paired = _paired(*pair)
         varies = paired.p is not None
         interval = f", 95 % interval {paired.low:+.4f} to {paired.high:+.4f}" if varies else ""
         words = (
             f"{area} {new} against {before} of {holder.version}; paired on {len(new_test.paths)} test images "
-            f"{paired.difference:+.4f}{interval}"
+            f"{paired.difference:+.4f}{interval}{_left_out(new_test, pair[0])}"
         )
         worse = paired.high < 0 or (paired.p is None and paired.difference < 0)
     if worse:
@@ -148,17 +159,37 @@ def _compare(
     return words
 
 
+def _testable(new: SplitResult, old: SplitResult) -> tuple[SplitResult, SplitResult] | None:
+    """Two models' test rows of the findings with enough patients for a test; None if there are none."""
+    kept = finding_figures.testable(new), finding_figures.testable(old)
+    return (kept[0], kept[1]) if kept[0] and kept[1] else None
+
+
+def _left_out(every: SplitResult, tested: SplitResult) -> str:
+    """Words on the findings that a paired test leaves out."""
+    names = [name for name in every.class_names if name not in tested.class_names]
+    if not names:
+        return ""
+    fewest = finding_figures.FEWEST_PATIENTS
+    return f", without {', '.join(names)} (fewer than {fewest} patients have it, or do not)"
+
+
 def _paired(new: SplitResult, old: SplitResult) -> contrasts.Test:
     """The difference in AUROC, new - old, with its interval; both use the same resampled patients.
 
-    Of more than two classes it is that of macro AUROC.
+    Of more than two classes it is that of macro AUROC, of several findings that of their mean AUROC.
     """
-    weights = scores.resample(new)
+    kind = finding_figures if new.multilabel else scores
+    weights = kind.resample(new)
     spreads = []
     for test in (new, old):
-        draws = scores.auroc_draws(test, weights)
+        draws = kind.auroc_draws(test, weights)
         spreads.append(contrasts.Spread.of([test.scores()[SCORE]], [draws], [""]))
-    return contrasts.over_patients(spreads[0], spreads[1], scores.smallest_class(new))
+    return contrasts.over_patients(spreads[0], spreads[1], kind.smallest_class(new))
+
+
+def _task(model: Bundle) -> str:
+    return "several findings an image" if model.multilabel else "one class an image"
 
 
 def _test(folder: Path) -> SplitResult:

@@ -11,7 +11,7 @@ from typing import Any, NotRequired, TypedDict
 from pneumo import UserError
 from pneumo.models import MODELS
 from pneumo.models.precision import PRECISIONS
-from pneumo.names import CLASS_NAMES, PROTOCOLS, THRESHOLD_RULES, many_classes
+from pneumo.names import CLASS_NAMES, MULTILABEL, PROTOCOLS, THRESHOLD_RULES, many_classes
 from pneumo.versions import PIXEL_RULES
 
 MAX_PAST = 200_000
@@ -19,6 +19,7 @@ MAX_CLASSES = 200  # that a model.json may name
 
 Rule = Callable[[Any], bool]
 OF_MANY = ("class_thresholds", "class_figures")  # the file of a model of two classes does not have these keys
+OF_FINDINGS = ("class_temperatures", "task")  # only the file of a model of several findings has these keys
 
 
 class ModelArguments(TypedDict):
@@ -50,10 +51,11 @@ class Figure(TypedDict):
 class PastCases(TypedDict):
     """The validation images: labels and calibrated probabilities, in the same order.
 
-    Of more than two classes, an image has one probability for each class.
+    Of more than two classes, an image has one probability for each class. Of several findings it also has a
+    label for each: 1, 0, or -1 where it is not known.
     """
 
-    labels: list[int]
+    labels: list[int] | list[list[int]]
     probabilities: list[float] | list[list[float]]
 
 
@@ -73,6 +75,15 @@ def check(facts: dict[str, Any], source: Path) -> None:
         raise UserError(
             f"{source}: the stored validation images (past) do not have one probability for each label."
         )
+    if facts["task"] == MULTILABEL:
+        _check_findings(facts, source)
+        return
+    if facts["class_temperatures"] is not None:
+        raise UserError(f"{source}: class_temperatures is for several findings an image.")
+    if facts["temperature"] is None:
+        raise UserError(f"{source}: temperature is None, which no trained model has.")
+    if not all(isinstance(label, int) for label in labels):
+        raise UserError(f"{source}: the stored validation images (past) do not have one label each.")
     if many_classes(names):
         _check_many(facts, source)
         return
@@ -85,12 +96,32 @@ def check(facts: dict[str, Any], source: Path) -> None:
             raise UserError(f"{source}: {key} is for more than two classes.")
 
 
+def _check_findings(facts: dict[str, Any], source: Path) -> None:
+    """What the keys of several findings must share: the findings."""
+    names, past = facts["class_names"], facts["past"]
+    if not many_classes(names):
+        raise UserError(f"{source}: class_names are those of two classes, and task is {MULTILABEL}.")
+    _check_entries(facts, (*OF_MANY, "class_temperatures"), source)
+    if facts["temperature"] is not None:
+        raise UserError(f"{source}: temperature is that of one class an image, and task is {MULTILABEL}.")
+    rows = [*past["labels"], *past["probabilities"]]
+    if not all(isinstance(row, list) and len(row) == len(names) for row in rows):
+        raise UserError(
+            f"{source}: the stored validation images (past) do not have one label and one probability for "
+            "each finding."
+        )
+
+
+def _check_entries(facts: dict[str, Any], keys: tuple[str, ...], source: Path) -> None:
+    for key in keys:
+        if facts[key] is None or list(facts[key]) != facts["class_names"]:
+            raise UserError(f"{source}: {key} does not have an entry for each class.")
+
+
 def _check_many(facts: dict[str, Any], source: Path) -> None:
     """What the keys of more than two classes must share: the classes."""
     names, past = facts["class_names"], facts["past"]
-    for key in OF_MANY:
-        if facts[key] is None or list(facts[key]) != names:
-            raise UserError(f"{source}: {key} does not have an entry for each class.")
+    _check_entries(facts, OF_MANY, source)
     fits = all(isinstance(row, list) and len(row) == len(names) for row in past["probabilities"])
     if not fits or max(past["labels"], default=0) >= len(names):
         raise UserError(
@@ -183,12 +214,17 @@ _RULES: dict[str, Rule] = {
     "fingerprint": _text,
     "thresholds": lambda value: value == {} or _points(value),  # empty with class_thresholds
     "class_thresholds": _maybe(_every(_text, _points, MAX_CLASSES)),
-    "temperature": _number(0.01, 100),
+    "temperature": _maybe(_number(0.01, 100)),  # None with class_temperatures
+    "class_temperatures": _maybe(_every(_text, _number(0.01, 100), MAX_CLASSES)),
+    "task": lambda value: value in (None, MULTILABEL),
     "threshold_rule": lambda value: value in list(THRESHOLD_RULES),
     "figures": _every(_text, _figure),
     "class_figures": _maybe(_every(_text, _every(_text, _figure), MAX_CLASSES)),
     "past": _mapping(
-        labels=_listed(_whole(0, MAX_CLASSES - 1), MAX_PAST),
+        labels=_listed(
+            lambda value: _whole(0, MAX_CLASSES - 1)(value) or _listed(_whole(-1, 1), MAX_CLASSES)(value),
+            MAX_PAST,
+        ),
         probabilities=_listed(lambda value: _share(value) or _listed(_share, MAX_CLASSES)(value), MAX_PAST),
     ),
     "monitor": _text,

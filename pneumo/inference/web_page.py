@@ -111,6 +111,7 @@ def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
     prepared = predictor.prepare(file, keep_grey=True)
     (prediction,) = predictor.predictions([""], [prepared])
     shown = _shown_of_many if predictor.bundle.many else _shown_of_two
+    shown = _shown_of_findings if predictor.bundle.multilabel else shown
     return {
         **shown(predictor, prediction),
         "image": _data_uri(prepared.grey),
@@ -134,6 +135,21 @@ def _shown_of_many(predictor: Predictor, prediction: Prediction) -> dict[str, An
         "warnings": prediction.warnings,
         "past": predictor.bundle.similar_cases(prediction.classes[called].probability, called),
         "explained": predictor.explained(prediction),
+    }
+
+
+def _shown_of_findings(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
+    """As `_shown_of_many`; the cases are those of the finding whose regions are shown."""
+    explained = predictor.explained(prediction)
+    label = predictor.bundle.class_names.index(explained)
+    return {
+        "prediction": prediction.decision,
+        "reached": prediction.reached,
+        "classes": [{**asdict(one), "reached": one.reached} for one in prediction.classes],
+        "model": prediction.model,
+        "warnings": prediction.warnings,
+        "past": predictor.bundle.similar_cases(prediction.classes[label].probability, label),
+        "explained": explained,
     }
 
 
@@ -164,6 +180,7 @@ def _page(predictor: Predictor, nonce: str) -> str:
         value, low, high = auroc["value"], auroc["low"], auroc["high"]
         if value is not None and low is not None and high is not None:
             area = "macro AUROC" if bundle.many else "AUROC"
+            area = "mean AUROC" if bundle.multilabel else area
             facts.append(
                 f"{area} on the test images {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})"
             )
@@ -176,6 +193,7 @@ def _page(predictor: Predictor, nonce: str) -> str:
         model=bundle.version,
         facts=", ".join(facts),
         many=bundle.many,
+        findings=bundle.multilabel,
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
         disclaimer=DISCLAIMER,
         explanation=EXPLANATION,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from pneumo.evaluation import metrics, multiclass, multilabel
+from pneumo.models import head
 from pneumo.training.loss import summed_finding_loss, summed_loss
 
 Figures = dict[str, float]
@@ -97,8 +98,8 @@ class OneClass:
         return multiclass.from_matrix(np.array(counts).reshape(self.classes, self.classes))
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        chances = logits.softmax(1)
-        return chances[:, 1:] if self.classes == 2 else chances
+        chances = head.probabilities(logits, self.classes)
+        return chances[:, None] if self.classes == 2 else chances
 
     def class_weights(self, labels: Tensor, strata: Tensor, shares: DrawnShares) -> Tensor:
         counts = torch.bincount(labels, minlength=self.classes).double()
@@ -142,7 +143,7 @@ class Findings:
         return multilabel.from_counts(np.array(counts).reshape(self.findings, 4))
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid()
+        return head.probabilities(logits, self.findings, multilabel=True)
 
     def class_weights(self, labels: Tensor, strata: Tensor, shares: DrawnShares) -> Tensor:
         """Of a finding's absence and presence, [2, K]."""

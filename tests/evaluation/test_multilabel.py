@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, log_loss, matthews_corrcoef, roc_auc_score
 
 from pneumo import UserError
-from pneumo.evaluation import class_figures, multiclass, multilabel
+from pneumo.evaluation import class_figures, metrics, multiclass, multilabel
 from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_any_predictions
 from pneumo.evaluation.run_report import undefined
 
@@ -117,3 +117,29 @@ def test_figures_show_the_mean_over_defined_findings() -> None:
     assert len(cells.axes[0].texts) == 12
     assert class_figures.calibration(labels, chances, NAMES, "Calibration").axes
     assert class_figures.precision_recall(labels, chances, NAMES, "PR").axes
+
+
+def test_each_finding_has_a_temperature_and_thresholds_of_its_known_images() -> None:
+    labels, chances = example()
+    labels[:, 2] = np.minimum(labels[:, 2], 0)
+    found = multilabel.temperatures(labels, chances)
+    tempered = multilabel.tempered(chances, found)
+    points = multilabel.operating_points(NAMES, labels, tempered)
+    for k, name in enumerate(NAMES[:2]):
+        known = labels[:, k] >= 0
+        assert found[k] == metrics.temperature(labels[known, k], chances[known, k])
+        np.testing.assert_array_equal(tempered[:, k], metrics.tempered(chances[:, k], found[k]))
+        assert points[name] == metrics.operating_points(labels[known, k], tempered[known, k])
+    assert found[2] == 1.0 and points["Nodule"] == {"half": 0.5}
+    labels[:, 1] = -1
+    assert multilabel.temperatures(labels, chances)[1] == 1.0
+    assert multilabel.operating_points(NAMES, labels, chances)["Mass"] == {"half": 0.5}
+
+
+def test_findings_are_called_at_their_own_thresholds() -> None:
+    labels, chances = example()
+    cuts = [0.5, 0.4, 0.3]
+    found = multilabel.finding_scores(labels, chances, cuts)
+    for k, cut in enumerate(cuts):
+        known = labels[:, k] >= 0
+        assert found[k]["f1"] == pytest.approx(f1_score(labels[known, k], chances[known, k] >= cut))

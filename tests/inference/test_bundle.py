@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from statsmodels.stats.proportion import proportion_confint
-from support.model_runs import SIZE, change_facts, images, train
+from support.model_runs import FINDINGS, SIZE, change_facts, images, train
 
 from pneumo import UserError
 from pneumo.evaluation import metrics
@@ -147,3 +147,36 @@ def test_past_cases_are_of_the_class_that_is_asked_about(
     of_second, of_third = model.similar_cases(0.55, 1), model.similar_cases(0.3, 2)
     assert of_second is not None and (of_second["images"], of_second["ill"]) == (3, 2)
     assert of_third is not None and (of_third["images"], of_third["ill"]) == (3, 1)
+
+
+def test_each_finding_is_called_where_its_calibrated_probability_reaches_its_threshold(
+    made_of_findings: Path,
+) -> None:
+    model = model_folder.read(made_of_findings)
+    raw = model.probabilities(images(24, 1))
+    written = read_any_predictions((made_of_findings / "predictions" / "test.csv").read_text())
+    np.testing.assert_allclose(raw, written.probabilities, atol=1e-6)
+    calibrated = model.calibrated(raw)
+    temperatures = [*model.class_temperatures.values()]
+    assert len({*temperatures}) == 4, "the last one, which is not fitted, is 1"
+    for k in range(4):
+        np.testing.assert_array_equal(calibrated[:, k], metrics.tempered(raw[:, k], temperatures[k]))
+    thresholds = np.array([*model.threshold_of_class.values()])
+    np.testing.assert_array_equal(model.call(raw), (calibrated >= thresholds).astype(int))
+    assert not np.allclose(raw.sum(1), 1)
+
+
+def test_past_cases_of_a_finding_are_those_whose_label_is_known(
+    made_of_findings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_folder.read(made_of_findings)
+    monkeypatch.setattr(bundle, "SIMILAR_CASES", 3)
+    model.past = {
+        "labels": [[0, 1, -1, 0], [1, 1, -1, 0], [-1, 0, -1, 0], [0, 0, -1, 0], [1, -1, -1, 0]],
+        "probabilities": [[0.1 * row] * 4 for row in range(5)],
+    }
+    first, second, last = (model.similar_cases(0.2, FINDINGS.index(FINDINGS[k])) for k in (0, 1, 3))
+    assert first is not None and (first["images"], first["ill"]) == (3, 1)
+    assert second is not None and (second["images"], second["ill"]) == (3, 1)
+    assert last is not None and (last["images"], last["ill"]) == (3, 0)
+    assert model.similar_cases(0.2, 2) is None, "nobody knows the third finding"

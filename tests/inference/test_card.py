@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from support.model_runs import THREE
+from support.model_runs import FINDINGS, THREE
 
 from pneumo.inference import card, model_folder
 from pneumo.inference.schema import Figure
@@ -64,3 +64,26 @@ def test_the_card_of_three_classes_has_a_row_for_each(made_of_three: Path) -> No
     assert set(tables) == {3, 4, 9}, "every row of a table has its cells"
     bundle.figures = {}
     assert "None. The model was never given its test images" in card.text(bundle)
+
+
+def test_the_card_of_findings_has_a_row_for_each_and_names_what_is_not_chosen(made_of_findings: Path) -> None:
+    bundle = model_folder.read(made_of_findings)
+    bundle.counts = {
+        "images": {"train": {"No Finding": 1341, "Edema": 875, "Nodule": 30}},
+        "patients": {"train": 790},
+    }
+    text = card.text(bundle)
+    assert text.startswith("# Model card: resnet18, 4 findings\n") and "and 4 findings. Images" in text
+    auroc = bundle.figures["auroc"]
+    row = f"{auroc['value']:.4f} | {auroc['low']:.4f} to {auroc['high']:.4f}"
+    assert f"| mean area under the ROC curve | {row} |" in text
+    for name in FINDINGS:
+        temperature, threshold = bundle.class_temperatures[name], bundle.threshold_of_class[name]
+        assert f"| {name} | {temperature:.3f} | {threshold:.3f} |" in text
+        area = bundle.class_figures[name]["auroc"]
+        assert f"| {name} | {area['value']:.4f} ({area['low']:.4f} to {area['high']:.4f}) |" in text
+    assert "none without, Hernia: the threshold is 0.5" in text
+    # An image with two findings is in two counts, so they have no sum.
+    assert "- train: images of 790 patients: 1,341 No Finding, 875 Edema, 30 Nodule" in text
+    tables = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    assert set(tables) == {4, 7}, "every row of a table has its cells"

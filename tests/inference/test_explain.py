@@ -141,3 +141,19 @@ def test_the_caption_names_the_class(tmp_path: Path) -> None:
         explain.write(tmp_path / "map.png", square, heat, name)
         lines.append(np.asarray(Image.open(tmp_path / "map.png"))[-20:])
     assert (lines[0] != lines[1]).any() and (lines[0] != lines[2]).any()
+
+
+def test_a_map_of_a_finding_is_that_of_its_logit(made_of_findings: Path) -> None:
+    made = model_folder.read(made_of_findings)
+    network = made.network()
+    batch = images(2, 5, 64)
+    kept: list[torch.Tensor] = []
+    stage = network.get_submodule(explain.STAGES["resnet18"])
+    handle = stage.register_forward_hook(lambda module, given, out: kept.append(out))
+    logits = network(normalise(torch.from_numpy(batch), made.model["in_channels"]))
+    handle.remove()
+    gradients = torch.autograd.grad(logits[0, 2] + logits[1, 0], kept[0])[0]
+    cam = (gradients.mean((2, 3), keepdim=True) * kept[0]).sum(1).relu().detach()
+    cam = torch.nn.functional.interpolate(cam[:, None], (64, 64), mode="bilinear")[:, 0]
+    peak = cam.amax((1, 2), keepdim=True).clamp_min(1e-30)
+    np.testing.assert_allclose(explain.overlay(made, batch, network, [2, 0]), (cam / peak).numpy(), atol=1e-4)

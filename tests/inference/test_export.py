@@ -51,3 +51,17 @@ def test_onnx_gives_each_of_three_classes(made_of_three: Path, tmp_path: Path) -
     facts = json.loads(session.get_modelmeta().custom_metadata_map["pneumo"])
     assert facts["class_names"] == model.class_names
     assert facts["class_thresholds"] == model.class_thresholds
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_onnx_gives_each_finding_its_own_probability(made_of_findings: Path, tmp_path: Path) -> None:
+    model = model_folder.read(made_of_findings)
+    export.onnx(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 7):
+        batch = images(count, 30 + count, SIZE)
+        (found,) = session.run(["probabilities"], {"images": batch})
+        assert found.shape == (count, 4) and not np.allclose(found.sum(1), 1)
+        np.testing.assert_allclose(found, model.probabilities(batch), atol=1e-5)
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["pneumo"])
+    assert facts["task"] == "multilabel" and facts["class_temperatures"] == model.class_temperatures

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+from scipy.special import expit, logit, softmax
 from sklearn.metrics import log_loss
-from support.model_runs import SIZE, THREE, images, make, phantom
+from support.model_runs import FINDINGS, SIZE, THREE, change_facts, images, make, phantom
 
 from pneumo import UserError
 from pneumo.data import cache, manifest
 from pneumo.evaluation import metrics
 from pneumo.evaluation.predictions import predictions_csv, read_any_predictions, read_predictions
 from pneumo.inference import model_folder
-from pneumo.names import MODEL_CARD, MODEL_FACTS
+from pneumo.names import BEST_FACTS, MODEL_CARD, MODEL_FACTS
 
 
 def test_a_run_gives_the_probabilities_of_its_predictions(phantom_run: Path, tmp_path: Path) -> None:
@@ -186,3 +186,73 @@ def test_two_classes_have_the_keys_that_they_always_had(model_dir: Path) -> None
         ),
         *("precision", "counts", "familiarity", "run_id", "weights_sha256", "format"),
     ]
+
+
+def test_several_findings_read_back_the_same(made_of_findings: Path, tmp_path: Path) -> None:
+    first = model_folder.read(made_of_findings)
+    model_folder.write(first, tmp_path / "model")
+    second = model_folder.read(tmp_path / "model")
+    assert second.multilabel and second.many and tuple(second.class_names) == FINDINGS
+    for name in ("class_thresholds", "class_figures", "class_temperatures", "figures", "past", "temperature"):
+        assert getattr(second, name) == getattr(first, name), name
+    np.testing.assert_array_equal(second.probabilities(images(5, 3)), first.probabilities(images(5, 3)))
+    assert json.loads((tmp_path / "model" / MODEL_FACTS).read_text())["task"] == "multilabel"
+
+
+def test_validation_alone_chooses_the_temperature_and_threshold_of_each_finding(
+    made_of_findings: Path, tmp_path: Path
+) -> None:
+    model = model_folder.read(made_of_findings)
+    val = read_any_predictions((made_of_findings / "predictions" / "val.csv").read_text())
+    assert (val.labels == -1).any()
+    for k, name in enumerate(FINDINGS[:3]):
+        known = val.labels[:, k] >= 0
+        truth, logits = val.labels[known, k], logit(val.probabilities[known, k])
+
+        def loss(temperature: float, truth: np.ndarray = truth, logits: np.ndarray = logits) -> float:
+            return float(log_loss(truth, expit(logits / temperature)))
+
+        best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-9})
+        assert loss(model.class_temperatures[name]) == pytest.approx(best.fun, abs=1e-9)
+        chances = expit(logits / model.class_temperatures[name])
+        assert model.class_thresholds[name] == pytest.approx(metrics.operating_points(truth, chances))
+        assert (chances[truth == 1] >= model.threshold_of_class[name] - 1e-12).mean() >= 0.95
+    # Validation has no image with the last one.
+    assert model.not_chosen == [FINDINGS[3]] and model.class_temperatures[FINDINGS[3]] == 1
+    assert model.threshold_of_class[FINDINGS[3]] == 0.5
+    shutil.copytree(made_of_findings, tmp_path / "run")
+    file = tmp_path / "run" / "predictions" / "test.csv"
+    test = read_any_predictions(file.read_text())
+    test.labels = np.where(test.labels >= 0, 1 - test.labels, -1)
+    file.write_bytes(predictions_csv(test))
+    other = model_folder.read(tmp_path / "run")
+    assert other.figures != model.figures and other.class_temperatures == model.class_temperatures
+    assert (other.class_thresholds, other.past) == (model.class_thresholds, model.past)
+    file.unlink()
+    unscored = model_folder.read(tmp_path / "run")
+    assert not unscored.figures and unscored.class_thresholds == model.class_thresholds
+
+
+def test_predictions_of_another_task_than_the_models_are_refused(
+    made_of_findings: Path, made_of_three: Path, tmp_path: Path
+) -> None:
+    for name, made, words in (
+        ("findings", made_of_findings, "predictions are of several findings an image, and .* one class"),
+        ("three", made_of_three, "predictions are of one class an image, and .* several findings"),
+    ):
+        shutil.copytree(made, tmp_path / name)
+        facts = json.loads((tmp_path / name / BEST_FACTS).read_text())
+        facts["task"] = "multilabel" if name == "three" else None
+        (tmp_path / name / BEST_FACTS).write_text(json.dumps(facts))
+        with pytest.raises(UserError, match=words):
+            model_folder.read(tmp_path / name)
+
+
+def test_three_classes_have_the_keys_that_they_always_had(dir_of_three: Path, model_dir: Path) -> None:
+    of_two = json.loads((model_dir / MODEL_FACTS).read_text())
+    of_three = json.loads((dir_of_three / MODEL_FACTS).read_text())
+    assert of_three.keys() - of_two.keys() == {"class_thresholds", "class_figures"}
+    assert isinstance(of_three["temperature"], float)
+    change_facts(dir_of_three, temperature=None)
+    with pytest.raises(UserError, match="temperature is None"):
+        model_folder.read(dir_of_three)

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from support.model_runs import FINDINGS, image_folder
 
 from pneumo import UserError
-from pneumo.inference import output
-from pneumo.inference.predictor import ClassChance, Prediction
+from pneumo.inference import inputs, model_folder, output
+from pneumo.inference.predictor import ClassChance, Prediction, Predictor
 
 GOOD = Prediction(
     path="a,b\n.png",
@@ -91,3 +92,36 @@ def test_more_than_two_classes_have_a_column_for_each(tmp_path: Path) -> None:
     assert listed[0]["reached"] == ["viral, other", "bacterial"] and listed[0]["p_NORMAL"] == 0.2
     assert rows[1]["p_NORMAL"] == rows[1]["prediction"] == rows[1]["reached"] == ""
     assert listed[1]["p_NORMAL"] is None and listed[1]["reached"] == [] and listed[1]["error"] == BAD.error
+
+
+def test_findings_have_the_same_columns_and_none_is_an_empty_prediction(tmp_path: Path) -> None:
+    names = ("Edema", "Mass")
+    both = [ClassChance(name, 0.6, 0.25) for name in names]
+    none = [ClassChance(name, 0.1, 0.25) for name in names]
+    for name in ("out.csv", "out.json"):
+        with output.PredictionFile(tmp_path / name, names) as file:
+            file.write(Prediction(path="a.png", decision="Edema|Mass", model="m", classes=both))
+            file.write(Prediction(path="b.png", model="m", classes=none))
+    with (tmp_path / "out.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    listed = json.loads((tmp_path / "out.json").read_text())
+    assert list(rows[0])[:7] == [
+        *("path", "prediction", "p_Edema", "p_Mass", "reached", "threshold_Edema", "threshold_Mass")
+    ]
+    assert [row["prediction"] for row in rows] == [row["prediction"] for row in listed] == ["Edema|Mass", ""]
+    assert [row["reached"] for row in rows] == ["Edema; Mass", ""]
+    assert [row["reached"] for row in listed] == [["Edema", "Mass"], []]
+
+
+def test_an_image_counts_for_each_finding_that_it_is_predicted_to_have(
+    made_of_findings: Path, tmp_path: Path
+) -> None:
+    found = inputs.find(image_folder(tmp_path, 3))
+    (Path(found.files[0]).parent / "bad.png").write_bytes(b"no image")
+    found = inputs.find(Path(found.files[0]).parent)
+    for threshold, expected in ((0.0, dict.fromkeys(FINDINGS, 3)), (1.0, {output.NO_FINDING: 3})):
+        predictor = Predictor(model_folder.read(made_of_findings), threshold=threshold)
+        counts: dict[str, int] = {}
+        with output.PredictionFile(tmp_path / "out.csv", FINDINGS) as file:
+            output.write_all(predictor, found, file, counts, batch_size=4)
+        assert counts == {output.UNREADABLE: 1, **expected}

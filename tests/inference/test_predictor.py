@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import odd_files
-from support.model_runs import THREE, image_folder
+from support.model_runs import FINDINGS, THREE, image_folder
 
 from pneumo import UserError
 from pneumo.data import cache, images, manifest, patients
@@ -211,3 +211,48 @@ def test_an_image_unlike_the_training_set_gets_its_warning_with_three_classes_to
 def test_a_class_that_the_model_does_not_know_cannot_be_explained(made_of_three: Path) -> None:
     with pytest.raises(UserError, match=r"explain_class=viral .*healthy.*bacterial, lobar"):
         Predictor(model_folder.read(made_of_three), explain_class="viral")
+
+
+def test_a_row_of_findings_lists_those_that_reach_their_thresholds(
+    made_of_findings: Path, tmp_path: Path
+) -> None:
+    bundle = model_folder.read(made_of_findings)
+    files = inputs.find(image_folder(tmp_path, 5)).files
+    predictor = Predictor(bundle, num_workers=1)
+    rows = [row for batch in predictor.predict(files) for row, _ in batch]
+    raw = bundle.probabilities(np.stack([predictor.prepare(file).square for file in files]))
+    thresholds = bundle.threshold_of_class
+    for row, chances, called in zip(rows, bundle.calibrated(raw), bundle.call(raw), strict=True):
+        assert [one.name for one in row.classes] == [*FINDINGS]
+        assert [one.probability for one in row.classes] == pytest.approx(chances, abs=1e-6)
+        assert [one.threshold for one in row.classes] == [*thresholds.values()]
+        found = [name for name, one in zip(FINDINGS, called, strict=True) if one]
+        assert row.reached == found and row.decision == "|".join(found)
+        assert predictor.explained(row) == predictor.caption(row) == FINDINGS[chances.argmax()]
+    assert Predictor(bundle, explain_class=FINDINGS[1]).explained(rows[0]) == FINDINGS[1]
+    (all_of_them,) = Predictor(bundle, threshold=0.0).predict(files[:1])
+    assert all_of_them[0][0].decision == "|".join(FINDINGS)
+    (none_of_them,) = Predictor(bundle, threshold=1.0).predict(files[:1])
+    assert none_of_them[0][0].decision == "" and not none_of_them[0][0].error
+
+
+def test_a_note_names_the_findings_that_validation_could_not_decide(
+    made_of_findings: Path, made_of_three: Path
+) -> None:
+    notes = Predictor(model_folder.read(made_of_findings)).notes()
+    (note,) = [note for note in notes if "Validation" in note]
+    assert FINDINGS[3] in note and FINDINGS[0] not in note and "the threshold is 0.5" in note
+    assert "Validation" not in " ".join(Predictor(model_folder.read(made_of_three)).notes())
+
+
+def test_an_image_unlike_the_training_set_gets_its_warning_with_findings_too(
+    made_of_findings: Path, tmp_path: Path
+) -> None:
+    bundle = model_folder.read(made_of_findings)
+    squares = odd_files.phantoms(60)
+    prepared = [images.preprocess(np.asarray(square), **bundle.preprocess) for square in squares]
+    bundle.ood_reference = ood.fit(prepared[:40], prepared[40:])
+    predictor = Predictor(bundle, num_workers=1)
+    (tmp_path / "photo.png").write_bytes(odd_files.encoded(odd_files.photo(np.random.default_rng(0)), "PNG"))
+    (photo,) = predictor.predictions(["photo.png"], [predictor.prepare(tmp_path / "photo.png")])
+    assert "colour" in photo.warnings[0] and len(photo.classes) == len(FINDINGS)

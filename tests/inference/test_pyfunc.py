@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from support.images import GREY, encoded
-from support.model_runs import THREE
+from support.model_runs import FINDINGS, THREE
 
 from pneumo.data import images
 from pneumo.inference import model_folder, pyfunc, served
@@ -82,4 +82,18 @@ def test_a_row_of_three_classes_has_the_fields_of_its_signature(dir_of_three: Pa
         f"threshold_{name}": threshold for name, threshold in bundle.threshold_of_class.items()
     }
     assert row["reached"] == [name for name in THREE if row[f"p_{name}"] >= row[f"threshold_{name}"]]
+    json.dumps(row)
+
+
+def test_a_row_of_findings_has_the_fields_of_its_signature(dir_of_findings: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(base64.b64decode(GOOD))
+    bundle = model_folder.read(dir_of_findings)
+    square = images.preprocess(images.read(tmp_path / "x.png"), **bundle.preprocess)
+    raw = bundle.probabilities(square[None])
+    (row,) = pyfunc._load_pyfunc(str(dir_of_findings)).predict(table(GOOD))
+    spec = pyfunc.serving_spec(FINDINGS, multilabel=True)
+    assert list(row) == list(spec.outputs) and "class" not in row
+    assert [row[f"p_{name}"] for name in FINDINGS] == pytest.approx(bundle.calibrated(raw)[0], abs=1e-5)
+    called = [name for name, one in zip(FINDINGS, bundle.call(raw)[0], strict=True) if one]
+    assert row["reached"] == called and row["prediction"] == "|".join(called)
     json.dumps(row)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow.models import Model
-from support.model_runs import THREE
+from support.model_runs import FINDINGS, THREE
 from support.model_tracker import ModelTracker
 
 from pneumo import UserError, __version__
@@ -149,3 +149,34 @@ def good_of_three(labels: np.ndarray, _: np.ndarray) -> np.ndarray:
     """Right but for one image in seven."""
     called = np.where(np.arange(len(labels)) % 7 == 0, (labels + 1) % 3, labels)
     return 0.6 * np.eye(3)[called] + 0.4 / 3
+
+
+def test_findings_are_registered_compared_and_kept_apart_from_classes(
+    made_of_findings: Path, made_of_three: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    tracker = ModelTracker(tmp_path, made_of_findings)
+    tracker.register(tracker.run(good_of_findings))
+    (version,) = tracker.versions()
+    folder = resolve("models:/pneumo@champion", tracker.uri, tmp_path).folder
+    kept = model_folder.read(folder)
+    assert version.tags["pneumo.task"] == "multilabel" and kept.multilabel
+    assert json.loads(version.tags["pneumo.classes"]) == kept.class_names == [*FINDINGS]
+    assert version.tags["pneumo.test_auroc"].startswith(f"{kept.figures['auroc']['value']:.4f} (")
+    outputs = Model.load(str(folder)).signature.outputs.input_names()
+    assert {"prediction", *(f"p_{name}" for name in FINDINGS)} <= {*outputs} and "class" not in outputs
+    with pytest.raises(UserError, match=rf"{WORSE}: mean AUROC .* paired on 24 test images -"):
+        tracker.register(tracker.run(lambda labels, chances: 1 - good_of_findings(labels, chances)))
+    assert "mean AUROC" in tracker.register(tracker.run(good_of_findings))
+    tracker.made = made_of_three
+    with pytest.raises(UserError) as refused:
+        tracker.register(tracker.run())
+    words = str(refused.value)
+    assert "is a model of one class an image, and pneumo 2" in words and "\n" not in words
+    assert "one of several findings an image: they cannot be compared" in words and "force=true" in words
+
+
+def good_of_findings(labels: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Right but for one image in seven."""
+    wrong = np.arange(len(labels))[:, None] % 7 == 0
+    return 0.1 + 0.7 * ((labels == 1) ^ wrong) + 0.01 * np.arange(len(labels))[:, None] / len(labels)

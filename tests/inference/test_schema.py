@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.model_runs import THREE, change_facts
+from support.model_runs import FINDINGS, THREE, change_facts
 
 from pneumo import UserError
 from pneumo.inference import model_folder
@@ -98,10 +98,54 @@ def test_absurd_facts_of_three_classes_are_refused(key: str, value: object, dir_
         ("class_thresholds", THRESHOLDS),
         ("class_figures", {name: {} for name in THREE}),
         ("past", {"labels": [0, 1], "probabilities": [[0.5, 0.5], [0.5, 0.5]]}),
+        ("past", {"labels": [[0, 1]], "probabilities": [0.5]}),
+        ("class_temperatures", {"NORMAL": 1.0, "PNEUMONIA": 1.0}),
+        ("temperature", None),
         ("thresholds", {}),
     ],
 )
 def test_two_classes_have_nothing_of_three(key: str, value: object, model_dir: Path) -> None:
     change_facts(model_dir, **{key: value})
     with pytest.raises(UserError, match="threshold for" if key == "thresholds" else key):
+        model_folder.read(model_dir)
+
+
+HALF = {name: {"half": 0.5} for name in FINDINGS}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("task", "multiclass"),
+        ("task", None),
+        ("temperature", 1.0),
+        ("class_temperatures", None),
+        ("class_temperatures", dict.fromkeys(FINDINGS[:3], 1.0)),
+        ("class_temperatures", dict.fromkeys(FINDINGS, 0)),
+        ("class_temperatures", dict.fromkeys(FINDINGS, "1")),
+        ("class_thresholds", None),
+        ("class_thresholds", {name: HALF[name] for name in FINDINGS[:3]}),
+        ("class_thresholds", HALF | {FINDINGS[0]: {"half": 7}}),
+        ("class_figures", None),
+        ("past", {"labels": [0], "probabilities": [[0.5] * 4]}),
+        ("past", {"labels": [[0, 1, 0]], "probabilities": [[0.5] * 4]}),
+        ("past", {"labels": [[0, 1, 0, 2]], "probabilities": [[0.5] * 4]}),
+        ("past", {"labels": [[0, 1, 0, True]], "probabilities": [[0.5] * 4]}),
+        ("past", {"labels": [[0, 1, 0, -1]], "probabilities": [[0.5] * 3]}),
+        ("past", {"labels": [[0, 1, 0, -1]], "probabilities": [0.5]}),
+        ("past", {"labels": [[0, 1, 0, -1]], "probabilities": []}),
+    ],
+)
+def test_absurd_facts_of_findings_are_refused(key: str, value: object, dir_of_findings: Path) -> None:
+    model_folder.read(dir_of_findings)
+    change_facts(dir_of_findings, **{key: value})
+    with pytest.raises(
+        UserError, match="class_temperatures is for" if value is None and key == "task" else key
+    ):
+        model_folder.read(dir_of_findings)
+
+
+def test_a_model_of_two_classes_is_not_one_of_two_findings(model_dir: Path) -> None:
+    change_facts(model_dir, task="multilabel")
+    with pytest.raises(UserError, match="class_names are those of two classes"):
         model_folder.read(model_dir)

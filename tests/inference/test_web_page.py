@@ -6,9 +6,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.images import GREY, encoded, save
-from support.model_runs import THREE
+from support.model_runs import FINDINGS, THREE
 
 from pneumo import UserError
 from pneumo.inference import explain, model_folder, web_page
@@ -51,7 +52,6 @@ def ask(
 
 
 def test_the_page_shows_what_the_model_is_and_loads_nothing(predictor: Predictor) -> None:
-    predictor.bundle.class_names = ["NORMAL", "';alert(1)//"]
     predictor.bundle.figures["auroc"] = Figure(value=0.9, low=0.8, high=0.95)
     status, headers, text = ask(predictor, "GET", "/")
     assert status == 200 and "text/html" in headers["content-type"]
@@ -59,7 +59,9 @@ def test_the_page_shows_what_the_model_is_and_loads_nothing(predictor: Predictor
     assert headers["cache-control"] == "no-store"
     assert DISCLAIMER in text and all(note in text for note in predictor.notes())
     assert "resnet18 at 32 x 32 pixels, AUROC on the test images 0.900" in text
-    assert "http" not in text.replace("http-equiv", "") and "alert(1)" not in text
+    assert "http" not in text.replace("http-equiv", "")
+    predictor.bundle.class_names = ["NORMAL", "';alert(1)//"]
+    assert "alert(1)" not in ask(predictor, "GET", "/")[2]
     del predictor.bundle.figures["auroc"]
     assert "AUROC" not in ask(predictor, "GET", "/")[2]
 
@@ -131,3 +133,29 @@ def test_the_page_of_three_classes_lists_them(made_of_three: Path, tmp_path: Pat
     assert web_page.answer(asked, file)["explained"] == THREE[0]
     status, _, reply = ask(of_three, "POST", "/predict", encoded(GREY, "PNG"), x_pneumo="page")
     assert status == 200 and json.loads(reply)["prediction"] == expected.decision
+
+
+def test_the_page_of_findings_lists_them(made_of_findings: Path, tmp_path: Path) -> None:
+    predictor = Predictor(model_folder.read(made_of_findings))
+    text = ask(predictor, "GET", "/")[2]
+    assert "mean AUROC on the test images" in text and "<th>finding</th>" in text
+    assert "sum 100" not in text and "largest probability" not in text and "innerHTML" not in text
+    assert "none without, Hernia: the threshold is 0.5" in text
+    file = save(GREY, tmp_path / "x.png")
+    (expected,) = predictor.predictions([""], [predictor.prepare(file)])
+    answer = web_page.answer(predictor, file)
+    assert answer.keys() == {
+        *("prediction", "reached", "classes", "model", "warnings", "past", "explained", "image", "overlay")
+    }
+    assert (answer["prediction"], answer["reached"]) == (expected.decision, expected.reached)
+    assert [one["name"] for one in answer["classes"]] == [*FINDINGS]
+    chances = [one["probability"] for one in answer["classes"]]
+    most = int(np.argmax(chances))
+    assert answer["explained"] == FINDINGS[most]
+    assert answer["past"] == predictor.bundle.similar_cases(chances[most], most)
+    asked = Predictor(predictor.bundle, explain_class=FINDINGS[1])
+    other = web_page.answer(asked, file)
+    assert other["explained"] == FINDINGS[1]
+    assert other["past"] == predictor.bundle.similar_cases(chances[1], 1)
+    status, _, reply = ask(predictor, "POST", "/predict", encoded(GREY, "PNG"), x_pneumo="page")
+    assert status == 200 and json.loads(reply)["reached"] == expected.reached

@@ -12,13 +12,16 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support import odd_files
 from support.browser import BROWSER, FLAGS
 from support.commands import environment
+from support.model_runs import FINDINGS, THREE, make
 
 from pneumo.inference import model_folder
 
@@ -46,6 +49,8 @@ document.querySelector('iframe').onload = async event => {
       overlay: at('explained').hidden ? 0 : at('overlay').naturalWidth,
       warnings: [...at('warnings').querySelectorAll('li')].map(item => item.textContent),
       warned: !at('warnings').hidden, width: page.documentElement.scrollWidth,
+      classes: [...page.querySelectorAll('#classes tr')].map(
+        row => [...row.cells].map(cell => cell.textContent).join('\\t')),
     };
   }
   const loaded = view.performance.getEntriesByType('resource').map(entry => entry.name);
@@ -116,7 +121,13 @@ def test_other_files_and_requests_from_other_pages_are_refused(address: str) -> 
 
 @pytest.fixture
 def probed(made_models: dict[str, Path]) -> Iterator[str]:
-    """The address of the page, served by this process together with the probe."""
+    with serving(made_models["resnet18"]) as address:
+        yield address
+
+
+@contextmanager
+def serving(artifacts: Path) -> Iterator[str]:
+    """The address of the page of a model, served by this process together with the probe."""
     import uvicorn
     from starlette.responses import HTMLResponse
     from starlette.routing import Route
@@ -124,7 +135,7 @@ def probed(made_models: dict[str, Path]) -> Iterator[str]:
     from pneumo.inference import web_page
     from pneumo.inference.predictor import Predictor
 
-    app = web_page.application(Predictor(model_folder.read(made_models["resnet18"])))
+    app = web_page.application(Predictor(model_folder.read(artifacts)))
     dropped = [[name, base64.b64encode(content).decode()] for name, content in FILES.items()]
     text = PROBE.replace("FILES", json.dumps(dropped).replace("</", "<\\/"))
     app.router.routes.append(Route("/probe", lambda request: HTMLResponse(text)))
@@ -133,9 +144,11 @@ def probed(made_models: dict[str, Path]) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(20)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
 
 
 FILES = {
@@ -145,15 +158,44 @@ FILES = {
 }
 
 
-def test_dropped_files_in_a_real_browser(probed: str, tmp_path: Path) -> None:
+def probe(address: str, tmp_path: Path) -> dict[str, Any]:
+    """What a browser shows for each of FILES, and the text and the sources of the page."""
     if BROWSER is None:
         pytest.skip("no chromium on this machine")
     line = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=30000"]
-    line += ["--window-size=600,950", "--dump-dom", f"{probed}/probe"]
+    line += ["--window-size=600,950", "--dump-dom", f"{address}/probe"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     title = done.stdout.partition("<title>")[2].partition("</title>")[0]
     assert len(title) > 9, done.stdout[-500:] + done.stderr[-2000:]
-    result = json.loads(base64.b64decode(title))
+    result: dict[str, Any] = json.loads(base64.b64decode(title))
+    return result
+
+
+@pytest.mark.parametrize("names", [THREE, FINDINGS], ids=["classes", "findings"])
+def test_more_than_two_classes_and_findings_in_a_real_browser(names: tuple[str, ...], tmp_path: Path) -> None:
+    multilabel = names == FINDINGS
+    made = make(tmp_path / "run", "resnet18", classes=names, multilabel=multilabel)
+    with serving(made) as address:
+        result = probe(address, tmp_path)
+        status, answer = ask(address, FILES["chest.jpeg"])
+    good = result["seen"]["chest.jpeg"]
+    assert status == 200 and good["state"] == "Done." and good["shown"] and good["width"] == 390
+    cells = [row.split("\t") for row in good["classes"]]
+    assert [row[0] for row in cells] == [*names]
+    for row, one in zip(cells, answer["classes"], strict=True):
+        assert row[2].replace("\xa0", " ") == f"{100 * one['probability']:.1f} %"
+        assert (row[4] == "\u2713") is one["reached"]
+    if multilabel:
+        assert good["decision"] == (", ".join(answer["reached"]) or "no finding")
+        assert good["probability"].startswith(f"{answer['explained']}, ")
+        assert f"nearest probabilities of {answer['explained']}," in good["past"] and "had it" in good["past"]
+    else:
+        assert good["decision"] == answer["prediction"] and f"were {good['decision']}" in good["past"]
+    assert all(name.startswith((address, "data:")) for name in result["loaded"])
+
+
+def test_dropped_files_in_a_real_browser(probed: str, tmp_path: Path) -> None:
+    result = probe(probed, tmp_path)
     seen = result["seen"]
     good, photo, text = (seen[name] for name in FILES)
     assert good["state"] == "Done." and good["shown"] and re.fullmatch(r"[\d.]+\s%", good["probability"])

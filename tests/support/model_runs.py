@@ -20,6 +20,7 @@ from support.images import picture, save
 
 SIZE = 32
 THREE = ("healthy", "bacterial, lobar", "viral|<other>")  # classes whose names need care
+FINDINGS = ("Edema", "Mass, <large>", "Nodule", "Hernia")  # validation has no image with the last one
 
 
 def phantom(folder: Path, **keys: object) -> Config:
@@ -69,11 +70,13 @@ def make(
     in_channels: int = 3,
     seed: int = 0,
     classes: tuple[str, ...] = CLASS_NAMES,
+    multilabel: bool = False,
     **facts: object,
 ) -> Path:
     """The artifacts of a finished run with random weights, whose BatchNorm statistics fit its images.
 
-    The validation and test sets are `images` 0 and 1, whose labels are the `classes` in turn.
+    The validation and test sets are `images` 0 and 1, whose labels are the `classes` in turn. With
+    `multilabel` they are those of `findings`.
     """
     torch.manual_seed(seed)
     network = build_model(name, num_classes=len(classes), in_channels=in_channels)
@@ -84,11 +87,12 @@ def make(
         splits = {}
         for number, split in enumerate(("val", "test")):
             logits = network(normalise(torch.from_numpy(images(24, number)), in_channels)).double()
-            chances = logits.softmax(1).numpy()
+            chances = (logits.sigmoid() if multilabel else logits.softmax(1)).numpy()
+            labels = findings(24, number, len(classes)) if multilabel else np.arange(24) % len(classes)
             splits[split] = SplitResult(
                 paths=[f"{split}/{row}.png" for row in range(24)],
                 patients=[f"p{row // 2}" for row in range(24)],
-                labels=np.arange(24) % len(classes),
+                labels=labels,
                 probabilities=chances if many_classes(classes) else chances[:, 1],
                 class_names=classes,
             )
@@ -100,6 +104,7 @@ def make(
         "model": {"name": name, "dropout": 0.09, "in_channels": in_channels, "weights": None},
         "preprocess": {"image_size": SIZE, "crop_black": True, "equalize": True},
         "class_names": list(classes),
+        **({"task": "multilabel"} if multilabel else {}),
         "data_digest": "d" * 64,
         "synthetic": True,
         **facts,
@@ -109,6 +114,18 @@ def make(
     for split, result in splits.items():
         (folder / "predictions" / f"{split}.csv").write_bytes(predictions_csv(result))
     return folder
+
+
+def findings(count: int, seed: int, columns: int) -> np.ndarray:
+    """Labels [count, columns] of 1, 0 and -1. In set 0, no image has the last finding."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((count, columns)) < 0.4).astype(np.int64)
+    labels[1::2, 0], labels[::2, 0] = 1, 0  # the side of the light
+    labels[0, 1:], labels[1, 1:] = 0, 1
+    labels[2:][rng.random((count - 2, columns)) < 0.15] = -1
+    if seed == 0:
+        labels[:, -1] = np.minimum(labels[:, -1], 0)
+    return labels
 
 
 def change_facts(model_dir: Path, **changed: object) -> None:

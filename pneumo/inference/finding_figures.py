@@ -1,0 +1,185 @@
+"""A model's scores of several findings on its test images, each with a 95 % interval: patients are resampled.
+
+A finding is scored on the images whose label is known, as one of two classes. A mean over findings is that of
+the findings that have the score. Its interval is Wilson's for an effective number of patients: behind the
+mean of K proportions of n_1 ... n_K patients are at most K ** 2 / (1 / n_1 + ... + 1 / n_K), and never more
+than all patients.
+
+All findings share the draws. They are stratified: the present and the absent of each finding are cells, and
+the stratum of a patient is the cell with the fewest patients that it has an image in. So the one patient of
+a rare finding is in every draw. Draws in which a cell has no image are left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pneumo.evaluation import multilabel, statistics
+from pneumo.evaluation.metrics import Floats, Ints
+from pneumo.evaluation.predictions import SplitResult
+from pneumo.evaluation.statistics import PatientCounts, Weights
+from pneumo.inference.schema import Figure
+from pneumo.text import finite
+
+SCORES = ("auroc", "auprc", "accuracy", "recall", "specificity", "precision", "f1", "brier", "ece")
+# Of either value of a finding, in a paired test. Simulated: with findings of one patient, 14 to 20 % of the
+# tests of two equal models are significant at 5 %; of six patients and more, 7 %.
+FEWEST_PATIENTS = 5
+OF_RECORDED = ("auroc", "auprc")  # the other scores are of calibrated probabilities at the threshold
+
+
+def of_findings(
+    test: SplitResult, calibrated: Floats, thresholds: Sequence[float]
+) -> tuple[dict[str, Figure], dict[str, dict[str, Figure]]]:
+    """SCORES as means over the findings, and those of each finding.
+
+    AUROC and AUPRC are of the recorded probabilities, as in the run's metrics. Brier and ECE are of
+    `calibrated` probabilities [N, K], and scores that count decisions are those at `thresholds` [K] of them.
+    """
+    weights = resample(test)
+    observed = multilabel.finding_scores(test.labels, calibrated, thresholds)
+    of_recorded = multilabel.finding_scores(test.labels, test.probabilities)
+    each = []
+    for k, threshold in enumerate(thresholds):
+        scores = observed[k] | {name: of_recorded[k][name] for name in OF_RECORDED}
+        each.append(_OneFinding.of(test, calibrated, k, threshold, weights, scores))
+    figures = {name: _mean(name, each, test) for name in SCORES}
+    return figures, dict(zip(test.class_names, [one.figures() for one in each], strict=True))
+
+
+def resample(test: SplitResult) -> Weights:
+    """How often each image counts in each draw, uint16 [N, draws]: whole patients, stratified as above."""
+    cells = _cells(test.labels)
+    weights = statistics.resample(_strata(test, cells), test.patients)
+    drawn = [weights[cell].any(axis=0) for cell in cells.T if cell.any()]
+    return weights[:, np.all(drawn, axis=0)]
+
+
+def testable(test: SplitResult) -> SplitResult | None:
+    """`test` with the findings that FEWEST_PATIENTS or more have, and as many do not; None if there are none.
+
+    The draws of a finding with fewer patients vary too little, because each draw holds the same ones.
+    """
+    columns = range(len(test.class_names))
+    kept = [k for k in columns if _counts(test, k).smaller_class >= FEWEST_PATIENTS]
+    if not kept:
+        return None
+    return replace(
+        test,
+        labels=test.labels[:, kept],
+        probabilities=test.probabilities[:, kept],
+        class_names=tuple(test.class_names[k] for k in kept),
+    )
+
+
+def auroc_draws(test: SplitResult, weights: Weights) -> Floats:
+    """The mean AUROC over the findings that have one, on every draw."""
+    draws = []
+    for k, label in enumerate(test.labels.T):
+        known = label != multilabel.UNKNOWN
+        if len(np.unique(label[known])) > 1:
+            draws.append(_areas(label[known], test.probabilities[known, k], weights[known])["auroc"])
+    return np.asarray(np.mean(draws, axis=0)) if draws else np.full(weights.shape[1], np.nan)
+
+
+def smallest_class(test: SplitResult) -> int:
+    """The harmonic mean, over the findings with both values, of the patients of the rarer value."""
+    return _harmonic([_counts(test, k).smaller_class for k in range(len(test.class_names))])
+
+
+def _cells(labels: Ints) -> np.ndarray:
+    """Which images are in each of the 2 K cells, bool [N, 2 K]: the finding is present, or known absent."""
+    return np.concatenate([labels == 1, labels == 0], axis=1)
+
+
+def _strata(test: SplitResult, cells: np.ndarray) -> Ints:
+    """The stratum of each image's patient [N]."""
+    _, _, patient_of = statistics.clusters(np.zeros(len(cells), dtype=np.int64), test.patients)
+    held = np.zeros((patient_of.max() + 1, cells.shape[1]), dtype=bool)
+    np.logical_or.at(held, patient_of, cells)
+    patients = np.where(held, held.sum(axis=0), len(held) + 1)  # without a known label: cell 0, any will do
+    return np.asarray(patients.argmin(axis=1)[patient_of])
+
+
+def _counts(test: SplitResult, k: int) -> PatientCounts:
+    known = np.flatnonzero(test.labels[:, k] != multilabel.UNKNOWN)
+    if not len(known):
+        return PatientCounts(normal=0, ill=0, all=0)
+    return PatientCounts.of(test.labels[known, k], [test.patients[row] for row in known])
+
+
+def _harmonic(patients: Sequence[int]) -> int:
+    some = [count for count in patients if count]
+    return max(1, round(len(some) / sum(1 / count for count in some))) if some else 0
+
+
+@dataclass(kw_only=True)
+class _OneFinding:
+    """One finding: its scores on the images whose label is known, and on every draw."""
+
+    observed: dict[str, float]
+    draws: dict[str, Floats]
+    counts: PatientCounts
+    called: int  # patients with an image that is called so
+
+    @classmethod
+    def of(
+        cls,
+        test: SplitResult,
+        calibrated: Floats,
+        k: int,
+        threshold: float,
+        weights: Weights,
+        observed: dict[str, float],
+    ) -> "_OneFinding":
+        known = np.flatnonzero(test.labels[:, k] != multilabel.UNKNOWN)
+        truth, chances, some = test.labels[known, k], calibrated[known, k], weights[known]
+        draws = {}
+        if len(known):
+            draws = {
+                **_areas(truth, test.probabilities[known, k], some),
+                **statistics.resampled_scores(truth, chances, some, threshold, parts=("counts", "losses")),
+            }
+        nothing = np.full(weights.shape[1], np.nan)
+        return cls(
+            observed=observed,
+            draws={name: draws[name] if np.isfinite(observed[name]) else nothing for name in SCORES},
+            counts=_counts(test, k),
+            called=statistics.patients_of([test.patients[row] for row in known], chances >= threshold),
+        )
+
+    def behind(self, score: str) -> float:
+        return self.called if score == "precision" else self.counts.behind(score)
+
+    def figures(self) -> dict[str, Figure]:
+        return {
+            name: _figure(name, self.observed[name], self.draws[name], self.counts, self.behind(name))
+            for name in SCORES
+        }
+
+
+def _mean(score: str, each: Sequence[_OneFinding], test: SplitResult) -> Figure:
+    """The mean of `score` over the findings that have it."""
+    some = [one for one in each if np.isfinite(one.observed[score])]
+    if not some:
+        return {"value": None, "low": None, "high": None}
+    # Of precision, not the called patients: a finding that is never called has none, and precision 0.
+    patients = [one.counts.ill if score == "precision" else one.counts.behind(score) for one in some]
+    everyone = PatientCounts.of(np.zeros(len(test.paths), dtype=np.int64), test.patients).all
+    behind = min(everyone, len(some) ** 2 / sum(1 / n for n in patients if n)) if any(patients) else 0
+    smaller = _harmonic([one.counts.smaller_class for one in some])
+    counts = PatientCounts(normal=everyone - smaller, ill=smaller, all=everyone)
+    observed = float(np.mean([one.observed[score] for one in some]))
+    draws = np.mean([one.draws[score] for one in some], axis=0)
+    return _figure(score, observed, draws, counts, behind)
+
+
+def _areas(truth: Ints, probabilities: Floats, weights: Weights) -> dict[str, Floats]:
+    return statistics.resampled_scores(truth, probabilities, weights, parts=("areas",))
+
+
+def _figure(score: str, observed: float, draws: Floats, counts: PatientCounts, behind: float) -> Figure:
+    low, high = statistics.interval(score, observed, draws, counts, behind)
+    figure: Figure = finite({"value": observed, "low": low, "high": high})
+    return figure
