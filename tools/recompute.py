@@ -2,8 +2,8 @@
 
 ARTIFACTS is the folder below which MLflow keeps <run id>/artifacts/predictions/{test,val}.csv. The script
 uses only pandas, scipy, scikit-learn and statsmodels, and repeats the bootstrap from its description in the
-JSON. It prints the number of values compared and the largest difference, and exits with 1 if one is above
-1e-9.
+JSON. It prints the number of values compared and the largest difference (a share of the value, if that is
+above 1), and exits with 1 if one is above 1e-9.
 """
 
 import gc
@@ -42,7 +42,7 @@ class Check:
         if given is None or expected is None:
             off = 0.0 if given is None and (expected is None or not math.isfinite(expected)) else math.inf
         else:
-            off = abs(float(given) - float(expected))
+            off = abs(float(given) - float(expected)) / max(1.0, abs(float(expected)))
         if not off <= self.largest:
             self.largest, self.where = off, where
 
@@ -318,6 +318,9 @@ def join_folds(
     same: Check, page: dict[str, Any], files: dict[str, dict[str, pd.DataFrame]], on_val: bool
 ) -> dict[str, list[pd.DataFrame]]:
     """Put the pooled predictions of each cross-validation into `files`; its folds' by the same run id."""
+    import recompute_classes as classes  # it uses this module
+
+    names = page.get("class_names")
     cross, folds, joined = page.get("cross_validation"), {}, {}
     score, level = page["rank_by"], {row["id"]: row for row in page["configurations"]}
     for row in cross["rows"] if cross else []:
@@ -327,19 +330,34 @@ def join_folds(
             parts, on_test = [], []
             for network in networks[place * cross["folds"] : (place + 1) * cross["folds"]]:
                 held = files[network["run_id"]]
-                y, p = held["val"].label.to_numpy(), held["val"].probability.to_numpy()
-                value = temperature(y, p)
-                parts.append(held["val"].assign(probability=stats.logistic.cdf(logit(p) / value)))
+                y = held["val"].label.to_numpy()
+                if names:
+                    value = classes.temperature(y, held["val"][classes.columns(names)].to_numpy())
+                    parts.append(classes.cooled(held["val"], names, value))
+                    scored = classes.scores(y, parts[-1][classes.columns(names)].to_numpy())
+                else:
+                    value = temperature(y, held["val"].probability.to_numpy())
+                    parts.append(cooled(held["val"], value))
+                    scored = scores(y, parts[-1].probability.to_numpy())
                 same("temperature of a fold", network["temperature"], value)
-                same("score of a fold", network["score"], scores(y, parts[-1].probability.to_numpy())[score])
+                same("score of a fold", network["score"], scored[score])
                 if "test" in held:
-                    on_test.append(stats.logistic.cdf(logit(held["test"].probability.to_numpy()) / value))
                     table = held["test"]
+                    on_test.append(classes.cooled(table, names, value) if names else cooled(table, value))
             pooled = pd.concat(parts).sort_values("path", kind="stable", ignore_index=True)
+            joined[run["run_id"]], folds[run["run_id"]] = {"val": pooled, "test": pooled}, parts
+            if names:  # no thresholds
+                assert not row["thresholds"][place]
+                if len(on_test) == len(parts):
+                    average = classes.averaged(on_test, names)
+                    if not on_val:
+                        joined[run["run_id"]]["test"] = average
+                    classes.check_ensemble(same, tests[run["seed"]], average, names, score)
+                continue
             cuts = thresholds(pooled.label.to_numpy(), pooled.probability.to_numpy())
             for rule, cut in row["thresholds"][place].items():
                 same(f"out-of-fold threshold {rule}", cut, cuts[rule])
-            joined[run["run_id"]], folds[run["run_id"]] = {"val": pooled, "test": pooled}, parts
+            on_test = [one.probability.to_numpy() for one in on_test]
             if len(on_test) == len(parts):
                 ensemble, y = np.mean(on_test, axis=0), table.label.to_numpy()
                 if not on_val:
@@ -355,6 +373,11 @@ def join_folds(
     return folds
 
 
+def cooled(table: pd.DataFrame, value: float) -> pd.DataFrame:
+    """`table` with its probabilities after a temperature."""
+    return table.assign(probability=stats.logistic.cdf(logit(table.probability.to_numpy()) / value))
+
+
 def check_folds(same: Check, page: dict[str, Any], rows: dict[str, "Row"]) -> None:
     """The pooled scores with their intervals over folds."""
     cross, score = page.get("cross_validation"), page["rank_by"]
@@ -366,7 +389,8 @@ def check_folds(same: Check, page: dict[str, Any], rows: dict[str, "Row"]) -> No
         same("SD of folds", entry["sd"], np.std(values, ddof=1))
         error = math.sqrt((1 / len(values) + 1 / (cross["folds"] - 1)) * np.var(values, ddof=1))
         half = stats.t.ppf(0.975, len(values) - 1) * error if error > 1e-12 else math.nan
-        ends = np.clip([held[score] - half, held[score] + half], -1 if score == "mcc" else 0, 1)
+        least = -1 if score in ("mcc", "kappa") else 0
+        ends = np.clip([held[score] - half, held[score] + half], least, 1)
         same("interval over folds", (entry["score"]["low"], entry["score"]["high"]), ends)
 
 
@@ -426,12 +450,14 @@ class Row:
             name: float(np.mean([scored[name] for scored in self.single])) for name in self.single[0]
         }
 
+    def score_part(self, part: pd.DataFrame) -> dict[str, float]:
+        return scores(part.label.to_numpy(), part.probability.to_numpy())
+
     def fold_scores(self, name: str) -> Folds:
         """A score by fold; empty without folds."""
         if not self.by_fold:
             for part in self.folds:
-                scored = scores(part.label.to_numpy(), part.probability.to_numpy())
-                self.by_fold.append((" ".join(sorted(part.path)), scored))
+                self.by_fold.append((" ".join(sorted(part.path)), self.score_part(part)))
         each = pd.Series([scored[name] for _, scored in self.by_fold], dtype=float)
         return each.groupby([fold for fold, _ in self.by_fold]).mean().to_dict() if len(each) else {}
 

@@ -196,6 +196,33 @@ def errors_if_calibrated(
     return list(total / len(models))
 
 
+def columns(class_names: list[str]) -> list[str]:
+    return [f"p_{name}" for name in class_names]
+
+
+def cooled(table: pd.DataFrame, class_names: list[str], value: float) -> pd.DataFrame:
+    """`table` with its probabilities after a temperature."""
+    logs = np.log(np.maximum(table[columns(class_names)].to_numpy(), 1e-12))
+    chances = special.softmax(logs / value, axis=1)
+    return table.assign(**dict(zip(columns(class_names), chances.T, strict=True)))
+
+
+def averaged(tables: list[pd.DataFrame], class_names: list[str]) -> pd.DataFrame:
+    """The first of `tables` with the mean of all probabilities."""
+    mean = np.mean([table[columns(class_names)].to_numpy() for table in tables], axis=0)
+    return tables[0].assign(**dict(zip(columns(class_names), mean.T, strict=True)))
+
+
+def check_ensemble(
+    same: Check, given: dict[str, Any], table: pd.DataFrame, class_names: list[str], score: str
+) -> None:
+    """The test scores of the networks of a cross-validation, averaged."""
+    scored = scores(table.label.to_numpy(), table[columns(class_names)].to_numpy())
+    same("ensemble", given["score"]["value"], scored[score])
+    same("ensemble accuracy", given["accuracy"]["value"], scored["accuracy"])
+    assert given["at_thresholds"] == {}
+
+
 class ClassRow(Row):
     """One configuration or ensemble of more than two classes, recomputed from its runs' predictions."""
 
@@ -207,11 +234,12 @@ class ClassRow(Row):
     ) -> None:  # fmt: skip
         self.folds = [part for run in facts["runs"] for part in folds.get(run["run_id"], ())]
         self.by_fold: list[tuple[str, dict[str, float]]] = []
+        self.on_val = on_val
         self.facts, self.tables = facts, [files[run["run_id"]] for run in facts["runs"]]
         self.names, self.w = class_names, w
-        columns = [f"p_{name}" for name in class_names]
-        test = [table["test"][columns].to_numpy() for table in self.tables]
-        val = [(t["val"].label.to_numpy(), t["val"][columns].to_numpy()) for t in self.tables]
+        self.columns = columns(class_names)
+        test = [table["test"][self.columns].to_numpy() for table in self.tables]
+        val = [(t["val"].label.to_numpy(), t["val"][self.columns].to_numpy()) for t in self.tables]
         self.y, self.patients = self.tables[0]["test"].label.to_numpy(), self.tables[0]["test"].patient
         self.people = class_counts(self.y, self.patients, len(class_names))
         self.average = np.mean(test, axis=0)
@@ -233,6 +261,9 @@ class ClassRow(Row):
             ]
         self.draws = {n: np.mean([s[n] for s in self.resampled], axis=0) for n in self.resampled[0]}
         self.mean = {n: float(np.mean([s[n] for s in self.single])) for n in self.single[0]}
+
+    def score_part(self, part: pd.DataFrame) -> dict[str, float]:
+        return scores(part.label.to_numpy(), part[self.columns].to_numpy())
 
     def right(self) -> np.ndarray:
         return self.average.argmax(axis=1) == self.y

@@ -19,7 +19,7 @@ MOST_REPORTS = 12  # configurations whose matrices and reports are shown
 NO_IMAGES = "This machine lacks the images. Set data.root=DIR to the folder that contains them."
 _SPLITS = {
     "train": ("Training", "fits the weights"),
-    "val": ("Validation", "chooses epoch, thresholds, temperature"),
+    "val": ("Validation", "chooses epoch, thresholds, temperature"),  # of two classes
     "test": ("Test", "scored"),
 }
 
@@ -44,6 +44,8 @@ def data(comparison: Comparison) -> Section:
     section.flow.append(("All usable images", f"{total:,} images{known}"))
     for name, split in splits.items():
         title, role = _SPLITS[name]
+        if many(comparison):
+            role = role.replace("thresholds, ", "")
         if name == "val" and comparison["cross_validation"] is not None:
             title, role = "Folds", "each is scored by the network trained on the others"
         patients = f" of {split['patients']:,} patients" if split["patients"] else ""

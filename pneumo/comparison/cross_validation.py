@@ -14,7 +14,7 @@ from pneumo.comparison.content import (
     ScoreInterval,
 )
 from pneumo.comparison.out_of_fold import fold_of
-from pneumo.evaluation import metrics, statistics
+from pneumo.evaluation import class_statistics, metrics, statistics
 from pneumo.evaluation.contrasts import FoldScores, Test
 from pneumo.evaluation.predictions import SplitResult
 
@@ -41,10 +41,7 @@ def _row(configuration: Configuration, score: str, draws: int, seed: int) -> Cro
         "score": _interval(score, held[score], folds),
         "log_loss": held["log_loss"],
         "sd": float(np.std([*folds.values.values()], ddof=1)) if len(folds.values) > 1 else None,
-        "thresholds": [
-            {} if run.val.many else metrics.operating_points(run.val.labels, run.val.probabilities)
-            for run in configuration.runs
-        ],
+        "thresholds": [_thresholds(run) for run in configuration.runs],
         "networks": [
             _network(run.seed, part, configuration.by_network[part.run_id][score])
             for run in configuration.runs
@@ -53,23 +50,29 @@ def _row(configuration: Configuration, score: str, draws: int, seed: int) -> Cro
         "on_test": [
             _on_test(run, run.ensemble, score, draws, seed)
             for run in configuration.runs
-            if run.ensemble is not None and not run.val.many
+            if run.ensemble is not None
         ],
     }
 
 
+def _thresholds(run: Candidate) -> dict[str, float]:
+    """By rule; of more than two classes none, because the most probable one is called."""
+    return {} if run.val.many else metrics.operating_points(run.val.labels, run.val.probabilities)
+
+
 def _on_test(run: Candidate, test: SplitResult, score: str, draws: int, seed: int) -> EnsembleTest:
     """Thresholds come from the out-of-fold predictions; the labels of `test` only score."""
-    weights = statistics.resample(test.labels, test.patients, draws, seed)
-    drawn = statistics.resampled_scores(test.labels, test.probabilities, weights)
-    scored = metrics.all_scores(test.labels, test.probabilities)
-    counts = statistics.PatientCounts.of(test.labels, test.patients)
+    classes = len(test.class_names)
+    weights = class_statistics.resample(test.labels, test.patients, classes, draws, seed)
+    drawn = class_statistics.resampled_scores(test.labels, test.probabilities, weights)
+    scored = test.scores() if test.many else metrics.all_scores(test.labels, test.probabilities)
+    counts = class_statistics.counts_of(test.labels, test.patients, classes)
 
     def interval(name: str) -> ScoreInterval:
         low, high = statistics.interval(name, scored[name], drawn[name], counts)
         return {"value": scored[name], "low": low, "high": high}
 
-    chosen = metrics.operating_points(run.val.labels, run.val.probabilities)
+    chosen = _thresholds(run)
     at = {rule: metrics.scores(test.labels, test.probabilities, cut) for rule, cut in chosen.items()}
     return {
         "seed": run.seed,
@@ -84,7 +87,7 @@ def _on_test(run: Candidate, test: SplitResult, score: str, draws: int, seed: in
 def _interval(score: str, value: float, folds: FoldScores) -> ScoreInterval:
     """95 % interval over the folds of a pooled score."""
     over = Test.of(value, *folds.error())
-    least = -1.0 if score == "mcc" else 0.0
+    least = -1.0 if score in ("mcc", "kappa") else 0.0
     return {
         "value": value,
         "low": float(np.clip(over.low, least, 1)),

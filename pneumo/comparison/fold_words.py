@@ -2,8 +2,8 @@
 
 from pneumo.comparison import appendix
 from pneumo.comparison.blocks import Details, Section, Table
-from pneumo.comparison.content import Comparison, CrossValidation
-from pneumo.comparison.words import SCORE_WORDS, number, plural, ranked, with_interval
+from pneumo.comparison.content import Comparison, CrossValidation, many
+from pneumo.comparison.words import number, plural, ranked, score_words, with_interval
 from pneumo.names import THRESHOLD_RULES
 
 _RULES = {"half": "0.5", "sensitivity_95": "sensitivity .95", "youden": "Youden"}
@@ -27,16 +27,15 @@ def _how(found: CrossValidation) -> str:
 
 
 def _where(comparison: Comparison, found: CrossValidation) -> str:
-    word = SCORE_WORDS[comparison["rank_by"]]
+    word = score_words(comparison)[comparison["rank_by"]]
+    chosen = "The configuration is" if many(comparison) else "Configuration and thresholds are"
     if not found["scored"]:
         return (
-            "Configuration and thresholds are chosen on these out-of-fold predictions alone: by "
-            f"{word}, of equal ones by log-loss."
+            f"{chosen} chosen on these out-of-fold predictions alone: by {word}, of equal ones by log-loss."
         )
     return (
         "On test, a cross-validation is one ensemble: the mean of the calibrated probabilities of its "
-        f"{found['folds']} networks. Configuration and thresholds are chosen on the out-of-fold predictions; "
-        "test labels only score."
+        f"{found['folds']} networks. {chosen} chosen on the out-of-fold predictions; test labels only score."
     )
 
 
@@ -45,7 +44,7 @@ def _on_test(comparison: Comparison, found: CrossValidation) -> list[str]:
     if found["scored"]:
         return []
     names = {row["id"]: row["name"] for row in comparison["configurations"]}
-    word = SCORE_WORDS[comparison["rank_by"]]
+    word = score_words(comparison)[comparison["rank_by"]]
     read = [
         f"{names[row['id']]}, seed {test['seed']}: test {word} {with_interval(test['score'])}, accuracy "
         f"{with_interval(test['accuracy'])}"
@@ -65,7 +64,7 @@ def section(comparison: Comparison) -> Section | None:
     found = comparison["cross_validation"]
     if found is None:
         return None
-    word = SCORE_WORDS[comparison["rank_by"]]
+    word = score_words(comparison)[comparison["rank_by"]]
     rows = {row["id"]: row for row in comparison["configurations"]}
     choice = comparison["choice"]
     scores = Table(
@@ -127,6 +126,6 @@ def section(comparison: Comparison) -> Section | None:
     return Section(
         title="Cross-validation",
         text=[text],
-        tables=[scores, thresholds],
+        tables=[scores] if many(comparison) else [scores, thresholds],
         details=[Details(summary=networks.caption, tables=[networks])],
     )

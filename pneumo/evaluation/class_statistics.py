@@ -69,15 +69,19 @@ def counts_of(labels: ArrayLike, patients: Sequence[str | None], classes: int) -
 def resample(
     labels: ArrayLike, patients: Sequence[str | None], classes: int, draws: int = DRAWS, seed: int = 0
 ) -> Weights:
-    """`statistics.resample`; of more than two classes only the draws with images of each class."""
+    """`statistics.resample`; of more than two classes only the draws with images of each class.
+
+    A class without images is not asked for: its scores are not defined in any draw.
+    """
     weights = statistics.resample(labels, patients, draws, seed)
     return weights if classes == 2 else weights[:, with_each_class(labels, weights, classes)]
 
 
 def with_each_class(labels: ArrayLike, weights: Weights, classes: int) -> np.ndarray:
-    """Which draws have an image of each class, bool [draws]."""
+    """Which draws have an image of each class that has images at all, bool [draws]."""
     truth = np.asarray(labels)
-    return np.all([weights[truth == label].any(axis=0) for label in range(classes)], axis=0)
+    held = [truth == label for label in range(classes)]
+    return np.all([weights[own].any(axis=0) for own in held if own.any()], axis=0)
 
 
 def resampled_scores(

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from recompute import recompute
-from support.class_runs import NAMES, candidate, candidates, finished
+from support.class_runs import NAMES, candidate, candidates, cross_validation, finished
 from support.comparison_runs import candidates as candidates_of_two
 
 from pneumo import UserError
-from pneumo.comparison import figures, page, result, sections, words
+from pneumo.comparison import figures, out_of_fold, page, result, sections, words
 from pneumo.comparison.candidates import Candidate, sort_out
 from pneumo.comparison.class_configuration import CLASS_PAIRED, ClassConfiguration
 from pneumo.comparison.content import Comparison
@@ -94,17 +94,41 @@ def test_every_number_of_five_classes_is_recomputed(tmp_path: Path) -> None:
     check([candidate("resnet18", seed, 1.5, names) for seed in range(2)], tmp_path)
 
 
+@pytest.mark.parametrize("scored", [(True, False), (True, True)])
+def test_every_number_of_a_cross_validation_is_recomputed(scored: tuple[bool, bool], tmp_path: Path) -> None:
+    runs = [*cross_validation(scored=scored[0]), *cross_validation("resnet50", 1.0, scored=scored[1])]
+    write(runs, tmp_path)
+    joined, _ = out_of_fold.pool(runs, lambda saved, folds: "")
+    found = check_written(sort_out(joined)[0], tmp_path)
+    content = sections.page(found, {})
+    (folds,) = (section for section in content.sections if section.title == "Cross-validation")
+    assert "macro AUROC" in folds.tables[0].caption and len(folds.tables) == 1
+    said = " ".join(text for section in content.sections[:1] for text in (*section.text, *section.verdicts))
+    assert "hresholds" not in said and "not been read" not in said
+
+
 def check(runs: list[Candidate], tmp_path: Path) -> None:
+    write(runs, tmp_path)
     kept, _ = sort_out(runs)
     assert len(kept) == len(runs)
-    for run in kept:
+    check_written(kept, tmp_path)
+
+
+def write(runs: list[Candidate], tmp_path: Path) -> None:
+    for run in runs:
         folder = tmp_path / "store" / run.run_id / "artifacts" / "predictions"
-        for name, split in (("test", run.test), ("val", run.val)):
+        for name, split in (("val", run.val), *((("test", run.test),) if run.scored else ())):
             write_atomically(folder / f"{name}.csv", predictions_csv(split))
+
+
+def check_written(kept: list[Candidate], tmp_path: Path) -> Comparison:
+    """Compare `kept` and recompute every number from the files of the runs."""
     file = tmp_path / "comparison.json"
-    file.write_text(json.dumps(finite(dict(finished(kept, draws=60))), allow_nan=False))
+    found = finished(kept, draws=60)
+    file.write_text(json.dumps(finite(dict(found)), allow_nan=False))
     done = recompute(file, tmp_path / "store")
     assert done.count > 500 and done.largest < 1e-9, done.where
+    return found
 
 
 def test_scores_are_those_of_the_run_itself() -> None:

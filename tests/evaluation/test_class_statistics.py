@@ -81,6 +81,13 @@ def test_draws_without_a_class_are_left_out() -> None:
     assert 50 < weights.shape[1] < 200 and (weights[7] > 0).all()
 
 
+def test_a_class_without_images_keeps_the_draws() -> None:
+    """As in a smoke run: 15 classes are known, and the few images have some of them."""
+    labels, patients = [0, 0, 1, 1, 3], ["a", "b", "c", "d", "e"]
+    weights = class_statistics.resample(labels, patients, 15, 30, 0)
+    assert (weights == statistics.resample(labels, patients, 30, 0)).all() and weights.shape[1] == 30
+
+
 def test_patients_are_counted_by_class() -> None:
     labels, patients = [0, 1, 1, 2, 2, 0], ["a", "a", "b", "c", "c", None]
     counts = class_statistics.ClassCounts.of(labels, patients, 3)

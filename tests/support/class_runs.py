@@ -1,12 +1,14 @@
 """Candidates of more than two classes in memory: a better and a worse model, and hard images."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from pneumo.comparison import result
 from pneumo.comparison.candidates import Candidate, unscored
 from pneumo.comparison.content import Comparison
 from pneumo.evaluation.predictions import SplitResult
-from support.comparison_runs import DIGEST
+from support.comparison_runs import DIGEST, FOLDS, part_of
 
 NAMES = ("NORMAL", "BACTERIA", "VIRUS")
 PATIENTS_A_CLASS = 15
@@ -63,6 +65,40 @@ def candidates(class_names: tuple[str, ...] = NAMES) -> list[Candidate]:
     """Two seeds each of a better and a worse model."""
     models = (("resnet18", 2.0), ("resnet50", 1.5))
     return [candidate(model, seed, quality, class_names) for model, quality in models for seed in range(2)]
+
+
+def cross_validation(
+    model: str = "resnet18", quality: float = 2.0, seed: int = 0, scored: bool = False
+) -> list[Candidate]:
+    """The runs of a cross-validation; each network is sharper than it should be, by another factor."""
+    found = []
+    for fold in range(FOLDS):
+        val = part_of(sharper(split("val", seed, quality), 1 + fold / 4), fold)
+        test = sharper(split("test", 10 * seed + fold, quality), 1 + fold / 4) if scored else val
+        found.append(
+            candidate(
+                model,
+                seed,
+                run_id=f"{model}-{seed}-{fold}",
+                name=f"fold={fold} {model}",
+                config={"model.name": model, "data.val_protocol": "fold", "data.fold": fold},
+                saved={"data": {"fold": fold}},
+                fingerprint=f"{model}{seed}{fold}",
+                pool="p",
+                test_set="t",
+                digest=f"d{fold}",
+                scored=scored,
+                val=val,
+                test=test,
+            )
+        )
+    return found
+
+
+def sharper(found: SplitResult, times: float) -> SplitResult:
+    """`found` with its logits times a factor, as an uncalibrated network has them."""
+    powers = found.probabilities**times
+    return replace(found, probabilities=powers / powers.sum(axis=1, keepdims=True))
 
 
 def sizes(run: Candidate) -> dict:

@@ -180,6 +180,7 @@ def part_of(whole: SplitResult, fold: int) -> SplitResult:
         patients=[whole.patients[i] for i in rows],
         labels=whole.labels[rows],
         probabilities=whole.probabilities[rows],
+        class_names=whole.class_names,
     )
 
 
