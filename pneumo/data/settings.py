@@ -57,6 +57,7 @@ VAL_PROTOCOLS = ("patient", "official", "fold")
 TASKS = ("classes", "multilabel")
 UNCERTAIN = ("ignore", "zero", "one")
 NO_FINDING = "No Finding"
+_NO_FINDINGS = ("normal", "no finding", "no findings", "healthy")
 # The findings of sets with known ones, for data.task=multilabel without data.classes.
 FINDINGS = {
     "nih14": (
@@ -226,6 +227,11 @@ class DataSettings:
             raise UserError(
                 f"data.positive={self.positive} is one finding against the rest; data.task=multilabel takes "
                 "data.classes=[A,B,...]."
+            )
+        if none := [name for name in self.class_names if name.casefold() in _NO_FINDINGS]:
+            raise UserError(
+                f"data.classes names {none[0]}, which is not a finding: an image without findings has none of "
+                "them. Leave it out of data.classes."
             )
         if len(self.class_names) < 2:
             raise UserError(

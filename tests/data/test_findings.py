@@ -101,6 +101,7 @@ def test_all_that_labels_say_is_in_the_digest_and_how_it_is_written_is_not(sever
         ({"classes": ["Edema", "Mas"]}, "data.classes names Mas, which no label has"),
         ({"classes": ["Edema"]}, "takes two or more"),
         ({"classes": None}, "needs the findings"),
+        ({"classes": ["NORMAL", "Edema"]}, "data.classes names NORMAL, which is not a finding"),
         ({"positive": ["Edema"]}, "one of them"),
         ({"separator": ""}, "data.separator is empty"),
         ({"uncertain": "two"}, "the options are ignore, zero, one"),
