@@ -230,8 +230,8 @@ class DataSettings:
             )
         if none := [name for name in self.class_names if name.casefold() in _NO_FINDINGS]:
             raise UserError(
-                f"data.classes names {none[0]}, which is not a finding: an image without findings has none of "
-                "them. Leave it out of data.classes."
+                f"data.classes names {none[0]}, which is not a finding: an image without findings has none "
+                "of them. Leave it out of data.classes."
             )
         if len(self.class_names) < 2:
             raise UserError(
