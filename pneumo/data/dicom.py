@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumo.data.levels import between, declared_range, eight_bit
-from pneumo.data.limits import BadImage, Grey, check_file, check_rule, check_size
+from pneumo.data.limits import BadImage, Grey, check_file, check_rule, check_scans, check_size
 
 MODALITIES = ("CR", "DX")
 TAGS = (
@@ -31,6 +32,8 @@ COMPRESSED = {
     **{f"1.2.840.10008.1.2.4.{number}": "JPEG 2000" for number in (90, 91)},
 }
 MAX_LUT = 65536
+BLOCK = 1_000_000  # pixels that are converted at once
+Floats = NDArray[np.float64]
 NEEDS = "needs pydicom: pip install 'pneumo[dicom]'"
 
 
@@ -125,6 +128,8 @@ def _check_pixels(path: str | Path, whole: Any) -> None:
         fits = _stream_size(frame, kind) == (whole.Rows, whole.Columns, 1)
     if not fits:
         raise BadImage(path, f"DICOM: its {kind} data have another size than its header says")
+    if kind == "JPEG":
+        check_scans(path, frame, whole.Columns, whole.Rows)
 
 
 def _has_decoder(syntax: str) -> bool:
@@ -172,39 +177,69 @@ def _rle_bytes(frame: bytes) -> int:
 
 
 def _shown(path: str | Path, header: Any, stored: NDArray[Any], pixels: int) -> Grey:
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi
-
+    """The grey levels of the `stored` values, block by block: float64 takes eight bytes for each pixel."""
     if stored.ndim != 2:
         raise BadImage(path, "DICOM: not one grey image")
-    padding = _padding(header, stored)
-    values = np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
+    share = _shares(path, header, stored, pixels)
+    grey = np.empty(stored.shape, dtype=np.uint8)
+    for rows in _blocks(stored):
+        shares = share(stored[rows])
+        if not np.isfinite(shares).all():
+            raise BadImage(path, "DICOM: its look-up gives no finite levels")
+        shares = shares.clip(0, 1)
+        if header.PhotometricInterpretation == "MONOCHROME1":
+            shares = 1 - shares
+        shares[_padding(header, stored[rows])] = 0
+        grey[rows] = eight_bit(shares)
+    return grey
+
+
+def _shares(
+    path: str | Path, header: Any, stored: NDArray[Any], pixels: int
+) -> Callable[[NDArray[Any]], Floats]:
+    """What turns stored values [H, W] into levels, 0 to 1 for those that a viewer shows; not clipped."""
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+
+    def values(part: NDArray[Any]) -> Floats:
+        return np.asarray(apply_modality_lut(part, header), dtype=np.float64)
+
     if header.get("VOILUTSequence"):
-        values = np.asarray(apply_voi(apply_modality_lut(stored, header), header), dtype=np.float64)
         entries, _, bits = (int(number) for number in header.VOILUTSequence[0].LUTDescriptor)
         if not 1 <= bits <= 16 or entries > MAX_LUT:
             raise BadImage(path, "DICOM: its VOI look-up table is damaged")
-        shares = between(values, *declared_range(bits))
-    elif header.get("WindowWidth") is not None and header.get("WindowCenter") is not None:
-        shares = _windowed(
-            values,
-            _first(header.WindowCenter),
-            _first(header.WindowWidth),
-            str(header.get("VOILUTFunction") or "LINEAR"),
-        )
+        low, high = declared_range(bits)
+        return lambda part: between(apply_voi(apply_modality_lut(part, header), header), low, high)
+    if header.get("WindowWidth") is not None and header.get("WindowCenter") is not None:
+        centre, width = _first(header.WindowCenter), _first(header.WindowWidth)
+        function = str(header.get("VOILUTFunction") or "LINEAR")
+        return lambda part: _windowed(values(part), centre, width, function)
+    if pixels > 1:
+        declared = declared_range(_stored_bits(header), header.get("PixelRepresentation") == 1)
+        ends = values(np.array([declared], dtype=stored.dtype))
+        darkest, brightest = float(ends.min()), float(ends.max())
     else:
-        known = values[~padding] if not padding.all() else values
-        if pixels > 1:
-            declared = declared_range(_stored_bits(header), header.get("PixelRepresentation") == 1)
-            ends = apply_modality_lut(np.array([declared], dtype=stored.dtype), header)
-            known = np.asarray(ends, dtype=np.float64)
-        shares = between(values, float(known.min()), float(known.max()))
-    if not np.isfinite(shares).all():
-        raise BadImage(path, "DICOM: its look-up gives no finite levels")
-    shares = shares.clip(0, 1)
-    if header.PhotometricInterpretation == "MONOCHROME1":
-        shares = 1 - shares
-    shares[padding] = 0
-    return eight_bit(shares)
+        darkest, brightest = _range(header, stored, values)
+    return lambda part: between(values(part), darkest, brightest)
+
+
+def _range(
+    header: Any, stored: NDArray[Any], values: Callable[[NDArray[Any]], Floats]
+) -> tuple[float, float]:
+    """The least and the largest value that is not padding; of an image of padding alone, of all values."""
+    known, every = [], []
+    for rows in _blocks(stored):
+        part = values(stored[rows])
+        every += [part.min(), part.max()]
+        if len(kept := part[~_padding(header, stored[rows])]):
+            known += [kept.min(), kept.max()]
+    ends = known or every
+    return float(min(ends)), float(max(ends))
+
+
+def _blocks(stored: NDArray[Any]) -> list[slice]:
+    """Slices of rows with about BLOCK pixels each."""
+    rows = max(1, BLOCK // stored.shape[1])
+    return [slice(start, start + rows) for start in range(0, stored.shape[0], rows)]
 
 
 def _stored_bits(header: Any) -> int:
@@ -225,7 +260,7 @@ def _padding(header: Any, stored: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray((stored >= bounds[0]) & (stored <= bounds[1]))
 
 
-def _windowed(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
+def _windowed(values: Floats, centre: float, width: float, function: str) -> Floats:
     """Levels 0..1 of the window (PS3.3, C.11.2.1.2 and C.11.2.1.3)."""
     if not (np.isfinite([centre, width]).all() and width > 0):
         raise ValueError

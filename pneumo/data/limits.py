@@ -4,6 +4,7 @@ All readers share these limits: images.read, dicom.read and the checks of each f
 """
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from pneumo.versions import PIXEL_RULES
 MAX_BYTES = 128 * 2**20
 # The largest X-ray detectors give about 20 megapixels. Reading 50 megapixels with transparency takes 1 GB.
 MAX_PIXELS = 50_000_000
+
+# Decoding a scan of a JPEG visits every pixel, and a scan can be a hundred bytes. Usual files have up to 12.
+MAX_SCANNED_PIXELS = 12 * MAX_PIXELS
 
 Grey = NDArray[np.uint8]
 
@@ -40,6 +44,14 @@ def check_rule(pixels: int) -> None:
 def check_size(path: str | Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise BadImage(path, f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
+
+
+def check_scans(path: str | Path, stream: bytes, width: int, height: int) -> None:
+    """Raise BadImage for a JPEG `stream` whose scans would take too long to decode."""
+    # The marker that starts a scan; it cannot occur inside one. bytes.count takes three times as long.
+    scans = sum(1 for _ in re.finditer(b"\xff\xda", stream))
+    if scans * width * height > MAX_SCANNED_PIXELS:
+        raise BadImage(path, f"{scans} scans of {width} x {height} pixels would take too long")
 
 
 def check_file(path: str | Path) -> os.stat_result:

@@ -1,9 +1,12 @@
 """DICOM: the levels that a viewer shows, sizes checked before decoding, messages without patient data."""
 
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import odd_files
 
 from pneumo.data import dicom, levels
@@ -120,3 +123,51 @@ def test_a_refusal_does_not_show_the_patient(read, tmp_path: Path, caplog: pytes
         assert "SECRET" not in str(refused.value)
         count += 1
     assert count == 20 and "SECRET" not in caplog.text
+
+
+def test_a_jpeg_with_thousands_of_scans_is_refused_before_it_is_decoded(read, tmp_path: Path) -> None:
+    big = Image.fromarray(np.zeros((4000, 4000), np.uint8))
+    jpeg = odd_files.encoded(big, "JPEG", progressive=True)
+    scan = jpeg.rindex(b"\xff\xda")
+    bomb = jpeg[:-2] + jpeg[scan:-2] * 5000 + b"\xff\xd9"
+    content = odd_files.dicom(
+        np.zeros((4000, 4000), np.uint8), syntax="1.2.840.10008.1.2.4.50", frame=bomb, window=(128, 256)
+    )
+    assert len(content) < 2_000_000
+    began = time.monotonic()
+    with pytest.raises(BadImage, match="scans of 4000 x 4000 pixels would take too long"):
+        read(content)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+@pytest.mark.parametrize(
+    "keys", [{}, {"window": (2048, 4096)}, {"padding": 0}, {"padding": 0, "slope": 2, "intercept": -5}]
+)
+def test_levels_do_not_depend_on_the_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int, keys: dict
+) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'pneumo[dicom]'")
+    stored = DEEP.copy()
+    stored[:50] = 0
+    file = written(tmp_path, odd_files.dicom(stored, stored=12, **keys))
+    whole = dicom.read(file, pixels=pixels)
+    monkeypatch.setattr(dicom, "BLOCK", 1)
+    assert np.array_equal(dicom.read(file, pixels=pixels), whole) and len(np.unique(whole)) > 50
+
+
+def test_a_large_image_takes_few_bytes_for_each_pixel(tmp_path: Path) -> None:
+    """The file, the stored values and the grey levels; float64 for all pixels would take 30 bytes more."""
+    pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'pneumo[dicom]'")
+    side = 4000
+    dicom.read(written(tmp_path, odd_files.dicom(DEEP)))  # imports
+    file = written(
+        tmp_path, odd_files.dicom((np.indices((side, side)).sum(0) % 4096).astype(np.uint16), stored=12)
+    )
+    tracemalloc.start()
+    try:
+        dicom.read(file)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / side**2 < 12
