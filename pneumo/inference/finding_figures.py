@@ -11,7 +11,7 @@ a rare finding is in every draw. Draws in which a cell has no image are left out
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,9 +20,8 @@ from pneumo.evaluation.metrics import Floats, Ints
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.evaluation.statistics import PatientCounts, Weights
 from pneumo.inference.schema import Figure
-from pneumo.text import finite
+from pneumo.inference.scores import SCORES, Scored, areas, figure
 
-SCORES = ("auroc", "auprc", "accuracy", "recall", "specificity", "precision", "f1", "brier", "ece")
 # Of either value of a finding, in a paired test. Simulated: with findings of one patient, 14 to 20 % of the
 # tests of two equal models are significant at 5 %; of six patients and more, 7 %.
 FEWEST_PATIENTS = 5
@@ -79,7 +78,7 @@ def auroc_draws(test: SplitResult, weights: Weights) -> Floats:
     for k, label in enumerate(test.labels.T):
         known = label != multilabel.UNKNOWN
         if len(np.unique(label[known])) > 1:
-            draws.append(_areas(label[known], test.probabilities[known, k], weights[known])["auroc"])
+            draws.append(areas(label[known], test.probabilities[known, k], weights[known])["auroc"])
     return np.asarray(np.mean(draws, axis=0)) if draws else np.full(weights.shape[1], np.nan)
 
 
@@ -114,14 +113,8 @@ def _harmonic(patients: Sequence[int]) -> int:
     return max(1, round(len(some) / sum(1 / count for count in some))) if some else 0
 
 
-@dataclass(kw_only=True)
-class _OneFinding:
-    """One finding: its scores on the images whose label is known, and on every draw."""
-
-    observed: dict[str, float]
-    draws: dict[str, Floats]
-    counts: PatientCounts
-    called: int  # patients with an image that is called so
+class _OneFinding(Scored):
+    """Of the images whose label is known."""
 
     @classmethod
     def of(
@@ -138,7 +131,7 @@ class _OneFinding:
         draws = {}
         if len(known):
             draws = {
-                **_areas(truth, test.probabilities[known, k], some),
+                **areas(truth, test.probabilities[known, k], some),
                 **statistics.resampled_scores(truth, chances, some, threshold, parts=("counts", "losses")),
             }
         nothing = np.full(weights.shape[1], np.nan)
@@ -149,14 +142,8 @@ class _OneFinding:
             called=statistics.patients_of([test.patients[row] for row in known], chances >= threshold),
         )
 
-    def behind(self, score: str) -> float:
-        return self.called if score == "precision" else self.counts.behind(score)
-
     def figures(self) -> dict[str, Figure]:
-        return {
-            name: _figure(name, self.observed[name], self.draws[name], self.counts, self.behind(name))
-            for name in SCORES
-        }
+        return {name: self.figure(name, name) for name in SCORES}
 
 
 def _mean(score: str, each: Sequence[_OneFinding], test: SplitResult) -> Figure:
@@ -172,14 +159,4 @@ def _mean(score: str, each: Sequence[_OneFinding], test: SplitResult) -> Figure:
     counts = PatientCounts(normal=everyone - smaller, ill=smaller, all=everyone)
     observed = float(np.mean([one.observed[score] for one in some]))
     draws = np.mean([one.draws[score] for one in some], axis=0)
-    return _figure(score, observed, draws, counts, behind)
-
-
-def _areas(truth: Ints, probabilities: Floats, weights: Weights) -> dict[str, Floats]:
-    return statistics.resampled_scores(truth, probabilities, weights, parts=("areas",))
-
-
-def _figure(score: str, observed: float, draws: Floats, counts: PatientCounts, behind: float) -> Figure:
-    low, high = statistics.interval(score, observed, draws, counts, behind)
-    figure: Figure = finite({"value": observed, "low": low, "high": high})
-    return figure
+    return figure(score, observed, draws, counts, behind)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pneumo.evaluation import metrics, multiclass, statistics
+from pneumo.evaluation import class_statistics, metrics, multiclass, statistics
 from pneumo.evaluation.metrics import Floats, Ints
 from pneumo.evaluation.predictions import SplitResult
-from pneumo.evaluation.statistics import PatientCounts, Weights
+from pneumo.evaluation.statistics import Counts, PatientCounts, Weights
 from pneumo.inference.schema import Figure
 from pneumo.text import finite
 
@@ -39,7 +39,7 @@ def of_two(test: SplitResult, temperature: float, threshold: float) -> dict[str,
     figures = {}
     for name in SCORES:
         behind = called if name == "precision" else None
-        figures[name] = _figure(name, observed[name], draws[name], counts, behind)
+        figures[name] = figure(name, observed[name], draws[name], counts, behind)
     return figures
 
 
@@ -52,8 +52,9 @@ def of_many(
     classes. Brier, ECE and the scores `..._at_threshold` are of `calibrated` probabilities [N, K].
     """
     weights = resample(test)
+    of_class = multiclass.class_scores(test.labels, test.probabilities)
     each = [
-        _OneClass.of(test, calibrated, label, thresholds[name], weights)
+        _OneClass.of(test, calibrated, label, thresholds[name], weights, of_class[label])
         for label, name in enumerate(test.class_names)
     ]
     observed = multiclass.scores(test.labels, test.probabilities)
@@ -65,57 +66,53 @@ def of_many(
     draws["accuracy"] = statistics.resampled_scores(right, np.ones(len(right)), weights, parts=("counts",))[
         "accuracy"
     ]
-    everyone, by_class = each[0].counts.all, [one.counts.ill for one in each]
-    counts = PatientCounts(normal=everyone - min(by_class), ill=min(by_class), all=everyone)
-    behind = len(each) ** 2 / sum(1 / patients for patients in by_class) if min(by_class) else 0
-    figures = {
-        name: _figure(name, observed[name], draws[name], counts, everyone if name == "accuracy" else behind)
-        for name in SCORES
-    }
+    counts = class_statistics.ClassCounts.of(test.labels, test.patients, len(each))
+    figures = {name: figure(name, observed[name], draws[name], counts) for name in SCORES}
     return figures, dict(zip(test.class_names, [one.figures() for one in each], strict=True))
 
 
 def resample(test: SplitResult) -> Weights:
-    """`statistics.resample`; of more than two classes the draws with images of each class of the test set."""
-    weights = statistics.resample(test.labels, test.patients)
-    if not test.many:
-        return weights
-    drawn = [weights[test.labels == label].any(axis=0) for label in np.unique(test.labels)]
-    return weights[:, np.all(drawn, axis=0)]
+    """`class_statistics.resample` of the test set."""
+    return class_statistics.resample(test.labels, test.patients, len(test.class_names))
 
 
 def auroc_draws(test: SplitResult, weights: Weights) -> Floats:
     """AUROC, or of more than two classes its mean over the classes, on every draw."""
-    if not test.many:
-        return _areas(test.labels, test.probabilities, weights)["auroc"]
-    draws = [
-        _areas((test.labels == label).astype(np.int64), test.probabilities[:, label], weights)["auroc"]
-        for label in range(len(test.class_names))
+    return class_statistics.resampled_scores(test.labels, test.probabilities, weights, parts=("areas",))[
+        "auroc"
     ]
-    return np.asarray(np.mean(draws, axis=0))
 
 
 def smallest_class(test: SplitResult) -> int:
     """The number of patients of the class that has the fewest."""
-    if not test.many:
-        return PatientCounts.of(test.labels, test.patients).smaller_class
-    return min(
-        statistics.patients_of(test.patients, test.labels == label) for label in range(len(test.class_names))
-    )
+    return class_statistics.counts_of(test.labels, test.patients, len(test.class_names)).smaller_class
 
 
 @dataclass(kw_only=True)
-class _OneClass:
-    """One class against the rest: its scores on the images and on every draw."""
+class Scored:
+    """One class against the rest, or one finding: its scores on the images and on every draw."""
 
     observed: dict[str, float]
     draws: dict[str, Floats]
     counts: PatientCounts
     called: int  # patients with an image that is called so
 
+    def figure(self, name: str, kind: str) -> Figure:
+        """The score `name` of the given `kind` with its interval."""
+        behind = self.called if kind == "precision" else self.counts.behind(kind)
+        return figure(kind, self.observed[name], self.draws[name], self.counts, behind)
+
+
+class _OneClass(Scored):
     @classmethod
     def of(
-        cls, test: SplitResult, calibrated: Floats, label: int, threshold: float, weights: Weights
+        cls,
+        test: SplitResult,
+        calibrated: Floats,
+        label: int,
+        threshold: float,
+        weights: Weights,
+        observed: dict[str, float],
     ) -> "_OneClass":
         own = (test.labels == label).astype(np.int64)
         called = test.predictions == label
@@ -124,13 +121,13 @@ class _OneClass:
         )
         at_threshold = metrics.scores(own, calibrated[:, label], threshold)
         draws = {
-            **_areas(own, test.probabilities[:, label], weights),
+            **areas(own, test.probabilities[:, label], weights),
             **statistics.resampled_scores(own, called.astype(np.float64), weights, parts=("counts",)),
             **{name: reached[name] for name in OF_CALIBRATED},
             **{f"{name}_at_threshold": reached[name] for name in AT_THRESHOLD},
         }
         observed = {
-            **multiclass.class_scores(test.labels, test.probabilities)[label],
+            **observed,
             **{f"{name}_at_threshold": at_threshold[name] for name in AT_THRESHOLD},
         }
         if not own.any():
@@ -142,25 +139,19 @@ class _OneClass:
             called=statistics.patients_of(test.patients, called),
         )
 
-    def behind(self, score: str) -> float:
-        return self.called if score == "precision" else self.counts.behind(score)
-
     def figures(self) -> dict[str, Figure]:
         known = {name: name for name in OF_A_CLASS}
         known |= {f"{name}_at_threshold": name for name in AT_THRESHOLD}
-        return {
-            name: _figure(kind, self.observed[name], self.draws[name], self.counts, self.behind(kind))
-            for name, kind in known.items()
-        }
+        return {name: self.figure(name, kind) for name, kind in known.items()}
 
 
-def _areas(truth: Ints, probabilities: Floats, weights: Weights) -> dict[str, Floats]:
+def areas(truth: Ints, probabilities: Floats, weights: Weights) -> dict[str, Floats]:
+    """AUROC and AUPRC of one class or finding on every draw."""
     return statistics.resampled_scores(truth, probabilities, weights, parts=("areas",))
 
 
-def _figure(
-    score: str, observed: float, draws: Floats, counts: PatientCounts, behind: float | None
-) -> Figure:
+def figure(score: str, observed: float, draws: Floats, counts: Counts, behind: float | None = None) -> Figure:
+    """A score with its interval, `statistics.interval`; null where there is none."""
     low, high = statistics.interval(score, observed, draws, counts, behind)
-    figure: Figure = finite({"value": observed, "low": low, "high": high})
-    return figure
+    found: Figure = finite({"value": observed, "low": low, "high": high})
+    return found
