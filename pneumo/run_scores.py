@@ -12,7 +12,7 @@ from pneumo.data import cache, manifest
 from pneumo.data.loader import Split, splits
 from pneumo.data.pseudonyms import Pseudonyms
 from pneumo.data.settings import DataSettings
-from pneumo.evaluation import multiclass, multilabel, run_report
+from pneumo.evaluation import multiclass, run_report
 from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_any_predictions
 from pneumo.files import write_atomically
 from pneumo.inference import ood
@@ -269,8 +269,7 @@ def _record_test(
     """Record the test scores with the time, and print them. Those that are not defined are left out."""
     of_class = {}
     if plan.many:
-        kind = multilabel if result.multilabel else multiclass
-        of_class = kind.class_metrics(plan.class_names, result.labels, result.probabilities)
+        of_class = multiclass.class_metrics(plan.class_names, result.labels, result.probabilities)
         if words := run_report.undefined(result):
             print(f"note: {words}")
     if names.SCORED_TAG not in log.journal.tags_logged:  # a run killed in its report scores again

@@ -6,11 +6,14 @@ It imports torch while the first process tests the runs, and draws half of the f
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 
 from pneumo.comparison import figures
 from pneumo.comparison.content import Comparison, Cost
 from pneumo.comparison.figures import Rendered
 
+# By name, so that only the process that measures imports torch: it takes two seconds.
+NETWORK_COST = "pneumo.comparison.network_cost"
 MANY_RUNS = 20  # from here on, a second process saves more than its start costs
 
 
@@ -19,7 +22,7 @@ def start(runs: int) -> ProcessPoolExecutor | None:
     if runs < MANY_RUNS:
         return None
     process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-    process.submit(_network_cost)
+    process.submit(import_module, NETWORK_COST)
     return process
 
 
@@ -45,14 +48,6 @@ def render(comparison: Comparison, process: ProcessPoolExecutor | None) -> dict[
     return figures.render(comparison, slice(0, None, 2)) | others.result()
 
 
-def _network_cost(
-    name: str | None = None,
-    in_channels: int = 3,
-    image_size: int = 224,
-    classes: int = 2,
-    latency: bool = True,
-) -> Cost:
-    # Here, so that only the process that measures imports torch: it takes two seconds.
-    from pneumo.comparison import network_cost
-
-    return {} if name is None else network_cost.of(name, in_channels, image_size, classes, latency)
+def _network_cost(name: str, in_channels: int, image_size: int, classes: int, latency: bool) -> Cost:
+    cost: Cost = import_module(NETWORK_COST).of(name, in_channels, image_size, classes, latency)
+    return cost

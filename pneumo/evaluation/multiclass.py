@@ -108,8 +108,9 @@ def class_scores(labels: ArrayLike, probabilities: ArrayLike) -> list[dict[str, 
 def class_metrics(
     class_names: Sequence[str], labels: ArrayLike, probabilities: ArrayLike
 ) -> dict[str, float]:
-    """RECORDED of each class under the names that a run records: `class/<name>/auroc`."""
-    every = class_scores(labels, probabilities)
+    """RECORDED of each class or finding under the names that a run records: `class/<name>/auroc`."""
+    several = np.ndim(labels) == 2
+    every = (multilabel.finding_scores if several else class_scores)(labels, probabilities)
     return {
         f"class/{class_metric(name)}/{score}": of_class[score]
         for name, of_class in zip(class_names, every, strict=True)

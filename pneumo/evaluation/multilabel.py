@@ -13,11 +13,8 @@ from numpy.typing import ArrayLike
 from pneumo import UserError
 from pneumo.evaluation import metrics
 from pneumo.evaluation.metrics import Floats, Ints
-from pneumo.names import class_metric
 
 UNKNOWN = -1  # the label of a finding that is not known
-OF_A_FINDING = ("auroc", "auprc", "recall", "specificity", "precision", "f1", "ece")
-RECORDED = ("auroc", "recall", "precision", "f1")  # of each finding, as metrics of a run
 SCORES = (
     *("accuracy", "f1", "precision", "recall", "specificity", "auroc", "auprc", "brier", "ece"),
     *("balanced_accuracy", "mcc", "log_loss"),
@@ -90,18 +87,6 @@ def operating_points(
     return {
         name: metrics.operating_points(truth, chances) if len(truth) else {"half": 0.5}
         for name, (truth, chances) in zip(class_names, found, strict=True)
-    }
-
-
-def class_metrics(
-    class_names: Sequence[str], labels: ArrayLike, probabilities: ArrayLike
-) -> dict[str, float]:
-    """RECORDED of each finding under the names that a run records: `class/<name>/auroc`."""
-    every = finding_scores(labels, probabilities)
-    return {
-        f"class/{class_metric(name)}/{score}": of_finding[score]
-        for name, of_finding in zip(class_names, every, strict=True)
-        for score in RECORDED
     }
 
 
