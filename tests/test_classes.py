@@ -156,8 +156,9 @@ def test_runs_of_more_classes_are_compared(command: Command, tmp_path: Path, cla
     saved = json.loads((tmp_path / "page/comparison.json").read_text())
     assert len(saved["class_names"]) == classes and saved["configurations"][0]["seeds"] == [0, 1]
     assert saved["splits"]["train"]["classes"].keys() == {*saved["class_names"]}
-    done = recompute(tmp_path / "page/comparison.json", tmp_path / "mlartifacts")
-    assert done.count > 500 and done.largest < 1e-9, done.where
+    if classes == 3:  # of 15, scikit-learn takes minutes
+        done = recompute(tmp_path / "page/comparison.json", tmp_path / "mlartifacts")
+        assert done.count > 500 and done.largest < 1e-9, done.where
     wrong = command("compare", *line, "rank_by=luck")
     assert wrong.code == 2 and "rank_by=luck is not known" in wrong.err
 
