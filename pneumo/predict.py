@@ -1,9 +1,10 @@
 """`pneumo predict model=URI input=FILE_OR_DIR [output=FILE]`: apply a trained model to X-rays."""
 
 import sys
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pneumo import UserError, config
 from pneumo.run_lookup import model_of
@@ -11,7 +12,15 @@ from pneumo.tracking.registry import FORMS
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import check_device
 
+if TYPE_CHECKING:
+    from pneumo.inference.side_file import SideFile
+
 SUFFIXES = (".csv", ".json")
+# Keys that do not change a row, or whose part in it a record names otherwise: the model and the files.
+SAME_ROWS = (
+    *("model", "input", "output", "resume", "ui", "port", "device", "num_workers"),
+    *("output_dir", "cache_dir", "tracking"),
+)
 
 
 @dataclass(kw_only=True)
@@ -21,6 +30,7 @@ class PredictConfig:
     model: str | None = None
     input: Any = None  # a path, or a list of them
     output: str = "predictions.csv"
+    resume: bool = False
     threshold: float | None = None
     explain: bool = False
     explain_class: str | None = None
@@ -68,9 +78,9 @@ def main() -> None:
 
 
 def predict(settings: PredictConfig) -> int:
-    """Write a row for every file as soon as it is known; 1 if some file could not be read."""
+    """Write a row for every file; 1 if some file could not be read."""
     # They import torch, which takes seconds: --help does without.
-    from pneumo.inference import inputs, output, predictor, web_page
+    from pneumo.inference import explain, inputs, output, predictor, record, web_page
 
     given = [] if settings.ui else settings.inputs
     found = inputs.find_all(given)
@@ -90,10 +100,20 @@ def predict(settings: PredictConfig) -> int:
         print(f"note: {note}")
     if settings.ui:
         return web_page.serve(model, settings.port)
+    if settings.explain:
+        explain.check(model.bundle)
     path = Path(settings.output).expanduser()
+    changing = {key: value for key, value in asdict(settings).items() if key not in SAME_ROWS}
+    rows = output.PredictionFile(
+        path,
+        model.bundle.class_names,
+        record=record.of(model, found, changing),
+        resume=settings.resume,
+    )
     counts: dict[str, int] = {}
-    try:
-        with output.PredictionFile(path, model.bundle.class_names) as file:
+    with rows as file:
+        _print_start(file.side, settings.resume)
+        try:
             output.write_all(
                 model,
                 found,
@@ -102,10 +122,29 @@ def predict(settings: PredictConfig) -> int:
                 batch_size=settings.batch_size,
                 explain_below=inputs.common_root(given) if settings.explain else None,
             )
-    finally:  # also after Ctrl-C: what is written stays
-        done = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-        print(f"{done}; {path}\n{predictor.DISCLAIMER}")
+        except BaseException:  # also Ctrl-C
+            with suppress(UserError):  # a full disk: what is not written is not counted
+                file.flush()
+            print(
+                f"stopped after {len(file.side):,} of {len(found.files) + len(found.outside):,} files. "
+                f"{path} is as it was; add resume=true to the same command to continue."
+            )
+            raise
+    done = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+    print(f"{done}; {path}\n{predictor.DISCLAIMER}")
     return 1 if counts.get(output.UNREADABLE) else 0
+
+
+def _print_start(side: "SideFile", resume: bool) -> None:
+    if len(side):
+        print(f"note: {len(side):,} rows are in {side.path} already; the prediction continues after them.")
+    elif resume:
+        print(f"note: resume=true: {side.path} holds no row, so the prediction begins.")
+    elif side.given_up:
+        print(
+            f"note: {side.given_up:,} rows of a stopped prediction are given up and computed again; "
+            "resume=true keeps such rows."
+        )
 
 
 if __name__ == "__main__":

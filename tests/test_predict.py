@@ -1,18 +1,27 @@
 """`pneumo predict`: one row per file, whatever the files are."""
 
 import csv
+import importlib.util
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.commands import Ending
+from support.commands import Ending, environment
 from support.images import picture, save
 from support.model_runs import image_folder
 
 from pneumo.data import images
 from pneumo.inference import model_folder, output
+from pneumo.inference.predictor import Prediction
 
 Command = Callable[..., Ending]
 
@@ -59,30 +68,105 @@ def test_a_row_a_file_in_order_and_the_others_go_on(
     assert none.code == 0 and table(tmp_path / "one.csv")[0]["decision"] == "NORMAL"
 
 
-def test_what_is_written_stays_when_it_is_stopped(
+def test_a_stopped_prediction_leaves_the_old_output_and_continues(
     command: Command, made_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = image_folder(tmp_path, 9)
+    (folder / "5b.png").write_bytes(b"no image")
     flush, calls = output.PredictionFile.flush, []
 
     def stopped(rows: output.PredictionFile) -> None:
         flush(rows)
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 3:  # the first is of the links
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(output.PredictionFile, "flush", stopped)
-    for name, read in (("out.csv", table), ("out.json", lambda file: json.loads(file.read_text()))):
+    for name, old in (("out.csv", "path\nold\n"), ("out.json", "[]")):
+        arguments = (f"model={made_models['resnet18']}", f"input={folder}", "batch_size=2")
+        whole = command("predict", *arguments, f"output=whole{Path(name).suffix}")
+        assert whole.code == 1
+        (tmp_path / name).write_text(old)
         calls.clear()
-        arguments = (f"model={made_models['resnet18']}", f"input={folder}", f"output={name}", "batch_size=2")
-        ending = command("predict", *arguments)
-        assert ending.code == 130 and "stopped" in ending.err
-        assert [Path(row["path"]).name for row in read(tmp_path / name)] == [
-            "0.png",
-            "1.png",
-            "2.png",
-            "3.png",
-        ]
+        with monkeypatch.context() as patched:
+            patched.setattr(output.PredictionFile, "flush", stopped)
+            ending = command("predict", *arguments, f"output={name}")
+        assert ending.code == 130 and "stopped after 4 of 10 files" in ending.out
+        assert "add resume=true" in ending.out and (tmp_path / name).read_text() == old
+        side = tmp_path / f"{name}.part"
+        with side.open("a") as torn:
+            torn.write('{"row": {"path"')
+        assert len(side.read_text().splitlines()) == 6
+        other = command("predict", *arguments, f"output={name}", "resume=true", "threshold=0.3")
+        assert other.code == 1 and "threshold was null and is 0.3" in other.err
+        assert "4 rows" in other.err and side.is_file()
+        ending = command("predict", *arguments, f"output={name}", "resume=true")
+        assert ending.code == 1 and "4 rows are in out" in ending.out, ending.err
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"whole{Path(name).suffix}").read_bytes()
+        assert whole.out.splitlines()[0].partition(";")[0] in ending.out, "the counts are those of all files"
+        assert not side.exists()
+
+
+def test_a_stopped_prediction_begins_again_unless_resume_is_set(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = image_folder(tmp_path, 2)
+    arguments = (f"model={made_models['resnet18']}", f"input={folder}", "output=out.csv")
+    none = command("predict", *arguments, "resume=true")
+    assert none.code == 0 and "holds no row" in none.out
+    with output.PredictionFile(tmp_path / "out.csv") as file, suppress(RuntimeError):
+        file.write(Prediction(path="old.png"))
+        file.flush()
+        shutil.copy(tmp_path / "out.csv.part", tmp_path / "kept")
+    shutil.move(tmp_path / "kept", tmp_path / "out.csv.part")
+    again = command("predict", *arguments)
+    assert again.code == 0 and "1 rows of a stopped prediction are given up" in again.out
+    assert [Path(row["path"]).name for row in table(tmp_path / "out.csv")] == ["0.png", "1.png"]
+
+
+def test_a_killed_prediction_continues_to_the_same_bytes(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = image_folder(tmp_path, 4)
+    for number in range(4, 400):
+        os.link(folder / f"{number % 4}.png", folder / f"{number}.png")
+    (folder / "7b.png").write_bytes(b"no image")
+    arguments = [f"model={made_models['resnet18']}", f"input={folder}", "batch_size=3", "num_workers=2"]
+    for name in ("out.csv", "out.json"):
+        (tmp_path / name).write_text("what was there before")
+        side = tmp_path / f"{name}.part"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pneumo", "predict", *arguments, f"output={name}"],
+            cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        while process.poll() is None and (not side.exists() or side.read_bytes().count(b"\n") < 10):
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert (tmp_path / name).read_text() == "what was there before"
+        rows = side.read_bytes().count(b"\n") - 1
+        assert 9 <= rows < 401
+        continued = command("predict", *arguments, f"output={name}", "resume=true")
+        assert continued.code == 1 and "the prediction continues after them" in continued.out
+        undisturbed = command("predict", *arguments, f"output=whole{Path(name).suffix}")
+        assert undisturbed.code == 1
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"whole{Path(name).suffix}").read_bytes()
+
+
+def test_without_captum_nothing_is_touched(
+    command: Command, made_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder(tmp_path, 1)
+    (tmp_path / "out.csv").write_text("path\nold\n")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "captum" else find_spec(name, *more)
+    )
+    ending = command(
+        "predict", f"model={made_models['resnet18']}", f"input={folder}", "output=out.csv", "explain=true"
+    )
+    assert ending.code == 1 and "explain=true needs captum: pip install 'pneumo[explain]'" in ending.err
+    assert (tmp_path / "out.csv").read_text() == "path\nold\n"
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.csv"]
 
 
 def test_overlays_lie_under_the_names_of_their_images(

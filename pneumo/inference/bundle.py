@@ -239,13 +239,16 @@ class Bundle:
             chances = head.probabilities(logits.double(), self.model["num_classes"], self.multilabel)
             return np.asarray(chances.cpu().numpy())
 
-    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+    def precision_on(self, device: torch.device) -> str:
         """The run's precision; float32 on a CPU without it, which may change the third decimal."""
+        lacks_it = device.type == "cpu" and not (self.precision == "bf16" and cpu_has_bf16())
+        return "float32" if lacks_it else self.precision
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The context in which torch computes in `precision_on` the device."""
         if device.type == "cuda":
             allow_tf32(self.precision == "tf32")
-        if device.type == "cpu" and not (self.precision == "bf16" and cpu_has_bf16()):
-            return nullcontext()
-        dtype = autocast_dtype(self.precision, device)
+        dtype = autocast_dtype(self.precision_on(device), device)
         return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
     @cached_property

@@ -5,6 +5,7 @@ coarse resolution (one thirty-second of the image's side). A wrong answer has a 
 right one. A test draws the weights again and checks that the map changes (Adebayo et al., NeurIPS 2018).
 """
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,10 +44,9 @@ def overlay(
     no region raises the score of the class. Computed in float32 on the device of `network` (default: a
     network on the CPU). UserError if captum is not installed, or if no stage of the network is known.
     """
-    try:
-        from captum.attr import LayerGradCam
-    except ImportError:
-        raise UserError("explain=true needs captum: pip install pneumo[explain]") from None
+    check(bundle)
+    from captum.attr import LayerGradCam  # an extra package
+
     model = network if network is not None else bundle.network()
     stage = model.get_submodule(_stage(bundle.model["name"]))
     images = torch.as_tensor(batch).to(next(model.parameters()).device)
@@ -58,6 +58,13 @@ def overlay(
     peak = maps.amax((1, 2), keepdim=True)
     scaled = (maps / peak.clamp_min(torch.finfo(maps.dtype).tiny)).clamp(0, 1)
     return np.asarray(scaled.float().cpu().numpy())
+
+
+def check(bundle: Bundle) -> None:
+    """UserError if captum is not installed, or if no stage of the network is known."""
+    if importlib.util.find_spec("captum") is None:
+        raise UserError("explain=true needs captum: pip install 'pneumo[explain]'")
+    _stage(bundle.model["name"])
 
 
 def _stage(name: str) -> str:

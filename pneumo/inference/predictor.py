@@ -227,6 +227,10 @@ class Predictor:
             )
         return notes
 
+    def files_per_batch(self, batch_size: int) -> int:
+        """How many files `predict` computes together."""
+        return evaluation_batch(batch_size, self.bundle.image_size, self.device)
+
     def refused(self, path: str | Path, reason: str) -> Prediction:
         """The answer for a file that cannot be predicted."""
         return Prediction(path=str(path), model=self.bundle.version, error=reason)
@@ -240,7 +244,7 @@ class Predictor:
         a CPU fewer.
         """
         remaining = iter(paths)
-        images_per_batch = evaluation_batch(batch_size, self.bundle.image_size, self.device)
+        images_per_batch = self.files_per_batch(batch_size)
         waiting: deque[Future[list[tuple[Prediction, PreparedImage | None]]]] = deque()
         try:
             while True:

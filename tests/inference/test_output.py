@@ -41,14 +41,23 @@ def test_csv_and_json_hold_the_same_values(tmp_path: Path) -> None:
     assert rows[2]["error"] == listed[2]["error"] == BAD.error
 
 
-def test_json_is_whole_also_without_rows_and_after_an_error(tmp_path: Path) -> None:
+def test_json_is_whole_also_without_rows(tmp_path: Path) -> None:
     with output.PredictionFile(tmp_path / "none.json"):
         pass
     assert json.loads((tmp_path / "none.json").read_text()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["none.json"]
+
+
+def test_after_an_error_the_old_file_and_the_new_rows_stay(tmp_path: Path) -> None:
+    (tmp_path / "cut.json").write_text("[1]")
     with pytest.raises(KeyboardInterrupt), output.PredictionFile(tmp_path / "cut.json") as file:
         file.write(GOOD)
         raise KeyboardInterrupt
-    assert [row["path"] for row in json.loads((tmp_path / "cut.json").read_text())] == [GOOD.path]
+    assert (tmp_path / "cut.json").read_text() == "[1]"
+    with output.PredictionFile(tmp_path / "cut.json", resume=True) as file:
+        assert len(file.side) == 1
+        file.write(BAD)
+    assert [row["path"] for row in json.loads((tmp_path / "cut.json").read_text())] == [GOOD.path, BAD.path]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
