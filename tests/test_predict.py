@@ -183,7 +183,23 @@ def test_overlays_lie_under_the_names_of_their_images(
     for name in ("0.png", "1.png", "deeper/0.png"):
         assert rows[name]["overlay"] == f"out_overlays/{name}.png"
         with Image.open(tmp_path / rows[name]["overlay"]) as overlay:
-            assert overlay.width >= 2 * overlay.height - 60
+            assert overlay.width == 60 * 7 and overlay.height > 48 * 7, "enlarged, with a legend below"
+
+
+def test_overlays_of_long_names_do_not_collide(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("captum", reason="captum is not installed: pip install 'pneumo[explain]'")
+    names = ["a" * 240 + f"{number}.png" for number in range(2)] + ["肺" * 80 + ".png", "x\udcff.png"]
+    for number, name in enumerate(names):
+        save(picture(0, number), tmp_path / "in" / name)
+    ending = command(
+        "predict", f"model={made_models['resnet18']}", "input=in", "output=out.csv", "explain=true"
+    )
+    assert ending.code == 0, ending.err
+    overlays = [row["overlay"] for row in table(tmp_path / "out.csv")]
+    assert len({*overlays}) == 4 and all((tmp_path / overlay).is_file() for overlay in overlays)
+    assert all(len(os.fsencode(Path(overlay).name)) < 240 for overlay in overlays)
 
 
 @pytest.mark.parametrize(

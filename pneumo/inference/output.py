@@ -1,6 +1,7 @@
 """What `pneumo predict` leaves on disk: a CSV or JSON file of predictions, and a folder of overlays."""
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from pneumo.names import CLASS_NAMES, many_classes
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
 THRESHOLD = "threshold_"  # before the name of a class; its probability has the prefix of predictions/*.csv
-MAX_NAME_LENGTH = 200  # characters of an image's name in the name of its overlay
+MAX_NAME_BYTES = 200  # of an image's name in the name of its overlay; file systems take 255 in all
 UNREADABLE = "could not be read"
 NO_FINDING = "without a finding"  # images of several findings that reach none of their thresholds
 
@@ -180,7 +181,9 @@ def write_all(
         for path in found.outside:
             write(predictor.refused(path, "a link that leads out of the folder"))
         output.flush()
-    batches = predictor.predict(found.files[done:], batch_size=batch_size)
+    batches = predictor.predict(
+        found.files[done:], batch_size=batch_size, keep_grey=explain_below is not None
+    )
     overlays = output.path.with_name(f"{output.path.stem}_overlays")
     with tqdm(total=len(found.files), initial=done, desc="Predict", disable=None, leave=False) as bar:
         for batch in batches:
@@ -219,9 +222,18 @@ def _write_overlays(
     squares = np.stack([image.square for _, image in good])
     maps = predictor.overlays([prediction for prediction, _ in good], squares)
     for (prediction, image), heat in zip(good, maps, strict=True):
-        name = relative_name(Path(prediction.path), root)
-        file = folder / name.with_name(
-            name.name[:MAX_NAME_LENGTH] + ".png"
-        )  # x.jpeg and x.png may both exist
-        explain.write(file, image.square, heat, predictor.caption(prediction))
+        file = folder / overlay_name(relative_name(Path(prediction.path), root))
+        explain.write(file, predictor.overlay_on(prediction, image, heat))
         prediction.overlay = str(file)
+
+
+def overlay_name(name: Path) -> Path:
+    """The name of an image's overlay: its own, and .png, because x.jpeg and x.png may both exist.
+
+    A long name is cut by bytes, which is what file systems count. Then a hash of the whole name is in it.
+    """
+    whole = os.fsencode(name.name)
+    if len(whole) <= MAX_NAME_BYTES:
+        return name.with_name(name.name + ".png")
+    cut = whole[:MAX_NAME_BYTES].decode("utf-8", errors="ignore")
+    return name.with_name(f"{cut}-{hashlib.sha256(whole).hexdigest()[:16]}.png")

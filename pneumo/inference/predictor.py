@@ -1,5 +1,7 @@
 """Applies a trained model to files: one prediction per file, also for files that cannot be read."""
 
+import copy
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
 
 from pneumo import UserError, one_of
-from pneumo.data.images import largest_undeclared, preprocess, read_with_colour
+from pneumo.data.images import Placement, largest_undeclared, placement, preprocess, read_with_colour
 from pneumo.data.limits import BadImage, Grey
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.workers import worker_count
@@ -23,6 +27,7 @@ from pneumo.names import CONFIG, TEST_SELECTED
 from pneumo.tracking import registry
 
 DISCLAIMER = "Not a medical device: for research and teaching, not for patient care."
+SHOWN_SIDE = 2048  # pixels of the longer side of an overlay at most
 BATCHES_AHEAD = 2  # batches that run or wait, per thread
 
 
@@ -68,7 +73,8 @@ class Prediction:
 class PreparedImage:
     """One image as the model takes it, and what the file shows besides.
 
-    `square` is uint8 [S, S]; `grey` is the image as read where asked for, else the square. `largest` is the
+    `square` is uint8 [S, S]; `grey` is the image as read where asked for, reduced to at most SHOWN_SIDE
+    pixels a side, else the square. `placement` is then where the image is in the square. `largest` is the
     largest value of a 16-bit file that does not declare its range, else None.
     """
 
@@ -76,6 +82,7 @@ class PreparedImage:
     grey: Grey
     colour_share: float
     largest: int | None = None
+    placement: Placement | None = None
 
 
 class Predictor:
@@ -107,6 +114,8 @@ class Predictor:
         self.given_threshold = threshold
         self.workers = worker_count(num_workers)
         self.pool = ThreadPoolExecutor(self.workers, initializer=self._start_worker)
+        self._explaining = threading.Lock()
+        self._explained_network: nn.Module | None = None
         self.detector = ood.OodDetector(bundle.ood_reference) if bundle.ood_reference else None
 
     def _start_worker(self) -> None:
@@ -123,7 +132,17 @@ class Predictor:
         grey, colour_share = read_with_colour(path, pixels=rule, white=white)
         largest = largest_undeclared(path) if rule > 1 and white is not None else None
         square = preprocess(grey, **self.bundle.preprocess)
-        return PreparedImage(square, np.asarray(grey) if keep_grey else square, colour_share, largest)
+        if not keep_grey:
+            return PreparedImage(square, square, colour_share, largest)
+        known = self.bundle.preprocess
+        at = placement(
+            grey,
+            image_size=known["image_size"],
+            crop_black=known["crop_black"],
+            pixels=self.bundle.pixel_rule,
+        )
+        grey.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        return PreparedImage(square, np.asarray(grey), colour_share, largest, at)
 
     def predictions(self, paths: Sequence[str], images: Sequence[PreparedImage]) -> list[Prediction]:
         """The model's answers for prepared `images`; `paths` are their names in the answers."""
@@ -190,15 +209,20 @@ class Predictor:
             return max(prediction.classes, key=lambda one: one.probability).name
         return prediction.decision if self.bundle.many else self.bundle.class_names[1]
 
-    def caption(self, prediction: Prediction) -> str | None:
-        """The class that an overlay names; None if it is PNEUMONIA of two classes, as nobody asked."""
-        asked = self.bundle.many or self.explain_class is not None
-        return self.explained(prediction) if asked else None
-
     def overlays(self, predictions: Sequence[Prediction], squares: NDArray[np.uint8]) -> explain.Maps:
         """Grad-CAM maps [B, S, S] of prepared squares [B, S, S], each of the class that `explained` names."""
         labels = [self.bundle.class_names.index(self.explained(one)) for one in predictions]
-        return explain.overlay(self.bundle, squares, self.network, labels)
+        # captum hooks the network that it explains, and other threads compute with self.network meanwhile.
+        with self._explaining:
+            if self._explained_network is None:
+                self._explained_network = copy.deepcopy(self.network)
+            return explain.overlay(self.bundle, squares, self._explained_network, labels)
+
+    def overlay_on(self, prediction: Prediction, image: PreparedImage, heat: explain.Maps) -> Image.Image:
+        """The map [S, S] of a prediction laid on its image, which was prepared with keep_grey."""
+        assert image.placement is not None
+        laid = explain.on_image(heat, image.grey, image.placement)
+        return explain.picture(image.grey, laid, self.explained(prediction))
 
     def warnings(self, image: PreparedImage) -> list[str]:
         """Why the probability of `image` may mean nothing."""

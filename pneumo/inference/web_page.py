@@ -20,7 +20,6 @@ from PIL import Image
 
 from pneumo import UserError
 from pneumo.data.images import MAX_BYTES, BadImage, Grey
-from pneumo.inference import explain
 from pneumo.inference.predictor import DISCLAIMER, Prediction, Predictor, PreparedImage
 
 if TYPE_CHECKING:
@@ -154,15 +153,12 @@ def _shown_of_findings(predictor: Predictor, prediction: Prediction) -> dict[str
 
 
 def _overlay(predictor: Predictor, prepared: PreparedImage, prediction: Prediction) -> str | None:
-    """The map laid over the square that the model saw; None if captum is not installed."""
+    """The map laid over the image; None if captum is not installed."""
     try:
         (heat,) = predictor.overlays([prediction], prepared.square[None].copy())
     except UserError:
         return None
-    with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
-        explain.write(Path(folder) / "overlay.png", prepared.square, heat, predictor.caption(prediction))
-        with Image.open(Path(folder) / "overlay.png") as picture:
-            return _data_uri(picture.copy())
+    return _data_uri(predictor.overlay_on(prediction, prepared, heat))
 
 
 def _data_uri(picture: "Grey | Image.Image") -> str:

@@ -228,7 +228,7 @@ def test_a_row_of_findings_lists_those_that_reach_their_thresholds(
         assert [one.threshold for one in row.classes] == [*thresholds.values()]
         found = [name for name, one in zip(FINDINGS, called, strict=True) if one]
         assert row.reached == found and row.decision == "|".join(found)
-        assert predictor.explained(row) == predictor.caption(row) == FINDINGS[chances.argmax()]
+        assert predictor.explained(row) == FINDINGS[chances.argmax()]
     assert Predictor(bundle, explain_class=FINDINGS[1]).explained(rows[0]) == FINDINGS[1]
     (all_of_them,) = Predictor(bundle, threshold=0.0).predict(files[:1])
     assert all_of_them[0][0].decision == "|".join(FINDINGS)
