@@ -1,6 +1,8 @@
 """`pneumo predict model=URI input=FILE_OR_DIR [output=FILE]`: apply a trained model to X-rays."""
 
+import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from pneumo import UserError, config
 from pneumo.run_lookup import model_of
+from pneumo.text import printable, utc_now
+from pneumo.tracking.journal import redact
 from pneumo.tracking.registry import FORMS
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import check_device
 
 if TYPE_CHECKING:
+    from pneumo.inference.output import PredictionFile
     from pneumo.inference.side_file import SideFile
 
 SUFFIXES = (".csv", ".json")
@@ -32,6 +37,7 @@ class PredictConfig:
     output: str = "predictions.csv"
     resume: bool = False
     threshold: float | None = None
+    dicom_uids: bool = False
     explain: bool = False
     explain_class: str | None = None
     ui: bool = False
@@ -83,9 +89,11 @@ def predict(settings: PredictConfig) -> int:
     from pneumo.inference import explain, inputs, output, predictor, record, web_page
 
     given = [] if settings.ui else settings.inputs
-    found = inputs.find_all(given)
+    path = Path(settings.output).expanduser()
+    found = inputs.find_all(given, output.own_files(path))
     if found.left_out:
-        print(f"note: {len(found.left_out)} other files are left out: {', '.join(found.left_out[:3])}")
+        names = printable(", ".join(found.left_out[:3]))
+        print(f"note: {len(found.left_out)} other files are left out: {names}")
     uri = settings.tracking.uri or ""
     model, notes = predictor.load(
         model_of(str(settings.model), settings.output_dir, uri),
@@ -97,17 +105,18 @@ def predict(settings: PredictConfig) -> int:
         explain_class=settings.explain_class,
     )
     for note in notes:
-        print(f"note: {note}")
+        print(f"note: {printable(note)}")
     if settings.ui:
         return web_page.serve(model, settings.port)
     if settings.explain:
         explain.check(model.bundle)
-    path = Path(settings.output).expanduser()
     changing = {key: value for key, value in asdict(settings).items() if key not in SAME_ROWS}
+    known, started = record.of(model, found, changing), utc_now()
     rows = output.PredictionFile(
         path,
         model.bundle.class_names,
-        record=record.of(model, found, changing),
+        dicom_uids=settings.dicom_uids,
+        record=known,
         resume=settings.resume,
     )
     counts: dict[str, int] = {}
@@ -127,19 +136,46 @@ def predict(settings: PredictConfig) -> int:
                 file.flush()
             print(
                 f"stopped after {len(file.side):,} of {len(found.files) + len(found.outside):,} files. "
-                f"{path} is as it was; add resume=true to the same command to continue."
+                f"{printable(path)} is as it was; add resume=true to the same command to continue."
             )
             raise
-    done = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-    print(f"{done}; {path}\n{predictor.DISCLAIMER}")
-    return 1 if counts.get(output.UNREADABLE) else 0
+        file.provenance = lambda digest: record.provenance(
+            model,
+            known,
+            output=path,
+            output_sha256=digest,
+            command=redact(shlex.join(["pneumo", "predict", *sys.argv[1:]])),
+            started=started,
+            inputs=given,
+            outcomes=counts,
+        )
+    _print_end(counts, rows)
+    print(predictor.DISCLAIMER)
+    return 1 if rows.unreadable or not rows.rows else 0
+
+
+def _print_end(counts: Mapping[str, int], rows: "PredictionFile") -> None:
+    """Print the outcomes, what was skipped, and the first files that could not be read."""
+    from pneumo.inference.output import SHOWN, SKIPPED
+
+    skipped = {name.removeprefix(SKIPPED): n for name, n in counts.items() if name.startswith(SKIPPED)}
+    done = ", ".join(f"{n} {name}" for name, n in counts.items() if not name.startswith(SKIPPED))
+    print(f"{done or 'nothing'}; {printable(rows.path)}")
+    if skipped:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(skipped.items(), key=lambda item: -item[1]))
+        print(f"{sum(skipped.values())} DICOM files are not radiographs and were skipped: {kinds}")
+    for line in rows.unreadable[:SHOWN]:
+        print(f"could not be read: {printable(line)}")
+    if len(rows.unreadable) > SHOWN:
+        print(f"and {len(rows.unreadable) - SHOWN:,} more: see the column error")
 
 
 def _print_start(side: "SideFile", resume: bool) -> None:
+    name = printable(side.path)
     if len(side):
-        print(f"note: {len(side):,} rows are in {side.path} already; the prediction continues after them.")
+        print(f"note: {len(side):,} rows are in {name} already; the prediction continues after them.")
     elif resume:
-        print(f"note: resume=true: {side.path} holds no row, so the prediction begins.")
+        print(f"note: resume=true: {name} holds no row, so the prediction begins.")
     elif side.given_up:
         print(
             f"note: {side.given_up:,} rows of a stopped prediction are given up and computed again; "

@@ -1,6 +1,7 @@
 """`pneumo predict`: one row per file, whatever the files are."""
 
 import csv
+import hashlib
 import importlib.util
 import json
 import os
@@ -13,12 +14,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from support import odd_files
 from support.commands import Ending, environment
 from support.images import picture, save
 from support.model_runs import image_folder
 
+from pneumo import __version__
 from pneumo.data import images
 from pneumo.inference import model_folder, output
 from pneumo.inference.predictor import Prediction
@@ -184,6 +189,96 @@ def test_overlays_lie_under_the_names_of_their_images(
         assert rows[name]["overlay"] == f"out_overlays/{name}.png"
         with Image.open(tmp_path / rows[name]["overlay"]) as overlay:
             assert overlay.width == 60 * 7 and overlay.height > 48 * 7, "enlarged, with a legend below"
+
+
+def test_the_same_folder_twice_gives_the_same_rows(
+    command: Command, made_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("captum", reason="captum is not installed: pip install 'pneumo[explain]'")
+    monkeypatch.chdir(image_folder(tmp_path, 2))
+    arguments = (f"model={made_models['resnet18']}", "input=.", "explain=true")
+    first = command("predict", *arguments)
+    before = Path("predictions.csv").read_bytes()
+    for more in ([], ["output=second.csv"], []):
+        again = command("predict", *arguments, *more)
+        assert again.code == 0
+        assert [row["path"] for row in table(Path("predictions.csv"))] == ["./0.png", "./1.png"]
+    assert Path("predictions.csv").read_bytes() == before and "left out" not in first.out
+
+
+def test_the_name_of_a_file_does_not_steer_the_terminal(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = image_folder(tmp_path, 1)
+    for name in ("bad\x1b[31m.png", "not utf-8 \udcff.png", "left\x1b[2J\udcff.txt"):
+        (folder / name).write_bytes(b"no image")
+    ending = command("predict", f"model={made_models['resnet18']}", f"input={folder}", "output=o\x1b[1m.csv")
+    assert ending.code == 1 and "\x1b" not in ending.out + ending.err
+    assert r"left\x1b[2J\udcff.txt" in ending.out and r"could not be read: " in ending.out
+    assert [row["path"] for row in table(tmp_path / "o\x1b[1m.csv")][1:] == [
+        str(folder / "bad\x1b[31m.png"),
+        str(folder / "not utf-8 \udcff.png"),
+    ]
+
+
+def test_the_first_ten_unreadable_files_are_listed(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = image_folder(tmp_path, 1)
+    for number in range(12):
+        (folder / f"bad{number:02d}.png").write_bytes(b"no image")
+    ending = command("predict", f"model={made_models['resnet18']}", f"input={folder}", "output=out.csv")
+    listed = [line for line in ending.out.splitlines() if line.startswith("could not be read: ")]
+    assert ending.code == 1 and len(listed) == 10 and "bad00.png: not a JPEG" in listed[0]
+    assert "and 2 more: see the column error" in ending.out and "12 could not be read" in ending.out
+
+
+def test_an_archive_of_dicom_files_is_skipped_by_kind(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'pneumo[dicom]'")
+    shipped = Path(pydicom.__file__).parent / "data" / "test_files"
+    deep = np.arange(48 * 60, dtype=np.uint16).reshape(48, 60)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(odd_files.dicom(deep, modality="DX"))
+    for name in ("CT_small.dcm", "MR_small.dcm", "DICOMDIR", "reportsi.dcm", "rtplan.dcm"):
+        shutil.copy(next(shipped.rglob(name)), folder)
+    (folder / "cut.dcm").write_bytes(odd_files.dicom(deep)[:300])
+    model = f"model={made_models['resnet18']}"
+    ending = command("predict", model, f"input={folder}", "output=out.csv", "dicom_uids=true")
+    assert "5 DICOM files are not radiographs and were skipped: " in ending.out, ending.out + ending.err
+    for kind in ("1 CT", "1 MR", "1 DICOMDIR", "1 SR", "1 RT"):
+        assert kind in ending.out
+    rows = table(tmp_path / "out.csv")
+    assert [Path(row["path"]).name for row in rows] == ["1.dcm", "cut.dcm"] and ending.code == 1
+    assert [*rows[0]][-2:] == ["study_uid", "sop_uid"] and not rows[0]["error"]
+    facts = json.loads((tmp_path / "out.csv.provenance.json").read_text())
+    assert facts["outcomes"]["skipped: CT"] == 1 and facts["settings"]["dicom_uids"] is True
+    named = command("predict", model, f"input={folder / 'CT_small.dcm'}", "output=one.csv")
+    assert named.code == 1 and "modality CT; only CR and DX can be chest X-rays" in named.out
+    (folder / "1.dcm").unlink()
+    (folder / "cut.dcm").unlink()
+    none = command("predict", model, f"input={folder}", "output=none.csv")
+    assert none.code == 1 and "nothing; none.csv" in none.out and table(tmp_path / "none.csv") == []
+
+
+def test_the_provenance_says_what_made_the_output(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = image_folder(tmp_path, 2)
+    model = made_models["resnet18"]
+    uri = f"tracking.uri=http://me:secret@127.0.0.1:{1}"
+    assert command("predict", f"model={model}", f"input={folder}", "output=a b.csv", uri).code == 0
+    facts = json.loads((tmp_path / "a b.csv.provenance.json").read_text())
+    assert facts["output_sha256"] == hashlib.sha256((tmp_path / "a b.csv").read_bytes()).hexdigest()
+    weights = hashlib.sha256((model / "checkpoints" / "best.safetensors").read_bytes()).hexdigest()
+    assert facts["model"]["weights_sha256"] == weights and facts["model"]["version"] == str(model)
+    assert facts["pneumo"] == __version__ and facts["command"].startswith("pneumo predict model=")
+    assert "secret" not in json.dumps(facts) and "'output=a b.csv'" in facts["command"]
+    assert facts["backend"]["torch"] == torch.__version__ and facts["backend"]["precision"] == "float32"
+    assert facts["settings"]["threshold"] is None and "weights" not in facts["settings"]
+    assert sum(facts["outcomes"].values()) >= 2 and facts["started"] <= facts["finished"]
 
 
 def test_overlays_of_long_names_do_not_collide(

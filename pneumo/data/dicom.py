@@ -6,6 +6,7 @@ pydicom, and pylibjpeg for compressed images: pip install 'pneumo[dicom]'.
 
 import importlib.util
 import logging
+import re
 import struct
 import warnings
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumo.data import dicom_kinds
 from pneumo.data.levels import between, declared_range, eight_bit
-from pneumo.data.limits import BadImage, Grey, check_file, check_rule, check_scans, check_size
+from pneumo.data.limits import BadImage, Grey, NotAnXray, check_file, check_rule, check_scans, check_size
 
 MODALITIES = ("CR", "DX")
 TAGS = (
@@ -31,6 +33,8 @@ COMPRESSED = {
     **{f"1.2.840.10008.1.2.4.{number}": "JPEG" for number in (50, 51, 57, 70, 80, 81)},
     **{f"1.2.840.10008.1.2.4.{number}": "JPEG 2000" for number in (90, 91)},
 }
+UID_TAGS = ("StudyInstanceUID", "SOPInstanceUID")
+_UID = re.compile(r"[0-9.]{1,64}")
 MAX_LUT = 65536
 BLOCK = 1_000_000  # pixels that are converted at once
 Floats = NDArray[np.float64]
@@ -69,7 +73,7 @@ def read(path: str | Path, *, pixels: int = 1) -> Grey:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _check_syntax(path)
+            _check_syntax(path, pydicom.filereader.read_file_meta_info(path))
             _check_header(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS)))
             whole = pydicom.dcmread(path)
             _check_header(path, whole)  # again, because a repeated element now has its last value
@@ -83,20 +87,48 @@ def read(path: str | Path, *, pixels: int = 1) -> Grey:
         raise BadImage(path, f"DICOM: damaged, or of an unsupported kind ({type(error).__name__})") from None
 
 
-def _check_syntax(path: str | Path) -> None:
+def _check_syntax(path: str | Path, meta: Any) -> None:
     """Check this before the data set is read: a deflated one could expand to any size."""
-    from pydicom.filereader import read_file_meta_info
-
-    syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+    syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax not in UNCOMPRESSED and syntax not in COMPRESSED:
+        if kind := dicom_kinds.of_class(str(meta.get("MediaStorageSOPClassUID", ""))):
+            raise _not_an_xray(path, kind)
         kinds = ", ".join(dict.fromkeys(COMPRESSED.values()))
         raise BadImage(path, f"DICOM: its transfer syntax is not one of: uncompressed, {kinds}")
+
+
+def _not_an_xray(path: str | Path, kind: str) -> NotAnXray:
+    word = f"modality {kind}" if len(kind) == 2 else kind
+    return NotAnXray(path, f"DICOM: {word}; only {' and '.join(MODALITIES)} can be chest X-rays", kind)
+
+
+def uids(path: str | Path) -> tuple[str, str]:
+    """The study and the SOP instance UID of a DICOM file; empty where it has none, and for other files."""
+    if not (is_dicom(path) and is_readable()):
+        return "", ""
+    import pydicom
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            meta = pydicom.filereader.read_file_meta_info(path)
+            found: Any = {"SOPInstanceUID": meta.get("MediaStorageSOPInstanceUID", "")}
+            if str(meta.get("TransferSyntaxUID", "")) in (*UNCOMPRESSED, *COMPRESSED):
+                found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*UID_TAGS])
+    except Exception:  # a damaged file can raise nearly anything; its row has the reason
+        return "", ""
+    values = [str(found.get(tag, "")) for tag in UID_TAGS]
+    study, instance = (value if _UID.fullmatch(value) else "" for value in values)
+    return study, instance
 
 
 def _check_header(path: str | Path, header: Any) -> None:
     if (kind := str(header.get("Modality", "none"))) not in MODALITIES:
         word = kind if len(kind) == 2 and kind.isalnum() else "another"
-        raise BadImage(path, f"DICOM: modality {word}; only {' and '.join(MODALITIES)} can be chest X-rays")
+        of_class = dicom_kinds.of_class(str(header.file_meta.get("MediaStorageSOPClassUID", "")))
+        if kind == "none" and of_class is None:
+            raise BadImage(path, f"DICOM: no modality; only {' and '.join(MODALITIES)} can be chest X-rays")
+        raise _not_an_xray(path, word if word != "another" or of_class is None else of_class)
     if (frames := int(header.get("NumberOfFrames") or 1)) != 1:
         raise BadImage(path, f"DICOM: {frames} frames; only single images are read")
     rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)

@@ -37,7 +37,7 @@ class BadImage(UserError):
 
 
 class NotAnXray(BadImage):
-    """A DICOM file that is no radiograph: its `kind` is CT, MR, a report, ... Folders of an archive have many."""
+    """A DICOM file that is not a radiograph; `kind` is what it is: CT, SR, DICOMDIR."""
 
     def __init__(self, path: str | Path, reason: str, kind: str) -> None:
         super().__init__(path, reason)

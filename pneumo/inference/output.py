@@ -6,7 +6,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,26 +16,47 @@ import numpy as np
 from tqdm import tqdm
 
 from pneumo import UserError
+from pneumo.data import dicom
 from pneumo.evaluation.predictions import PREFIX
-from pneumo.files import sync
+from pneumo.files import sync, write_atomically
 from pneumo.inference import explain, side_file
-from pneumo.inference.inputs import InputFiles, relative_name
+from pneumo.inference.inputs import OVERLAYS_MARK, InputFiles, relative_name
 from pneumo.inference.predictor import Prediction, Predictor, PreparedImage
 from pneumo.names import CLASS_NAMES, many_classes
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
 THRESHOLD = "threshold_"  # before the name of a class; its probability has the prefix of predictions/*.csv
 MAX_NAME_BYTES = 200  # of an image's name in the name of its overlay; file systems take 255 in all
+UIDS = ("study_uid", "sop_uid")
+SKIPPED = "skipped: "  # before the kind of a file that is not a radiograph, in the outcomes
+SHOWN = 10  # of the files that could not be read, in the terminal
 UNREADABLE = "could not be read"
 NO_FINDING = "without a finding"  # images of several findings that reach none of their thresholds
 
 
-def columns(class_names: Sequence[str]) -> tuple[str, ...]:
+def columns(class_names: Sequence[str], dicom_uids: bool = False) -> tuple[str, ...]:
     """The columns of a file of predictions, which are the keys of a JSON's rows."""
+    if dicom_uids:
+        return (*columns(class_names), *UIDS)
     if not many_classes(class_names):
         return COLUMNS
     chances, thresholds = ([prefix + name for name in class_names] for prefix in (PREFIX, THRESHOLD))
     return ("path", "prediction", *chances, "reached", *thresholds, "model", "warnings", "error", "overlay")
+
+
+def overlays_of(path: Path) -> Path:
+    """The folder of the overlays of an output."""
+    return path.with_name(f"{path.stem}_overlays")
+
+
+def provenance_of(path: Path) -> Path:
+    """The file that says what made an output."""
+    return path.with_name(f"{path.name}.provenance.json")
+
+
+def own_files(path: Path) -> list[Path]:
+    """What a prediction writes beside its output, and the output: not its input."""
+    return [path, path.with_name(path.name + side_file.SUFFIX), provenance_of(path), overlays_of(path)]
 
 
 class PredictionFile:
@@ -50,11 +71,16 @@ class PredictionFile:
         path: Path,
         class_names: Sequence[str] = CLASS_NAMES,
         *,
+        dicom_uids: bool = False,
         record: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
         self.path = path
-        self.columns = columns(class_names)
+        self.columns = columns(class_names, dicom_uids)
+        self.with_uids = dicom_uids
+        self.provenance: Callable[[str], Mapping[str, Any]] | None = None  # of the output's SHA-256
+        self.rows = 0
+        self.unreadable: list[str] = []
         self.as_json = path.suffix.lower() == ".json"
         self.record, self.resume = record or {}, resume
         self._pending: list[side_file.Entry] = []
@@ -73,6 +99,10 @@ class PredictionFile:
             if isinstance(value, float):
                 row[key] = round(value, 6) if math.isfinite(value) else None
         self._pending.append(side_file.Entry(row, [*outcomes]))
+
+    def skip(self, outcome: str) -> None:
+        """Take a file without a row; it counts for `outcome`."""
+        self._pending.append(side_file.Entry(None, [outcome]))
 
     def flush(self) -> None:
         pending, self._pending = self._pending, []
@@ -98,6 +128,11 @@ class PredictionFile:
                 self._compose(file)
                 file.flush()
                 os.fsync(file.fileno())
+            if self.provenance is not None:
+                with temporary.open("rb") as written:
+                    digest = hashlib.file_digest(written, "sha256").hexdigest()
+                facts = json.dumps(self.provenance(digest), indent=1)
+                write_atomically(provenance_of(self.path), f"{facts}\n".encode())
             temporary.replace(self.path)
             sync(self.path.parent)
         except OSError as error:
@@ -118,6 +153,9 @@ class PredictionFile:
         for entry in self.side.entries():
             if entry.row is None:
                 continue
+            self.rows += 1
+            if error := entry.row["error"]:
+                self.unreadable.append(f"{entry.row['path']}: {error}")
             if self.as_json:
                 file.write(before + json.dumps(entry.row))
                 before = ",\n"
@@ -163,6 +201,12 @@ def write_all(
     """
 
     def write(prediction: Prediction) -> None:
+        if prediction.skipped and prediction.path not in found.named:
+            output.skip(SKIPPED + prediction.skipped)
+            count([SKIPPED + prediction.skipped])
+            return
+        if output.with_uids:
+            prediction.study_uid, prediction.sop_uid = dicom.uids(prediction.path)
         outcomes = [UNREADABLE] if prediction.error else [prediction.decision]
         if predictor.bundle.multilabel and not prediction.error:
             outcomes = prediction.reached or [NO_FINDING]
@@ -184,7 +228,7 @@ def write_all(
     batches = predictor.predict(
         found.files[done:], batch_size=batch_size, keep_grey=explain_below is not None
     )
-    overlays = output.path.with_name(f"{output.path.stem}_overlays")
+    overlays = overlays_of(output.path)
     with tqdm(total=len(found.files), initial=done, desc="Predict", disable=None, leave=False) as bar:
         for batch in batches:
             if explain_below:
@@ -219,6 +263,8 @@ def _write_overlays(
     good = [(prediction, image) for prediction, image in batch if image is not None]
     if not good:
         return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OVERLAYS_MARK).touch()
     squares = np.stack([image.square for _, image in good])
     maps = predictor.overlays([prediction for prediction, _ in good], squares)
     for (prediction, image), heat in zip(good, maps, strict=True):

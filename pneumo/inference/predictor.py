@@ -62,6 +62,9 @@ class Prediction:
     error: str = ""
     overlay: str = ""
     classes: list[ClassChance] = field(default_factory=list)
+    skipped: str = ""  # what a file of a folder is that is not a radiograph: CT, SR, DICOMDIR
+    study_uid: str = ""
+    sop_uid: str = ""
 
     @property
     def reached(self) -> list[str]:
@@ -255,9 +258,9 @@ class Predictor:
         """How many files `predict` computes together."""
         return evaluation_batch(batch_size, self.bundle.image_size, self.device)
 
-    def refused(self, path: str | Path, reason: str) -> Prediction:
-        """The answer for a file that cannot be predicted."""
-        return Prediction(path=str(path), model=self.bundle.version, error=reason)
+    def refused(self, path: str | Path, reason: str, kind: str = "") -> Prediction:
+        """The answer for a file that cannot be predicted; `kind` is what it is if it is not a radiograph."""
+        return Prediction(path=str(path), model=self.bundle.version, error=reason, skipped=kind)
 
     def predict(
         self, paths: Iterable[str], *, batch_size: int = 64, keep_grey: bool = False
@@ -295,7 +298,7 @@ class Predictor:
         return [
             (next(answers), image)
             if isinstance(image, PreparedImage)
-            else (self.refused(path, image.reason), None)
+            else (self.refused(path, image.reason, getattr(image, "kind", "")), None)
             for path, image in prepared
         ]
 

@@ -2,14 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pneumo import __version__
 from pneumo.inference.inputs import InputFiles
-from pneumo.inference.predictor import Predictor
+from pneumo.inference.predictor import DISCLAIMER, Predictor
+from pneumo.text import utc_now
 
 
 def of(predictor: Predictor, found: InputFiles, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,6 +23,42 @@ def of(predictor: Predictor, found: InputFiles, settings: Mapping[str, Any]) -> 
         "files": f"{len(found.files) + len(found.outside):,} (digest {_digest(found)})",
         **settings,
         **backend(predictor),
+    }
+
+
+def provenance(
+    predictor: Predictor,
+    record: Mapping[str, Any],
+    *,
+    output: Path,
+    output_sha256: str,
+    command: str,
+    started: str,
+    inputs: Sequence[str],
+    outcomes: Mapping[str, int],
+) -> dict[str, Any]:
+    """What made an output, for the file beside it: model, weights, command, settings, backend and counts."""
+    own = ("model", "weights", "pneumo", "files", "columns", *backend(predictor))
+    return {
+        "output": output.name,
+        "output_sha256": output_sha256,
+        "pneumo": __version__,
+        "command": command,
+        "started": started,
+        "finished": utc_now(),
+        "model": {
+            "version": predictor.bundle.version,
+            "name": predictor.bundle.model["name"],
+            "weights_sha256": record["weights"],
+            "fingerprint": predictor.bundle.fingerprint,
+            "run_id": predictor.bundle.run_id,
+        },
+        "backend": backend(predictor) | {"threads": predictor.workers},
+        "settings": {key: value for key, value in record.items() if key not in own},
+        "input": [*inputs],
+        "files": record["files"],
+        "outcomes": dict(outcomes),
+        "note": DISCLAIMER,
     }
 
 

@@ -120,7 +120,7 @@ def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
 
 def _shown_of_two(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
     assert prediction.probability is not None
-    left_out = ("path", "error", "overlay", "classes")
+    left_out = ("path", "error", "overlay", "classes", "skipped", "study_uid", "sop_uid")
     shown = {key: value for key, value in asdict(prediction).items() if key not in left_out}
     return {**shown, "past": predictor.bundle.similar_cases(prediction.probability)}
 
