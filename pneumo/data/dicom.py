@@ -128,7 +128,7 @@ def _check_header(path: str | Path, header: Any) -> None:
         of_class = dicom_kinds.of_class(str(header.file_meta.get("MediaStorageSOPClassUID", "")))
         if kind == "none" and of_class is None:
             raise BadImage(path, f"DICOM: no modality; only {' and '.join(MODALITIES)} can be chest X-rays")
-        raise _not_an_xray(path, word if word != "another" or of_class is None else of_class)
+        raise _not_an_xray(path, word if word not in ("another", "OT") else of_class or word)
     if (frames := int(header.get("NumberOfFrames") or 1)) != 1:
         raise BadImage(path, f"DICOM: {frames} frames; only single images are read")
     rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
