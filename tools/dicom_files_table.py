@@ -69,8 +69,8 @@ def page(rows: list[Outcome]) -> str:
     lines = [
         "# DICOM files and what becomes of them",
         "",
-        f"Every DICOM file in the wheel of pydicom {pydicom.__version__}, as `pneumo predict input=DIR` takes",
-        f"it: {len(rows)} files, {numbers}. `python tools/dicom_files_table.py --write` writes this page.",
+        f"Every DICOM file in the wheel of pydicom {pydicom.__version__}, as `pneumo predict input=DIR`",
+        f"takes it: {len(rows)} files, {numbers}. `python tools/dicom_files_table.py --write` writes it.",
         "",
         "- **read**: the file gets a probability, whatever it shows; unlike images get a warning.",
         "- **skipped**: it is not a radiograph; it is counted by kind and has no row. A file that `input` names",
