@@ -3,13 +3,14 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pneumo import UserError, config
 from pneumo.commands import RUN_FORMS
-from pneumo.names import FINGERPRINT_TAG, HEARTBEAT_TAG
+from pneumo.names import CONFIG, FINGERPRINT_TAG, HEARTBEAT_TAG
 from pneumo.reproduce import reproduce as reproduce_run
 from pneumo.run_lookup import find_run, find_sweep, model_of, run_folders, run_id_of, uri_of
 from pneumo.sweep import jobs
@@ -313,9 +314,16 @@ def export(settings: ExportConfig) -> int:
     from pneumo.inference import export, model_folder
 
     assert settings.which is not None and settings.output is not None
-    model = model_of(settings.which, settings.output_dir, settings.tracking.uri or "")
-    found = resolve(model, settings.tracking.uri or "", Path(settings.cache_dir or ".cache"))
-    print(export.onnx(model_folder.read(found.folder, found.version), Path(settings.output).expanduser()))
+    uri, cache = settings.tracking.uri or "", Path(settings.cache_dir or ".cache")
+    found = resolve(model_of(settings.which, settings.output_dir, uri), uri, cache)
+    bundle = model_folder.read(found.folder, found.version)
+    config_file = bundle.weights.parent.parent / CONFIG
+    if not config_file.is_file() and bundle.run_id:  # a registered model: its run knows the data set
+        with suppress(UserError):
+            registry = Registry(uri, cache)
+            config_file = registry.run_folder(registry.run(bundle.run_id)) / CONFIG
+    real = export.validation_images(bundle, config_file)
+    print(export.onnx(bundle, Path(settings.output).expanduser(), real))
     return 0
 
 
