@@ -75,6 +75,7 @@ class RegisterConfig:
     alias: str | None = None
     name: str = "pneumo"
     force: bool = False
+    wheel: str | None = None
     output_dir: str = _OUTPUTS
     cache_dir: str | None = None
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
@@ -300,9 +301,10 @@ def register(settings: RegisterConfig) -> int:
     if not RUN_ID.fullmatch(run_id):
         run_id = run_id_of(settings.output_dir, run_id, uri)
     registry = Registry(uri, Path(settings.cache_dir or ".cache"))
+    wheel = Path(settings.wheel).expanduser() if settings.wheel else None
     print(
         registration.register(
-            registry, run_id, name=settings.name, alias=settings.alias, force=settings.force
+            registry, run_id, name=settings.name, alias=settings.alias, force=settings.force, wheel=wheel
         )
     )
     print(f"use it: pneumo predict model=models:/{settings.name}@{settings.alias} input=DIR")
