@@ -22,6 +22,7 @@ class PredictConfig:
     input: Any = None  # a path, or a list of them
     output: str = "predictions.csv"
     threshold: float | None = None
+    abstain: bool = True
     explain: bool = False
     explain_class: str | None = None
     ui: bool = False
@@ -85,6 +86,7 @@ def predict(settings: PredictConfig) -> int:
         threshold=settings.threshold,
         num_workers=settings.num_workers,
         explain_class=settings.explain_class,
+        abstain=settings.abstain,
     )
     for note in notes:
         print(f"note: {note}")

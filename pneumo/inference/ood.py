@@ -13,6 +13,7 @@ import base64
 import binascii
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,30 @@ POSES: dict[str, Callable[[Thumbs], Thumbs]] = {
     "inverted (black for white)": lambda thumbs: 1 - thumbs,
     "mirrored left to right": lambda thumbs: thumbs[:, :, ::-1],
 }
+
+
+@dataclass
+class Doubts:
+    """What speaks against the answer for an image.
+
+    Of the `warnings`, those that are `reasons` too withhold the answer: the image is unlike the training
+    images. `differences` can be the same for a whole set of images, and hide no warning.
+    """
+
+    warnings: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+    def withhold(self, reason: str) -> None:
+        self.warnings.append(reason)
+        self.reasons.append(reason)
+
+    def __add__(self, other: "Doubts") -> "Doubts":
+        return Doubts(
+            self.warnings + other.warnings,
+            self.reasons + other.reasons,
+            self.differences + other.differences,
+        )
 
 
 def fit(train: Iterable[Grey], val: Iterable[Grey]) -> dict[str, Any]:
@@ -156,35 +181,40 @@ class OodDetector:
         squares = (along**2 / self.variances).sum(1) + off / self.noise
         return np.asarray(np.sqrt(squares / (SIDE * SIDE)))
 
-    def warnings(self, square: Grey, colour_share: float = 0.0) -> list[str]:
-        """What in a preprocessed `square` [S, S] is unlike the training images; empty if nothing is.
+    def doubts(self, square: Grey, colour_share: float = 0.0) -> Doubts:
+        """What in a preprocessed `square` [S, S] is unlike the training images.
 
         `colour_share` is the share of the original's pixels that have colour.
         """
-        warnings = colour_warnings(colour_share)
+        found = colour_doubts(colour_share)
         thumb, aspect = _thumbnail(square)
         if thumb.std() < BLANK_SPREAD:
-            return [*warnings, "blank: there is hardly anything to see in it"]
+            found.withhold("blank: there is hardly anything to see in it")
+            return found
         thumbs = thumb[None]
         score = float(self.distances(thumbs)[0])
         ratios = {name: float(self.distances(pose(thumbs))[0]) / score for name, pose in POSES.items()}
         likely = min(ratios, key=lambda name: ratios[name] / self.pose_limits[name])
         better_in_pose = ratios[likely] < self.pose_limits[likely]
         if better_in_pose and ratios[likely] * score <= self.limit:
-            return [*warnings, f"seems {likely}"]
+            found.withhold(f"seems {likely}")
+            return found
         if better_in_pose or score > self.limit:  # unlike in every pose: not just a turned X-ray
-            warnings.append(f"unlike the training images (score {score:.2f}, limit {self.limit:.2f})")
+            found.withhold(f"unlike the training images (score {score:.2f}, limit {self.limit:.2f})")
         low, high = self.aspect
         if not 0.98 * low <= aspect <= 1.02 * high:
-            warnings.append(f"width to height {aspect:.2f}, in the training images {low:.2f} to {high:.2f}")
-        return warnings
+            found.differences.append(
+                f"width to height {aspect:.2f}, in the training images {low:.2f} to {high:.2f}"
+            )
+        return found
 
 
-def colour_warnings(colour_share: float) -> list[str]:
-    """The one warning that needs no reference: an X-ray has no colour."""
-    if colour_share <= COLOUR_LIMIT:
-        return []
-    return [f"colour in {colour_share:.0%} of the pixels: an X-ray has none"]
+def colour_doubts(colour_share: float) -> Doubts:
+    """The one check that needs no reference: an X-ray has no colour."""
+    found = Doubts()
+    if colour_share > COLOUR_LIMIT:
+        found.withhold(f"colour in {colour_share:.0%} of the pixels: an X-ray has none")
+    return found
 
 
 def _thumbnail(square: Grey) -> tuple[Thumbs, float]:

@@ -19,18 +19,22 @@ from pneumo.inference.predictor import Prediction, Predictor, PreparedImage
 from pneumo.names import CLASS_NAMES, many_classes
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
+LATER = ("withheld", "differences")  # columns that came later are last: readers that count columns go on
 THRESHOLD = "threshold_"  # before the name of a class; its probability has the prefix of predictions/*.csv
 MAX_NAME_LENGTH = 200  # characters of an image's name in the name of its overlay
 UNREADABLE = "could not be read"
+WITHHELD = "unlike the training images, decision withheld"
+OTHER_SHAPE = "of another shape than the training images"
 NO_FINDING = "without a finding"  # images of several findings that reach none of their thresholds
 
 
 def columns(class_names: Sequence[str]) -> tuple[str, ...]:
     """The columns of a file of predictions, which are the keys of a JSON's rows."""
     if not many_classes(class_names):
-        return COLUMNS
+        return (*COLUMNS, *LATER)
     chances, thresholds = ([prefix + name for name in class_names] for prefix in (PREFIX, THRESHOLD))
-    return ("path", "prediction", *chances, "reached", *thresholds, "model", "warnings", "error", "overlay")
+    known = ("path", "prediction", *chances, "reached", *thresholds)
+    return (*known, "model", "warnings", "error", "overlay", *LATER)
 
 
 class PredictionFile:
@@ -57,6 +61,8 @@ class PredictionFile:
 
     def write(self, prediction: Prediction) -> None:
         known = {**asdict(prediction), **_of_classes(prediction)}
+        if prediction.withheld:
+            known |= dict.fromkeys(("decision", "prediction", "reached"))
         row = {key: known.get(key) for key in self.columns}
         for key, value in row.items():
             if isinstance(value, float):
@@ -108,10 +114,14 @@ def write_all(
         outcomes = [UNREADABLE] if prediction.error else [prediction.decision]
         if predictor.bundle.multilabel and not prediction.error:
             outcomes = prediction.reached or [NO_FINDING]
+        if prediction.withheld:
+            outcomes = [WITHHELD]
         for outcome in outcomes:
             counts[outcome] = counts.get(outcome, 0) + 1
         if prediction.warnings:
             counts["with warnings"] = counts.get("with warnings", 0) + 1
+        if prediction.differences:
+            counts[OTHER_SHAPE] = counts.get(OTHER_SHAPE, 0) + 1
 
     for path in found.outside:
         write(predictor.refused(path, "a link that leads out of the folder"))

@@ -46,6 +46,8 @@ class Prediction:
     `probability` is calibrated, `decision` is the name of the class at `threshold`. Of more than two classes
     `classes` has the probabilities instead, and `decision` is the class with the largest one. Of several
     findings, `decision` lists those that reach their thresholds (`Edema|Mass`), and is empty if none does.
+    Where it is `withheld`, for the reason there, `decision` is empty too: the probability means nothing.
+    `differences` from the training images can be the same for all files, so they are not `warnings`.
     """
 
     path: str
@@ -57,11 +59,19 @@ class Prediction:
     error: str = ""
     overlay: str = ""
     classes: list[ClassChance] = field(default_factory=list)
+    withheld: str = ""
+    differences: list[str] = field(default_factory=list)
 
     @property
     def reached(self) -> list[str]:
-        """The classes or findings that reach their thresholds."""
-        return [one.name for one in self.classes if one.reached]
+        """The classes or findings that reach their thresholds; none where the decision is withheld."""
+        return [one.name for one in self.classes if one.reached and not self.withheld]
+
+    def doubt(self, doubts: ood.Doubts, abstain: bool) -> None:
+        """Note `doubts`; with `abstain`, withhold the decision if there is a reason to."""
+        self.warnings, self.differences = doubts.warnings, doubts.differences
+        if abstain and doubts.reasons:
+            self.withheld, self.decision = "; ".join(doubts.reasons), ""
 
 
 @dataclass
@@ -82,7 +92,8 @@ class Predictor:
     """Applies `bundle` on `device`. `threshold`, for calibrated probabilities, replaces those stored.
 
     `explain_class` is the class whose regions an overlay shows, None: PNEUMONIA of two classes, of more the
-    called class, and of several findings the most probable one.
+    called class, and of several findings the most probable one. With `abstain`, the decision is withheld for
+    an image that is unlike the training images.
 
     `predict` works in `num_workers` threads (default: one per core). Each thread reads, prepares and computes
     whole batches. On a CPU each thread computes alone, which is faster than sharing every operation: where
@@ -97,6 +108,7 @@ class Predictor:
         threshold: float | None = None,
         num_workers: int | None = None,
         explain_class: str | None = None,
+        abstain: bool = True,
     ) -> None:
         if explain_class is not None:
             one_of("explain_class", explain_class, bundle.class_names)
@@ -105,6 +117,7 @@ class Predictor:
         self.network = bundle.network(device)
         self.device = torch.device(device)
         self.given_threshold = threshold
+        self.abstain = abstain
         self.workers = worker_count(num_workers)
         self.pool = ThreadPoolExecutor(self.workers, initializer=self._start_worker)
         self.detector = ood.OodDetector(bundle.ood_reference) if bundle.ood_reference else None
@@ -131,46 +144,29 @@ class Predictor:
             return []
         squares = np.stack([image.square for image in images])
         raw = self.bundle.probabilities(squares, self.network)
-        calibrated = self.bundle.calibrated(raw)
+        answers = list(map(self._of_classes if self.bundle.many else self._of_two, raw))
+        for path, image, answer in zip(paths, images, answers, strict=True):
+            answer.path, answer.model = str(path), self.bundle.version
+            answer.doubt(self.doubts(image), self.abstain)
+        return answers
+
+    def _of_two(self, raw: float) -> Prediction:
+        """The answer for the uncalibrated probability of one image."""
+        probability = float(self.bundle.calibrated([raw])[0])
+        positive = bool(self.bundle.decide([raw])[0])
+        if self.given_threshold is not None:
+            positive = probability >= self.given_threshold
+        name = self.bundle.class_names[positive]
+        return Prediction("", probability, name, self.threshold)
+
+    def _of_classes(self, raw: Floats) -> Prediction:
+        """The answer for the uncalibrated probabilities [K] of one image, of classes or findings."""
+        classes = self._classes(self.bundle.calibrated(raw[None])[0])
         if self.bundle.multilabel:
-            return [
-                Prediction(
-                    path=str(path),
-                    decision=BETWEEN_FINDINGS.join(one.name for one in classes if one.reached),
-                    model=self.bundle.version,
-                    warnings=self.warnings(image),
-                    classes=classes,
-                )
-                for path, image, classes in zip(paths, images, map(self._classes, calibrated), strict=True)
-            ]
-        if self.bundle.many:
-            return [
-                Prediction(
-                    path=str(path),
-                    decision=self.bundle.class_names[called],
-                    model=self.bundle.version,
-                    warnings=self.warnings(image),
-                    classes=self._classes(chances),
-                )
-                for path, image, chances, called in zip(
-                    paths, images, calibrated, self.bundle.call(raw), strict=True
-                )
-            ]
-        if self.given_threshold is None:
-            positive = self.bundle.decide(raw)
+            decision = BETWEEN_FINDINGS.join(one.name for one in classes if one.reached)
         else:
-            positive = calibrated >= self.given_threshold
-        return [
-            Prediction(
-                path=str(path),
-                probability=float(probability),
-                decision=self.bundle.class_names[int(is_positive)],
-                threshold=self.threshold,
-                model=self.bundle.version,
-                warnings=self.warnings(image),
-            )
-            for path, image, probability, is_positive in zip(paths, images, calibrated, positive, strict=True)
-        ]
+            decision = self.bundle.class_names[self.bundle.call(raw[None])[0]]
+        return Prediction("", decision=decision, classes=classes)
 
     def _classes(self, calibrated: Floats) -> list[ClassChance]:
         """The classes or findings [K] of one image."""
@@ -186,9 +182,9 @@ class Predictor:
         """The class whose regions an overlay of this prediction shows."""
         if self.explain_class is not None:
             return self.explain_class
-        if self.bundle.multilabel:
+        if self.bundle.many:
             return max(prediction.classes, key=lambda one: one.probability).name
-        return prediction.decision if self.bundle.many else self.bundle.class_names[1]
+        return self.bundle.class_names[1]
 
     def caption(self, prediction: Prediction) -> str | None:
         """The class that an overlay names; None if it is PNEUMONIA of two classes, as nobody asked."""
@@ -200,14 +196,15 @@ class Predictor:
         labels = [self.bundle.class_names.index(self.explained(one)) for one in predictions]
         return explain.overlay(self.bundle, squares, self.network, labels)
 
-    def warnings(self, image: PreparedImage) -> list[str]:
+    def doubts(self, image: PreparedImage) -> ood.Doubts:
         """Why the probability of `image` may mean nothing."""
-        white, found = self.bundle.white, []
+        white, found = self.bundle.white, ood.Doubts()
         if image.largest is not None and white is not None and image.largest > white:
-            found = [f"brighter than any training film: values up to {image.largest}, white is {white}"]
+            text = f"brighter than any training film: values up to {image.largest}, white is {white}"
+            found.warnings.append(text)
         if self.detector is None:
-            return found + ood.colour_warnings(image.colour_share)
-        return found + self.detector.warnings(image.square, image.colour_share)
+            return found + ood.colour_doubts(image.colour_share)
+        return found + self.detector.doubts(image.square, image.colour_share)
 
     def notes(self) -> list[str]:
         """What the reader must know about every prediction of this model."""
@@ -281,6 +278,7 @@ def load(
     threshold: float | None = None,
     num_workers: int | None = None,
     explain_class: str | None = None,
+    abstain: bool = True,
 ) -> tuple[Predictor, list[str]]:
     """The predictor of `model` (see registry.FORMS), and notes on it for the user.
 
@@ -303,6 +301,7 @@ def load(
         threshold=threshold,
         num_workers=num_workers,
         explain_class=explain_class,
+        abstain=abstain,
     )
     return predictor, notes + predictor.notes()
 

@@ -123,16 +123,15 @@ def _shown_of_two(predictor: Predictor, prediction: Prediction) -> dict[str, Any
     assert prediction.probability is not None
     left_out = ("path", "error", "overlay", "classes")
     shown = {key: value for key, value in asdict(prediction).items() if key not in left_out}
+    shown["decision"] = prediction.decision or None
     return {**shown, "past": predictor.bundle.similar_cases(prediction.probability)}
 
 
 def _shown_of_many(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
-    called = predictor.bundle.class_names.index(prediction.decision)
+    chances = [one.probability for one in prediction.classes]
+    called = chances.index(max(chances))
     return {
-        "prediction": prediction.decision,
-        "classes": [{**asdict(one), "reached": one.reached} for one in prediction.classes],
-        "model": prediction.model,
-        "warnings": prediction.warnings,
+        **_shown_of_all(prediction),
         "past": predictor.bundle.similar_cases(prediction.classes[called].probability, called),
         "explained": predictor.explained(prediction),
     }
@@ -143,13 +142,21 @@ def _shown_of_findings(predictor: Predictor, prediction: Prediction) -> dict[str
     explained = predictor.explained(prediction)
     label = predictor.bundle.class_names.index(explained)
     return {
-        "prediction": prediction.decision,
-        "reached": prediction.reached,
+        **_shown_of_all(prediction),
+        "reached": None if prediction.withheld else prediction.reached,
+        "past": predictor.bundle.similar_cases(prediction.classes[label].probability, label),
+        "explained": explained,
+    }
+
+
+def _shown_of_all(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "prediction": None if prediction.withheld else prediction.decision,
         "classes": [{**asdict(one), "reached": one.reached} for one in prediction.classes],
         "model": prediction.model,
         "warnings": prediction.warnings,
-        "past": predictor.bundle.similar_cases(prediction.classes[label].probability, label),
-        "explained": explained,
+        "withheld": prediction.withheld,
+        "differences": prediction.differences,
     }
 
 

@@ -44,14 +44,16 @@ def test_limits_of_validation_hold_for_others_and_poses_are_named(
     assert len(json.dumps(reference)) < 40_000
     detector = ood.OodDetector(json.loads(json.dumps(reference)))
     squares = phantoms["test"]
-    warned = sum(bool(detector.warnings(square)) for square in squares)
+    warned = sum(bool(detector.doubts(square).warnings) for square in squares)
     assert warned <= 0.25 * len(squares)  # the phantom's test set is shifted on purpose
     for kind, word in POSED.items():
-        found = [" ".join(detector.warnings(square)) for square in phantoms[kind]]
+        found = [" ".join(detector.doubts(square).warnings) for square in phantoms[kind]]
         assert sum(bool(words) for words in found) >= 57, kind
         assert sum(word in words for words in found) >= 40, (kind, Counter(found))
-    assert detector.warnings(np.zeros((48, 48), np.uint8)) == ["blank: there is hardly anything to see in it"]
-    assert "colour in 30%" in detector.warnings(squares[0], 0.3)[0]
+    assert detector.doubts(np.zeros((48, 48), np.uint8)).reasons == [
+        "blank: there is hardly anything to see in it"
+    ]
+    assert "colour in 30%" in detector.doubts(squares[0], 0.3).reasons[0]
 
 
 @pytest.mark.parametrize("key", ["mean", "components", "variances", "noise", "distance", "poses", "aspect"])
