@@ -23,6 +23,8 @@ class PredictConfig:
     output: str = "predictions.csv"
     threshold: float | None = None
     abstain: bool = True
+    prevalence: Any = None  # a share, or a list of them
+    coverage: float | None = 0.9
     explain: bool = False
     explain_class: str | None = None
     ui: bool = False
@@ -39,6 +41,16 @@ class PredictConfig:
             raise UserError(f"model={self.model or ''}: which model? Give {FORMS}.")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"threshold={self.threshold} is a probability: give 0 to 1.")
+        shares = self.prevalence if isinstance(self.prevalence, list) else [self.prevalence]
+        if self.prevalence is not None and not all(
+            isinstance(share, int | float) and 0 < share < 1 for share in shares
+        ):
+            raise UserError(
+                f"prevalence={self.prevalence} is a share of the patients: give a number between 0 and 1, "
+                "such as 0.05, or a list with one for each class or finding."
+            )
+        if self.coverage is not None and not 0 < self.coverage < 1:
+            raise UserError(f"coverage={self.coverage} is a share: give a number between 0 and 1, or null.")
         if not 1 <= self.batch_size <= 4096:
             raise UserError(f"batch_size={self.batch_size} must be between 1 and 4096; 64 is usual.")
         if not 0 <= self.port <= 65535:
@@ -87,8 +99,11 @@ def predict(settings: PredictConfig) -> int:
         num_workers=settings.num_workers,
         explain_class=settings.explain_class,
         abstain=settings.abstain,
+        prevalence=settings.prevalence,
+        coverage=settings.coverage,
     )
-    for note in notes:
+    alarms = [] if model.bundle.many else [alarm.both() for alarm in model.alarms]
+    for note in (*notes, *alarms):
         print(f"note: {note}")
     if settings.ui:
         return web_page.serve(model, settings.port)

@@ -128,8 +128,8 @@ def _decision(bundle: Bundle) -> str:
         return (
             "The probabilities are calibrated on the validation images "
             f"({calibrators.words(bundle.calibration, bundle.temperature)}). The predicted\n"
-            "class is the one with the largest probability. Beside it, each class has a threshold against all "
-            "others. At this\nthreshold, "
+            "class is the one with the largest probability. Beside it, each class has a threshold against "
+            "all others. At this\nthreshold, "
             f"{RULE_WORDS_OF_A_CLASS[bundle.threshold_rule]}.\nAn image can reach the thresholds of several "
             f"classes, or of none.\n\n| class | threshold |\n|---|---|\n{rows}"
         )

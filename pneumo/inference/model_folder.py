@@ -5,7 +5,7 @@ Files are read as data only: no pickle, and every value of a JSON is checked bef
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from pneumo.names import (
     TRAINING_REFERENCE,
     VAL_PREDICTIONS,
 )
+from pneumo.patient_ids import one_spelling
 from pneumo.text import finite, first_line
 
 FORMAT = 1
@@ -120,6 +121,7 @@ def from_run(
             "val": len(val.paths),
         },
         **_decisions(val)(val, test, threshold_rule),
+        "past_patients": _numbered(val.patients),
         "test_digest": test_digest(test) if test else "",
         "familiarity": _read_json(reference) if reference.is_file() else None,
         "run_id": run_id,
@@ -248,6 +250,13 @@ def _decisions_of_findings(val: SplitResult, test: SplitResult | None, threshold
 
 def _past(val: SplitResult, calibrated: Floats) -> dict[str, Any]:
     return {"labels": val.labels.tolist(), "probabilities": calibrated.tolist()}
+
+
+def _numbered(patients: Sequence[str | None]) -> list[int]:
+    """A number for each image's patient, instead of the name; an image of an unknown patient has its own."""
+    keys = [name or row for row, name in enumerate(one_spelling(patients))]
+    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [place[key] for key in keys]
 
 
 # ---- reading

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,15 @@ from pneumo.data.limits import BadImage, Grey
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.workers import worker_count
 from pneumo.evaluation.predictions import BETWEEN_FINDINGS
-from pneumo.inference import explain, model_folder, ood
-from pneumo.inference.bundle import Bundle, Floats
+from pneumo.inference import answers, explain, model_folder, ood
+from pneumo.inference.bundle import Bundle, Floats, SimilarCases
+from pneumo.inference.conformal import PredictionSets
+from pneumo.inference.prevalence import PriorShift
 from pneumo.names import CONFIG, TEST_SELECTED
 from pneumo.tracking import registry
 
 DISCLAIMER = "Not a medical device: for research and teaching, not for patient care."
+COVERAGE = 0.9  # of prediction sets
 BATCHES_AHEAD = 2  # batches that run or wait, per thread
 
 
@@ -33,10 +37,11 @@ class ClassChance:
     name: str
     probability: float
     threshold: float
+    moved: bool | None = None  # whether it was reached before both were moved: rounding changes no decision
 
     @property
     def reached(self) -> bool:
-        return self.probability >= self.threshold
+        return self.probability >= self.threshold if self.moved is None else self.moved
 
 
 @dataclass
@@ -47,7 +52,9 @@ class Prediction:
     `classes` has the probabilities instead, and `decision` is the class with the largest one. Of several
     findings, `decision` lists those that reach their thresholds (`Edema|Mass`), and is empty if none does.
     Where it is `withheld`, for the reason there, `decision` is empty too: the probability means nothing.
-    `differences` from the training images can be the same for all files, so they are not `warnings`.
+    `answer` says in words what was found. `prediction_set` has the classes that cannot be ruled out
+    (pneumo.inference.conformal), None: not asked for. `differences` from the training images can be the same
+    for all files, so they are not `warnings`.
     """
 
     path: str
@@ -60,6 +67,8 @@ class Prediction:
     overlay: str = ""
     classes: list[ClassChance] = field(default_factory=list)
     withheld: str = ""
+    answer: str = ""
+    prediction_set: list[str] | None = None
     differences: list[str] = field(default_factory=list)
 
     @property
@@ -72,6 +81,8 @@ class Prediction:
         self.warnings, self.differences = doubts.warnings, doubts.differences
         if abstain and doubts.reasons:
             self.withheld, self.decision = "; ".join(doubts.reasons), ""
+            self.prediction_set = None
+            self.answer = f"No decision: the image is unlike the training images ({self.withheld})."
 
 
 @dataclass
@@ -93,7 +104,8 @@ class Predictor:
 
     `explain_class` is the class whose regions an overlay shows, None: PNEUMONIA of two classes, of more the
     called class, and of several findings the most probable one. With `abstain`, the decision is withheld for
-    an image that is unlike the training images.
+    an image that is unlike the training images. `prevalence` asks for the probabilities of another clinic
+    (pneumo.inference.prevalence), `coverage` for prediction sets.
 
     `predict` works in `num_workers` threads (default: one per core). Each thread reads, prepares and computes
     whole batches. On a CPU each thread computes alone, which is faster than sharing every operation: where
@@ -109,6 +121,8 @@ class Predictor:
         num_workers: int | None = None,
         explain_class: str | None = None,
         abstain: bool = True,
+        prevalence: Any = None,
+        coverage: float | None = COVERAGE,
     ) -> None:
         if explain_class is not None:
             one_of("explain_class", explain_class, bundle.class_names)
@@ -118,6 +132,10 @@ class Predictor:
         self.device = torch.device(device)
         self.given_threshold = threshold
         self.abstain = abstain
+        self.shift = None if prevalence is None else PriorShift(bundle, prevalence)
+        self.coverage = coverage
+        self.sets = None if coverage is None else PredictionSets(bundle, coverage)
+        self.alarms = self._alarms()
         self.workers = worker_count(num_workers)
         self.pool = ThreadPoolExecutor(self.workers, initializer=self._start_worker)
         self.detector = ood.OodDetector(bundle.ood_reference) if bundle.ood_reference else None
@@ -128,7 +146,23 @@ class Predictor:
 
     @property
     def threshold(self) -> float:
-        return self.bundle.threshold if self.given_threshold is None else self.given_threshold
+        if self.given_threshold is not None:
+            return self.given_threshold
+        own = self.bundle.threshold
+        return float(self.shift.thresholds([own], [own])[0]) if self.shift else own
+
+    def _alarms(self) -> list[answers.Alarm]:
+        """The threshold of PNEUMONIA, or of each class or finding."""
+        labels = range(len(self.bundle.class_names)) if self.bundle.many else [1]
+        given = self.given_threshold
+        if given is None or self.shift is None:
+            return [answers.alarm(self.bundle, label, given) for label in labels]
+        if self.shift.many:  # on validation, the same threshold is another one for every image
+            return [answers.alarm(self.bundle, label, given, known=False) for label in labels]
+        back = self.shift.probabilities([given] * len(labels), back=True)
+        return [
+            answers.alarm(self.bundle, label, float(one)) for label, one in zip(labels, back, strict=True)
+        ]
 
     def prepare(self, path: str | Path, keep_grey: bool = False) -> PreparedImage:
         """Read `path` and prepare it exactly as for training. Raises BadImage."""
@@ -152,31 +186,52 @@ class Predictor:
 
     def _of_two(self, raw: float) -> Prediction:
         """The answer for the uncalibrated probability of one image."""
-        probability = float(self.bundle.calibrated([raw])[0])
+        calibrated = self.bundle.calibrated([raw])
+        probability = float((self.shift.probabilities(calibrated) if self.shift else calibrated)[0])
         positive = bool(self.bundle.decide([raw])[0])
         if self.given_threshold is not None:
             positive = probability >= self.given_threshold
         name = self.bundle.class_names[positive]
-        return Prediction("", probability, name, self.threshold)
+        found = Prediction("", probability, name, self.threshold)
+        found.answer = f"{self.alarms[0].words(positive)}."
+        if self.sets:
+            found.prediction_set = self.sets.of(calibrated[0])
+        return found
 
     def _of_classes(self, raw: Floats) -> Prediction:
         """The answer for the uncalibrated probabilities [K] of one image, of classes or findings."""
-        classes = self._classes(self.bundle.calibrated(raw[None])[0])
+        calibrated = self.bundle.calibrated(raw[None])[0]
+        classes = self._classes(calibrated)
+        words = [alarm.words(True) for alarm, one in zip(self.alarms, classes, strict=True) if one.reached]
         if self.bundle.multilabel:
             decision = BETWEEN_FINDINGS.join(one.name for one in classes if one.reached)
+            words = words or ["No finding reaches its alarm threshold"]
         else:
-            decision = self.bundle.class_names[self.bundle.call(raw[None])[0]]
-        return Prediction("", decision=decision, classes=classes)
+            decision = max(classes, key=lambda one: one.probability).name
+            words = [f"{decision} is the most probable class", *(words or ["No class reaches its threshold"])]
+        found = Prediction("", decision=decision, classes=classes, answer=f"{'. '.join(words)}.")
+        if self.sets:
+            found.prediction_set = self.sets.of(calibrated)
+        return found
 
     def _classes(self, calibrated: Floats) -> list[ClassChance]:
         """The classes or findings [K] of one image."""
-        thresholds = self.bundle.threshold_of_class
+        names = self.bundle.class_names
+        own = np.array([self.bundle.threshold_of_class[name] for name in names])
+        chances, thresholds = calibrated, own
+        if self.shift:
+            chances = self.shift.probabilities(calibrated)
+            thresholds = self.shift.thresholds(own, calibrated)
         if self.given_threshold is not None:
-            thresholds = dict.fromkeys(thresholds, self.given_threshold)
-        return [
-            ClassChance(name, float(chance), thresholds[name])
-            for name, chance in zip(self.bundle.class_names, calibrated, strict=True)
+            thresholds = np.full(len(names), self.given_threshold)
+        found = [
+            ClassChance(name, float(chance), float(threshold))
+            for name, chance, threshold in zip(names, chances, thresholds, strict=True)
         ]
+        if self.shift and self.given_threshold is None:
+            for one, chance, threshold in zip(found, calibrated, own, strict=True):
+                one.moved = bool(chance >= threshold)
+        return found
 
     def explained(self, prediction: Prediction) -> str:
         """The class whose regions an overlay of this prediction shows."""
@@ -206,9 +261,24 @@ class Predictor:
             return found + ood.colour_doubts(image.colour_share)
         return found + self.detector.doubts(image.square, image.colour_share)
 
+    def similar_cases(self, prediction: Prediction, label: int = 1) -> SimilarCases | None:
+        """Validation images like this one; None where the probability is for another share of ill."""
+        if self.shift:
+            return None
+        chance = prediction.classes[label].probability if self.bundle.many else prediction.probability
+        assert chance is not None
+        return self.bundle.similar_cases(chance, label)
+
     def notes(self) -> list[str]:
         """What the reader must know about every prediction of this model."""
         notes = []
+        if self.shift:
+            names = self.bundle.class_names if self.bundle.many else self.bundle.class_names[1:]
+            shares = [
+                f"{after:.1%} {name} (validation: {before:.1%})"
+                for name, before, after in zip(names, self.shift.before, self.shift.after, strict=True)
+            ]
+            notes.append(f"The probabilities are for a clinic with {', '.join(shares)}.")
         if self.bundle.synthetic:
             notes.append("This model was trained on synthetic images: it has never seen a real patient.")
         if self.bundle.protocol == TEST_SELECTED:
@@ -279,6 +349,8 @@ def load(
     num_workers: int | None = None,
     explain_class: str | None = None,
     abstain: bool = True,
+    prevalence: Any = None,
+    coverage: float | None = COVERAGE,
 ) -> tuple[Predictor, list[str]]:
     """The predictor of `model` (see registry.FORMS), and notes on it for the user.
 
@@ -302,6 +374,8 @@ def load(
         num_workers=num_workers,
         explain_class=explain_class,
         abstain=abstain,
+        prevalence=prevalence,
+        coverage=coverage,
     )
     return predictor, notes + predictor.notes()
 

@@ -37,7 +37,12 @@ OUTPUTS = {
     "warnings": "strings",
     "version": "string",
 }
-LATER = {"withheld": "string", "differences": "strings"}  # fields that came later are last
+LATER = {  # fields that came later are last
+    "withheld": "string",
+    "differences": "strings",
+    "answer": "string",
+    "prediction_set": "strings",
+}
 
 
 def outputs(class_names: Sequence[str], multilabel: bool = False) -> dict[str, str]:

@@ -20,7 +20,7 @@ MAX_CLASSES = 200  # that a model.json may name
 
 Rule = Callable[[Any], bool]
 OF_MANY = ("class_thresholds", "class_figures")  # the file of a model of two classes does not have these keys
-LATER = ("calibration",)  # keys that came later; a file without them means None
+LATER = ("calibration", "past_patients")  # keys that came later; a file without them means None
 OF_FINDINGS = ("class_temperatures", "task")  # only the file of a model of several findings has these keys
 
 
@@ -73,6 +73,8 @@ def check(facts: dict[str, Any], source: Path) -> None:
     names, labels, chances = facts["class_names"], facts["past"]["labels"], facts["past"]["probabilities"]
     if facts["model"]["num_classes"] != len(names) or len(set(names)) != len(names):
         raise UserError(f"{source}: class_names does not have a name for each class of the model.")
+    if facts["past_patients"] is not None and len(facts["past_patients"]) != len(labels):
+        raise UserError(f"{source}: past_patients does not have a patient for each validation image.")
     if len(labels) != len(chances):
         raise UserError(
             f"{source}: the stored validation images (past) do not have one probability for each label."
@@ -246,6 +248,7 @@ _RULES: dict[str, Rule] = {
     "temperature": _maybe(_number(0.01, 100)),  # None with class_temperatures
     "class_temperatures": _maybe(_every(_text, _number(0.01, 100), MAX_CLASSES)),
     "calibration": _maybe(lambda value: isinstance(value, dict) and len(value) <= MAX_CLASSES),
+    "past_patients": _maybe(_listed(_whole(0, MAX_PAST), MAX_PAST)),
     "task": lambda value: value in (None, MULTILABEL),
     "threshold_rule": lambda value: value in list(THRESHOLD_RULES),
     "figures": _every(_text, _figure),

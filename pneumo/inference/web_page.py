@@ -120,11 +120,10 @@ def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
 
 
 def _shown_of_two(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
-    assert prediction.probability is not None
     left_out = ("path", "error", "overlay", "classes")
     shown = {key: value for key, value in asdict(prediction).items() if key not in left_out}
     shown["decision"] = prediction.decision or None
-    return {**shown, "past": predictor.bundle.similar_cases(prediction.probability)}
+    return {**shown, "past": predictor.similar_cases(prediction)}
 
 
 def _shown_of_many(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def _shown_of_many(predictor: Predictor, prediction: Prediction) -> dict[str, An
     called = chances.index(max(chances))
     return {
         **_shown_of_all(prediction),
-        "past": predictor.bundle.similar_cases(prediction.classes[called].probability, called),
+        "past": predictor.similar_cases(prediction, called),
         "explained": predictor.explained(prediction),
     }
 
@@ -144,7 +143,7 @@ def _shown_of_findings(predictor: Predictor, prediction: Prediction) -> dict[str
     return {
         **_shown_of_all(prediction),
         "reached": None if prediction.withheld else prediction.reached,
-        "past": predictor.bundle.similar_cases(prediction.classes[label].probability, label),
+        "past": predictor.similar_cases(prediction, label),
         "explained": explained,
     }
 
@@ -152,11 +151,21 @@ def _shown_of_findings(predictor: Predictor, prediction: Prediction) -> dict[str
 def _shown_of_all(prediction: Prediction) -> dict[str, Any]:
     return {
         "prediction": None if prediction.withheld else prediction.decision,
-        "classes": [{**asdict(one), "reached": one.reached} for one in prediction.classes],
+        "classes": [
+            {
+                "name": one.name,
+                "probability": one.probability,
+                "threshold": one.threshold,
+                "reached": one.reached,
+            }
+            for one in prediction.classes
+        ],
         "model": prediction.model,
         "warnings": prediction.warnings,
         "withheld": prediction.withheld,
         "differences": prediction.differences,
+        "answer": prediction.answer,
+        "prediction_set": prediction.prediction_set,
     }
 
 
@@ -202,6 +211,8 @@ def _page(predictor: Predictor, nonce: str) -> str:
         many=bundle.many,
         findings=bundle.multilabel,
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
+        coverage=predictor.coverage,
+        shifted=predictor.shift is not None,
         disclaimer=DISCLAIMER,
         explanation=EXPLANATION,
         max_bytes=MAX_BYTES,
