@@ -9,8 +9,6 @@ training images is measured with probabilistic principal components (Tipping and
 limits are exceeded by 1 % of the validation images.
 """
 
-import base64
-import binascii
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -26,6 +24,9 @@ from pneumo import UserError
 from pneumo.data import cache, manifest
 from pneumo.data.images import Grey
 from pneumo.data.settings import DataSettings
+from pneumo.inference import neighbours
+from pneumo.inference.bundle import Bundle
+from pneumo.inference.packed import numbers, packed, unpacked
 from pneumo.text import first_line
 
 SIDE = 16
@@ -90,8 +91,8 @@ def fit(train: Iterable[Grey], val: Iterable[Grey]) -> dict[str, Any]:
     unlimited = OodDetector(
         {
             "format": FORMAT,
-            "mean": _packed(mean),
-            "components": _packed(components),
+            "mean": packed(mean),
+            "components": packed(components),
             "variances": [max(float(value), NOISE_FLOOR) for value in kept],
             "noise": max(float(rest.mean()), NOISE_FLOOR),
             "distance": 1.0,
@@ -126,7 +127,7 @@ def fit_split(images: NDArray[np.uint8], rows: NDArray[np.int64], splits: Iterab
     return fit(*((images[row] for row in split_rows) for split_rows in picked.values()))
 
 
-def fit_again(config: Path, data_digest: str, cache_dir: str) -> dict[str, Any]:
+def fit_again(config: Path, model: Bundle, cache_dir: str) -> dict[str, Any]:
     """The reference of a run that kept none, from the images that its config.yaml names.
 
     UserError if they are missing or are not the run's images.
@@ -141,9 +142,15 @@ def fit_again(config: Path, data_digest: str, cache_dir: str) -> dict[str, Any]:
         raise UserError(first_line(error)) from None
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError, RecursionError):
         raise UserError(f"{config} does not name a data set") from None
-    if data.digest != data_digest:
+    if data.digest != model.data_digest:
         raise UserError(f"the images in {settings.root} are not those of the run")
-    return fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
+    splits = data.manifest.table["split"].tolist()
+    network = model.network()
+    device = next(network.parameters()).device
+    in_features = neighbours.fit_split(
+        network, data.images, data.rows, splits, model.model["in_channels"], lambda: model.autocast(device)
+    )
+    return fit_split(data.images, data.rows, splits) | {"features": in_features}
 
 
 class OodDetector:
@@ -155,16 +162,16 @@ class OodDetector:
     def __init__(self, reference: dict[str, Any]) -> None:
         self.reference = reference
         try:
-            self.variances = _numbers(reference["variances"], 1, COMPONENTS)
-            self.noise = _numbers([reference["noise"]], 1, 1)[0]
-            self.limit = _numbers([reference["distance"]], 1, 1)[0]
-            self.aspect = _numbers(reference["aspect"], 2, 2)
+            self.variances = numbers(reference["variances"], 1, COMPONENTS)
+            self.noise = numbers([reference["noise"]], 1, 1)[0]
+            self.limit = numbers([reference["distance"]], 1, 1)[0]
+            self.aspect = numbers(reference["aspect"], 2, 2)
             self.pose_limits = dict(
-                zip(POSES, _numbers([reference["poses"][name] for name in POSES], 5, 5), strict=True)
+                zip(POSES, numbers([reference["poses"][name] for name in POSES], 5, 5), strict=True)
             )
             count = len(self.variances)
-            self.mean = _unpacked(reference["mean"], (SIDE * SIDE,))
-            self.components = _unpacked(reference["components"], (count, SIDE * SIDE))
+            self.mean = unpacked(reference["mean"], (SIDE * SIDE,))
+            self.components = unpacked(reference["components"], (count, SIDE * SIDE))
             if reference["format"] != FORMAT:
                 raise ValueError
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -227,32 +234,3 @@ def _thumbnail(square: Grey) -> tuple[Thumbs, float]:
 def _thumbnails(squares: Iterable[Grey]) -> tuple[Thumbs, NDArray[np.float64]]:
     both = [_thumbnail(square) for square in squares]
     return np.stack([thumb for thumb, _ in both]), np.asarray([aspect for _, aspect in both])
-
-
-def _packed(array: NDArray[np.floating[Any]]) -> str:
-    """As base64 of float16, which changes a score only in its fourth digit."""
-    return base64.b64encode(array.astype("<f2").tobytes()).decode()
-
-
-def _unpacked(text: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    if not isinstance(text, str) or len(text) > 10**6:
-        raise ValueError
-    try:
-        array = np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float64)
-    except binascii.Error:
-        raise ValueError from None
-    if not np.isfinite(array).all():
-        raise ValueError
-    return array.reshape(shape)
-
-
-def _numbers(values: Any, least: int, most: int) -> NDArray[np.float64]:
-    """`least` to `most` positive numbers, or ValueError."""
-    if not isinstance(values, list) or not least <= len(values) <= most:
-        raise ValueError
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
-        raise ValueError
-    array = np.asarray(values, dtype=np.float64)
-    if not ((array > 0) & (array < 1e9)).all():
-        raise ValueError
-    return array

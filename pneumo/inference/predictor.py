@@ -21,7 +21,9 @@ from pneumo.evaluation.predictions import BETWEEN_FINDINGS
 from pneumo.inference import answers, explain, model_folder, ood
 from pneumo.inference.bundle import Bundle, Floats, SimilarCases
 from pneumo.inference.conformal import PredictionSets
+from pneumo.inference.neighbours import NeighbourDetector
 from pneumo.inference.prevalence import PriorShift
+from pneumo.models.head import Penultimate
 from pneumo.names import CONFIG, TEST_SELECTED
 from pneumo.tracking import registry
 
@@ -139,6 +141,10 @@ class Predictor:
         self.workers = worker_count(num_workers)
         self.pool = ThreadPoolExecutor(self.workers, initializer=self._start_worker)
         self.detector = ood.OodDetector(bundle.ood_reference) if bundle.ood_reference else None
+        # Models of older versions have no reference of their features.
+        reference = (bundle.ood_reference or {}).get("features")
+        self.neighbours = NeighbourDetector(reference) if reference else None
+        self.penultimate = Penultimate.of(self.network) if reference else None
 
     def _start_worker(self) -> None:
         if self.device.type == "cpu" and self.workers > 1:
@@ -178,11 +184,14 @@ class Predictor:
             return []
         squares = np.stack([image.square for image in images])
         raw = self.bundle.probabilities(squares, self.network)
-        answers = list(map(self._of_classes if self.bundle.many else self._of_two, raw))
-        for path, image, answer in zip(paths, images, answers, strict=True):
-            answer.path, answer.model = str(path), self.bundle.version
-            answer.doubt(self.doubts(image), self.abstain)
-        return answers
+        reasons: list[list[str]] = [[] for _ in images]
+        if self.neighbours and self.penultimate:
+            reasons = self.neighbours.reasons(self.penultimate.last())
+        found = list(map(self._of_classes if self.bundle.many else self._of_two, raw))
+        for path, image, one, unlike in zip(paths, images, found, reasons, strict=True):
+            one.path, one.model = str(path), self.bundle.version
+            one.doubt(self.doubts(image) + ood.Doubts([*unlike], [*unlike]), self.abstain)
+        return found
 
     def _of_two(self, raw: float) -> Prediction:
         """The answer for the uncalibrated probability of one image."""
@@ -363,7 +372,7 @@ def load(
         missing = "the model has no reference of its training data"
         try:
             config = bundle.weights.parent.parent / CONFIG
-            bundle.ood_reference = ood.fit_again(config, bundle.data_digest, str(cache_dir))
+            bundle.ood_reference = ood.fit_again(config, bundle, str(cache_dir))
             notes.append(f"{missing}; it was created again from the data set.")
         except UserError as error:
             notes.append(f"{missing}: {error}")

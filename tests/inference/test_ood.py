@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +73,13 @@ def test_the_run_keeps_its_reference_and_a_run_without_gets_it_again(
     kept = json.loads((phantom_run / TRAINING_REFERENCE).read_text())
     model = model_folder.read(phantom_run)
     assert model.ood_reference == kept
-    again = ood.fit_again(phantom_run / "config.yaml", model.data_digest, str(tmp_path / "cache"))
-    assert again == kept
+    again = ood.fit_again(phantom_run / "config.yaml", model, str(tmp_path / "cache"))
+    assert again == kept and kept["features"]["features"] == 512
+    other = replace(model, data_digest="0" * 64)
     with pytest.raises(UserError, match="are not those of the run"):
-        ood.fit_again(phantom_run / "config.yaml", "0" * 64, str(tmp_path / "cache"))
+        ood.fit_again(phantom_run / "config.yaml", other, str(tmp_path / "cache"))
     with pytest.raises(UserError, match="does not name a data set"):
-        ood.fit_again(tmp_path / "config.yaml", "0" * 64, str(tmp_path / "cache"))
+        ood.fit_again(tmp_path / "config.yaml", other, str(tmp_path / "cache"))
 
 
 def test_colour_is_measured_on_the_original(tmp_path: Path) -> None:
