@@ -1,5 +1,6 @@
 """`pneumo predict model=URI input=FILE_OR_DIR [output=FILE]`: apply a trained model to X-rays."""
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ class PredictConfig:
     abstain: bool = True
     prevalence: Any = None  # a share, or a list of them
     coverage: float | None = 0.9
+    window: Any = "file"  # full, file, or C,W
     explain: bool = False
     explain_class: str | None = None
     ui: bool = False
@@ -58,6 +60,7 @@ class PredictConfig:
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"num_workers={self.num_workers} must be at least 1, or null for all cores.")
         check_device("device", self.device)
+        _ = self.shown_window
         if self.ui:
             return
         if not self.inputs:
@@ -67,6 +70,22 @@ class PredictConfig:
                 raise UserError(f"input={path} does not exist: give a file or a folder that does.")
         if Path(self.output).suffix.lower() not in SUFFIXES:
             raise UserError(f"output={self.output} must end with {' or '.join(SUFFIXES)}.")
+
+    @property
+    def shown_window(self) -> str | tuple[float, float]:
+        """`window`, with a centre and a width as numbers."""
+        if self.window in ("full", "file"):
+            return str(self.window)
+        parts = self.window if isinstance(self.window, list) else str(self.window).split(",")
+        try:
+            centre, width = (float(part) for part in parts)
+        except (TypeError, ValueError):
+            centre, width = 0.0, 0.0
+        if not (math.isfinite(centre) and 0 < width < math.inf):
+            raise UserError(
+                f"window={self.window} is not a window: give file, full, or C,W such as 2048,4096."
+            )
+        return centre, width
 
     @property
     def inputs(self) -> list[str]:
@@ -101,6 +120,7 @@ def predict(settings: PredictConfig) -> int:
         abstain=settings.abstain,
         prevalence=settings.prevalence,
         coverage=settings.coverage,
+        window=settings.shown_window,
     )
     alarms = [] if model.bundle.many else [alarm.both() for alarm in model.alarms]
     for note in (*notes, *alarms):

@@ -82,6 +82,7 @@ class Bundle:
     class_temperatures: dict[str, float] | None = None  # by finding; None: one class an image
     task: str | None = None  # multilabel; None: one class an image
     calibration: dict[str, Any] | None = None  # None: the temperature
+    ages: list[float] | None = None  # the lowest and the highest of the validation images, years
     past_patients: list[int] | None = None  # a number for the patient of each image of `past`
     past: PastCases
     test_digest: str

@@ -5,7 +5,9 @@ Files are read as data only: no pickle, and every value of a JSON is checked bef
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,7 @@ def from_run(
             "val": len(val.paths),
         },
         **_decisions(val)(val, test, threshold_rule),
+        "ages": _ages(val),
         "past_patients": _numbered(val.patients),
         "test_digest": test_digest(test) if test else "",
         "familiarity": _read_json(reference) if reference.is_file() else None,
@@ -250,6 +253,18 @@ def _decisions_of_findings(val: SplitResult, test: SplitResult | None, threshold
 
 def _past(val: SplitResult, calibrated: Floats) -> dict[str, Any]:
     return {"labels": val.labels.tolist(), "probabilities": calibrated.tolist()}
+
+
+def _ages(val: SplitResult) -> list[float] | None:
+    """The range of a column of ages in years, if the table has one and it is filled."""
+    for name, values in val.subgroups.items():
+        if re.sub(r"[\W_]", "", name.lower()) not in ("age", "patientage", "ageyears", "ageinyears"):
+            continue
+        with suppress(ValueError):
+            years = [float(value.strip().upper().removesuffix("Y")) for value in values if value.strip()]
+            if years and 0 <= min(years) <= max(years) <= 200:
+                return [min(years), max(years)]
+    return None
 
 
 def _numbered(patients: Sequence[str | None]) -> list[int]:

@@ -19,12 +19,8 @@ from pneumo.inference.predictor import Prediction, Predictor, PreparedImage
 from pneumo.names import CLASS_NAMES, many_classes
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
-LATER = (
-    "withheld",
-    "differences",
-    "answer",
-    "prediction_set",
-)  # columns that came later are last: readers that count columns go on
+# Columns that came later are last: readers that count columns go on.
+LATER = ("withheld", "differences", "answer", "prediction_set", "window")
 THRESHOLD = "threshold_"  # before the name of a class; its probability has the prefix of predictions/*.csv
 MAX_NAME_LENGTH = 200  # characters of an image's name in the name of its overlay
 UNREADABLE = "could not be read"

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from pneumo import UserError, one_of
-from pneumo.data.images import largest_undeclared, preprocess, read_with_colour
+from pneumo.data import dicom
+from pneumo.data.images import format_of, largest_undeclared, preprocess, read_with_colour
 from pneumo.data.limits import BadImage, Grey
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.workers import worker_count
@@ -71,6 +72,7 @@ class Prediction:
     withheld: str = ""
     answer: str = ""
     prediction_set: list[str] | None = None
+    window: str = ""
     differences: list[str] = field(default_factory=list)
 
     @property
@@ -99,6 +101,7 @@ class PreparedImage:
     grey: Grey
     colour_share: float
     largest: int | None = None
+    facts: dicom.Facts = field(default_factory=dicom.Facts)  # what a DICOM header says
 
 
 class Predictor:
@@ -107,7 +110,7 @@ class Predictor:
     `explain_class` is the class whose regions an overlay shows, None: PNEUMONIA of two classes, of more the
     called class, and of several findings the most probable one. With `abstain`, the decision is withheld for
     an image that is unlike the training images. `prevalence` asks for the probabilities of another clinic
-    (pneumo.inference.prevalence), `coverage` for prediction sets.
+    (pneumo.inference.prevalence), `coverage` for prediction sets. `window` is that of `dicom.read`.
 
     `predict` works in `num_workers` threads (default: one per core). Each thread reads, prepares and computes
     whole batches. On a CPU each thread computes alone, which is faster than sharing every operation: where
@@ -125,6 +128,7 @@ class Predictor:
         abstain: bool = True,
         prevalence: Any = None,
         coverage: float | None = COVERAGE,
+        window: dicom.Window = dicom.FILE,
     ) -> None:
         if explain_class is not None:
             one_of("explain_class", explain_class, bundle.class_names)
@@ -136,6 +140,7 @@ class Predictor:
         self.abstain = abstain
         self.shift = None if prevalence is None else PriorShift(bundle, prevalence)
         self.coverage = coverage
+        self.window = window
         self.sets = None if coverage is None else PredictionSets(bundle, coverage)
         self.alarms = self._alarms()
         self.workers = worker_count(num_workers)
@@ -173,10 +178,13 @@ class Predictor:
     def prepare(self, path: str | Path, keep_grey: bool = False) -> PreparedImage:
         """Read `path` and prepare it exactly as for training. Raises BadImage."""
         rule, white = self.bundle.pixel_rule, self.bundle.white
-        grey, colour_share = read_with_colour(path, pixels=rule, white=white)
+        grey, colour_share = read_with_colour(path, pixels=rule, white=white, window=self.window)
+        facts = dicom.Facts()
+        if format_of(path) == "DICOM":
+            facts = dicom.facts(path, np.asarray(grey), window=self.window)
         largest = largest_undeclared(path) if rule > 1 and white is not None else None
         square = preprocess(grey, **self.bundle.preprocess)
-        return PreparedImage(square, np.asarray(grey) if keep_grey else square, colour_share, largest)
+        return PreparedImage(square, np.asarray(grey) if keep_grey else square, colour_share, largest, facts)
 
     def predictions(self, paths: Sequence[str], images: Sequence[PreparedImage]) -> list[Prediction]:
         """The model's answers for prepared `images`; `paths` are their names in the answers."""
@@ -189,7 +197,7 @@ class Predictor:
             reasons = self.neighbours.reasons(self.penultimate.last())
         found = list(map(self._of_classes if self.bundle.many else self._of_two, raw))
         for path, image, one, unlike in zip(paths, images, found, reasons, strict=True):
-            one.path, one.model = str(path), self.bundle.version
+            one.path, one.model, one.window = str(path), self.bundle.version, image.facts.window
             one.doubt(self.doubts(image) + ood.Doubts([*unlike], [*unlike]), self.abstain)
         return found
 
@@ -262,7 +270,12 @@ class Predictor:
 
     def doubts(self, image: PreparedImage) -> ood.Doubts:
         """Why the probability of `image` may mean nothing."""
-        white, found = self.bundle.white, ood.Doubts()
+        white, facts = self.bundle.white, image.facts
+        found = ood.Doubts([*facts.reasons, *facts.warnings], [*facts.reasons])
+        if facts.age is not None and self.bundle.ages is not None:
+            low, high = self.bundle.ages
+            if not low <= facts.age <= high:
+                found.warnings.append(f"another age than the validation images ({low:g} to {high:g} years)")
         if image.largest is not None and white is not None and image.largest > white:
             text = f"brighter than any training film: values up to {image.largest}, white is {white}"
             found.warnings.append(text)
@@ -360,6 +373,7 @@ def load(
     abstain: bool = True,
     prevalence: Any = None,
     coverage: float | None = COVERAGE,
+    window: dicom.Window = dicom.FILE,
 ) -> tuple[Predictor, list[str]]:
     """The predictor of `model` (see registry.FORMS), and notes on it for the user.
 
@@ -385,6 +399,7 @@ def load(
         abstain=abstain,
         prevalence=prevalence,
         coverage=coverage,
+        window=window,
     )
     return predictor, notes + predictor.notes()
 

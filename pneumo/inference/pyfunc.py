@@ -42,6 +42,7 @@ LATER = {  # fields that came later are last
     "differences": "strings",
     "answer": "string",
     "prediction_set": "strings",
+    "window": "string",
 }
 
 

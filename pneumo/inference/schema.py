@@ -20,7 +20,7 @@ MAX_CLASSES = 200  # that a model.json may name
 
 Rule = Callable[[Any], bool]
 OF_MANY = ("class_thresholds", "class_figures")  # the file of a model of two classes does not have these keys
-LATER = ("calibration", "past_patients")  # keys that came later; a file without them means None
+LATER = ("calibration", "ages", "past_patients")  # keys that came later; a file without them means None
 OF_FINDINGS = ("class_temperatures", "task")  # only the file of a model of several findings has these keys
 
 
@@ -248,6 +248,7 @@ _RULES: dict[str, Rule] = {
     "temperature": _maybe(_number(0.01, 100)),  # None with class_temperatures
     "class_temperatures": _maybe(_every(_text, _number(0.01, 100), MAX_CLASSES)),
     "calibration": _maybe(lambda value: isinstance(value, dict) and len(value) <= MAX_CLASSES),
+    "ages": _maybe(lambda value: _listed(_number(0, 200), 2)(value) and len(value) == 2),
     "past_patients": _maybe(_listed(_whole(0, MAX_PAST), MAX_PAST)),
     "task": lambda value: value in (None, MULTILABEL),
     "threshold_rule": lambda value: value in list(THRESHOLD_RULES),

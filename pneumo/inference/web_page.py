@@ -165,6 +165,7 @@ def _shown_of_all(prediction: Prediction) -> dict[str, Any]:
         "withheld": prediction.withheld,
         "differences": prediction.differences,
         "answer": prediction.answer,
+        "window": prediction.window,
         "prediction_set": prediction.prediction_set,
     }
 
