@@ -486,6 +486,10 @@ class Row:
             [row.mean() for row in each], [row @ self.w / self.w.sum(axis=0) for row in each]
         )
 
+    def complete(self, rows: np.ndarray) -> bool:
+        """Do these images show every class?"""
+        return len(set(self.y[rows])) == len(set(self.y))
+
     def right(self) -> np.ndarray:
         """Which images the averaged probabilities get right."""
         return (self.average >= 0.5) == self.y
@@ -741,7 +745,7 @@ def check_choice(same: Check, page: dict[str, Any], rows: dict[str, Row], w: np.
     outside = []
     for draw in range(min(500, w.shape[1])):
         left = w[:, draw] == 0
-        if len(set(y[left])) == len(set(y)):
+        if ranked[0].complete(left):
             winner = max(ranked, key=lambda row: row.draws[score][draw])
             outside.append(np.mean([winner.scores_of(y[left], p[left])[score] for p in winner.test]))
     same("draws of the choice", found["draws"], len(outside))
@@ -756,7 +760,8 @@ def recompute(file: Path, artifacts: Path) -> Check:
 
 
 def _recompute(file: Path, artifacts: Path) -> Check:
-    import recompute_classes as classes  # it uses this module
+    import recompute_classes as classes  # they use this module
+    import recompute_findings as findings
 
     gc.freeze()  # statsmodels collects garbage in each call, half a second in a large process
     page = json.loads(file.read_text())
@@ -786,7 +791,17 @@ def _recompute(file: Path, artifacts: Path) -> Check:
     some = next(row for group in groups for row in group)
     table = files[some["runs"][0]["run_id"]]["test"]
     draws, seed = page["bootstrap"]["draws"], page["bootstrap"]["seed"]
-    if names:
+    told: list[str] = []
+    if "findings" in page:
+        assert not folds  # of several findings, cross-validations are not recomputed
+        told = [
+            name
+            for name in names
+            if all(name in findings.testable(held["val"], names) for held in files.values())
+        ]
+        w = findings.draw_weights(table, names, draws, seed)
+        same("draws kept", page["bootstrap"]["kept"], w.shape[1])
+    elif names:
         w = classes.draw_weights(table, draws, seed, len(names))
         same("draws kept", page["bootstrap"]["kept"], w.shape[1])
     else:
@@ -794,7 +809,9 @@ def _recompute(file: Path, artifacts: Path) -> Check:
     rows = {}
     for group in groups:
         for facts in group:
-            if names:
+            if "findings" in page:
+                row = findings.FindingRow(facts, files, w, on_val, names, told)
+            elif names:
                 row = classes.ClassRow(facts, files, w, on_val, names, folds)
             else:
                 row = Row(facts, files, w, on_val, folds)
@@ -808,6 +825,9 @@ def _recompute(file: Path, artifacts: Path) -> Check:
     same("test images", page["test"]["images"], len(table))
     order = [row["scores"][page["rank_by"]]["value"] for row in page["configurations"]]
     assert order == sorted(order, reverse=True)
+    if "findings" in page:
+        findings.check_images(same, page, table, rows["c1"])
+        return same
     if names:
         classes.check_images(same, page, table, next(iter(rows.values())))
         return same

@@ -3,7 +3,15 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from pneumo.comparison.blocks import Details, Link, Picture, Section, Table
-from pneumo.comparison.content import Comparison, Confusion, Mistake, all_rows, class_names, many
+from pneumo.comparison.content import (
+    Comparison,
+    Confusion,
+    Mistake,
+    all_rows,
+    class_names,
+    many,
+    several_findings,
+)
 from pneumo.comparison.reporting_items import items
 from pneumo.comparison.words import (
     images_by_class,
@@ -45,7 +53,7 @@ def data(comparison: Comparison) -> Section:
     for name, split in splits.items():
         title, role = _SPLITS[name]
         if many(comparison):
-            role = role.replace("thresholds, ", "")
+            role = role.replace("thresholds, ", "")  # calls are made without one chosen there
         if name == "val" and comparison["cross_validation"] is not None:
             title, role = "Folds", "each is scored by the network trained on the others"
         patients = f" of {split['patients']:,} patients" if split["patients"] else ""
@@ -97,6 +105,8 @@ def mistakes(comparison: Comparison, pictures: Mapping[str, str]) -> Section | N
     if not comparison["mistakes"]:
         return None
     name = comparison["configurations"][0]["name"]
+    if several_findings(comparison):
+        return _finding_mistakes(comparison, pictures, name)
     if many(comparison):
         return _class_mistakes(comparison, pictures, name)
     classes = [name.lower() for name in class_names(comparison)]
@@ -142,6 +152,24 @@ def _class_mistakes(comparison: Comparison, pictures: Mapping[str, str], name: s
     text = [
         f"The {images_word(comparison)} images that {name} gets wrong with the most confidence, its seeds "
         "averaged: at most two of each true and called class."
+    ]
+    if not pictures:
+        text.append(NO_IMAGES)
+    return Section(title="Mistakes", text=text, pictures=shown)
+
+
+def _finding_mistakes(comparison: Comparison, pictures: Mapping[str, str], name: str) -> Section:
+    """The mistakes of several findings, by finding."""
+    shown = []
+    for mistake in comparison["mistakes"]:
+        finding = mistake["finding"]
+        truth, called = (f"with {finding}", f"without {finding}")[:: 1 if mistake["label"] else -1]
+        of = f"a probability of {mistake['probability']:.4f}"
+        shown.append(_picture(mistake, truth, called, of, pictures))
+    text = [
+        f"The {images_word(comparison)} images that {name} gets wrong with the most confidence, at "
+        "probability 0.5, its seeds averaged: of each finding at most two that it misses, and two that it "
+        "calls wrongly."
     ]
     if not pictures:
         text.append(NO_IMAGES)

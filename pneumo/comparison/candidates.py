@@ -78,7 +78,7 @@ class Candidate:
     patients: dict[str, int] = field(default_factory=dict)  # by split, if recorded
     parts: list["Candidate"] = field(default_factory=list)  # of a cross-validation: its folds' runs
     ensemble: SplitResult | None = None  # of a cross-validation: its networks' mean on test, if scored
-    temperature: float | None = None  # of a fold's network, which its `val` has already
+    temperature: float | list[float] | None = None  # of a fold's network, which its `val` has already
 
     @property
     def split(self) -> str:
@@ -127,7 +127,7 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
 
 
 def _refuse_other_tasks(runs: Sequence[TrackedRun]) -> None:
-    """Raise UserError for runs that tell different classes apart, or that look for several findings."""
+    """Raise UserError for runs that tell different classes apart, or look for different findings."""
     tasks = Counter((run.tags.get(TASK_TAG, ""), run.tags.get(CLASSES_TAG, _TWO)) for run in runs)
     if len(tasks) > 1:
         parts = []
@@ -137,11 +137,6 @@ def _refuse_other_tasks(runs: Sequence[TrackedRun]) -> None:
         raise UserError(
             f"the runs tell different classes apart: {'; '.join(sorted(parts))}. Their scores answer "
             "different questions; compare each group alone, by sweep_id=ID or in a separate experiment."
-        )
-    if any(task for task, _ in tasks):
-        raise UserError(
-            "the runs look for several findings an image (data.task=multilabel), and pneumo compare takes "
-            "one class an image so far. Each run has its scores in reports/ and in MLflow."
         )
 
 
@@ -263,7 +258,7 @@ def sort_out(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Lef
         kept = [replace(run, test=run.val) for run in kept]
     which = "test" if all(run.scored for run in kept) else "validation"
     keep(
-        lambda run: tuple(zip(run.test.paths, run.test.labels.tolist(), strict=True)),
+        lambda run: (tuple(run.test.paths), run.test.labels.tobytes()),
         lambda run: (
             f"its {len(run.test.paths)} {which} predictions are of other images "
             f"({'trainer.limit_batches?' if which == 'test' else 'another split'})"

@@ -5,7 +5,8 @@ values and the decision curve need one positive class, and are left out. One cla
 by the functions that judge two classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,7 +22,18 @@ CLASS_PAIRED = (
     *("auroc", "auprc", "brier", "log_loss"),
 )
 CLASS_SCORES = ("auroc", "recall", "specificity", "precision", "f1", "auprc")  # of each class; and ece
-ERRORS = ("ece", "ece_top")
+
+
+@dataclass(kw_only=True)
+class OneClass:
+    """One class against the rest, or one finding: the images that tell, and each run's answer for them."""
+
+    name: str
+    truth: metrics.Ints  # 0 and 1 [N]
+    patients: Sequence[str | None]
+    chances: list[metrics.Floats]  # of each run
+    called: list[np.ndarray]  # of each run, bool [N]
+    weights: statistics.Weights
 
 
 class ClassConfiguration(Configuration):
@@ -30,17 +42,50 @@ class ClassConfiguration(Configuration):
     ranked_by: Sequence[str] = CLASS_RANKED_BY
     paired: Sequence[str] = CLASS_PAIRED
     words: Mapping[str, str] = CLASS_SCORE_WORDS
+    errors: Sequence[str] = ("ece", "ece_top")
+
+    def _both(
+        self, chances: metrics.Floats, weights: statistics.Weights
+    ) -> tuple[dict[str, metrics.Floats], dict[str, metrics.Floats]]:
+        """One run's scores on every draw, and those of each class."""
+        return class_statistics.resampled_both(self._truth, chances, weights)
+
+    def _each(self, weights: statistics.Weights) -> Iterator[OneClass]:
+        """The classes in the order of their labels."""
+        for label, name in enumerate(self._test.class_names):
+            yield OneClass(
+                name=name,
+                truth=(self._truth == label).astype(np.int64),
+                patients=self._test.patients,
+                chances=[chances[:, label] for chances in self.tests],
+                called=[multiclass.called_of(chances) == label for chances in self.tests],
+                weights=weights,
+            )
+
+    def _errors_if_calibrated(self, seed: int) -> metrics.Floats:
+        """The mean ECE of each class, then that of the called class: [K + 1, draws]."""
+        test = self._test
+        return calibration.class_errors_if_calibrated(test.labels, test.patients, self.tests, seed)
+
+    def _calibration_bins(self) -> tuple[metrics.Ints, metrics.Ints, metrics.Floats]:
+        """What the calibration curve shows, the runs pooled: numbers of patients, hits, probabilities."""
+        _, _, patient_of = statistics.clusters(self._truth, self._test.patients)
+        top = np.concatenate([chances.max(1) for chances in self.tests])
+        right = np.concatenate([multiclass.called_of(chances) == self._truth for chances in self.tests])
+        return np.tile(patient_of, len(self.tests)), right.astype(np.int64), top
 
     def _resample(self, weights: statistics.Weights) -> list[dict[str, metrics.Floats]]:
-        both = [class_statistics.resampled_both(self._truth, chances, weights) for chances in self.tests]
+        both = [self._both(chances, weights) for chances in self.tests]
         self._of_class = [of_class for _, of_class in both]
         return [macro for macro, _ in both]
 
     def _row(self, weights: statistics.Weights, seed: int) -> ConfigurationRow:
-        test = self._test
-        errors = calibration.class_errors_if_calibrated(test.labels, test.patients, self.tests, seed)
-        # The mean of the classes' errors, and the error of the called class.
-        if_calibrated = dict(zip(ERRORS, (errors[:-1].mean(axis=0), errors[-1]), strict=True))
+        test, errors = self._test, self._errors_if_calibrated(seed)
+        classes = len(test.class_names)
+        # The mean of the classes' errors, and what comes after them.
+        if_calibrated = dict(
+            zip(self.errors, (errors[:classes].mean(axis=0), *errors[classes:]), strict=True)
+        )
         row: ConfigurationRow = {
             **self._start(),
             "points": {},
@@ -56,61 +101,30 @@ class ClassConfiguration(Configuration):
 
     def _classes(self, weights: statistics.Weights, errors: metrics.Floats) -> dict[str, ClassRow]:
         once = np.ones((len(self._truth), 1), dtype=np.uint16)
-        each = [
-            (
-                class_statistics.resampled_both(self._truth, chances, once)[1],
-                drawn,
-            )
-            for chances, drawn in zip(self.tests, self._of_class, strict=True)
-        ]
+        observed = [self._both(chances, once)[1] for chances in self.tests]
         rows: dict[str, ClassRow] = {}
-        for label, name in enumerate(self._test.class_names):
-            own = (self._truth == label).astype(np.int64)
-            counts = statistics.PatientCounts.of(own, self._test.patients)
-            called = np.mean(
-                [
-                    statistics.patients_of(self._test.patients, multiclass.called_of(chances) == label)
-                    for chances in self.tests
-                ]
-            )
-            chances_of = [chances[:, label] for chances in self.tests]
-            rows[name] = {
-                "images": int(own.sum()),
+        for label, one in enumerate(self._each(weights)):
+            counts = statistics.PatientCounts.of(one.truth, one.patients)
+            called = np.mean([statistics.patients_of(one.patients, called) for called in one.called])
+            rows[one.name] = {
+                "images": int(one.truth.sum()),
                 "patients": counts.ill,
                 "scores": {
                     **{
                         score: self._interval(
                             score,
-                            [float(values[score][label, 0]) for values, _ in each],
-                            {score: np.mean([drawn[score][label] for _, drawn in each], axis=0)},
+                            [float(values[score][label, 0]) for values in observed],
+                            {score: np.mean([drawn[score][label] for drawn in self._of_class], axis=0)},
                             float(called) if score == "precision" else None,
                             counts,
                         )
                         for score in CLASS_SCORES
                     },
-                    "ece": self._error(own, chances_of, weights, errors[label], counts),
+                    "ece": _error(one, errors[label], counts),
                 },
-                "calibration": self._calibration(own, chances_of, errors[label]),
+                "calibration": self._calibration(one.truth, one.chances, errors[label], one.patients),
             }
         return rows
-
-    def _error(
-        self,
-        own: metrics.Ints,
-        tests: Sequence[metrics.Floats],
-        weights: statistics.Weights,
-        if_calibrated: metrics.Floats,
-        counts: statistics.PatientCounts,
-    ) -> ScoreInterval:
-        """One class's calibration error with its interval."""
-        value = float(np.mean([metrics.calibration_error(own, chances) for chances in tests]))
-        drawn = [
-            statistics.resampled_scores(own, chances, weights, parts=("losses",))["ece"] for chances in tests
-        ]
-        low, high = calibration.error_interval(
-            value, if_calibrated, np.mean(drawn, axis=0), counts.smaller_class
-        )
-        return {"value": value, "low": low, "high": high}
 
     def _behind_precision(self) -> float | None:
         return None  # macro precision is a mean over the classes, as macro F1 is
@@ -121,15 +135,14 @@ class ClassConfiguration(Configuration):
         once = np.ones((len(test.labels), 1), dtype=np.uint16)
         both = np.concatenate([once, weights[:, :FEW_DRAWS]], axis=1)
         stacks = [
-            statistics.resampled_curves(test.labels == label, chances[:, label], both, GRID)
-            for chances in self.tests
-            for label in range(len(test.class_names))
+            statistics.resampled_curves(one.truth, chances, one.weights, GRID)
+            for one in self._each(both)
+            for chances in one.chances
         ]
         roc, pr = (mean_curve(stack) for stack in zip(*stacks, strict=True))
-        top = np.concatenate([chances.max(1) for chances in self.tests])
-        right = np.concatenate([multiclass.called_of(chances) == test.labels for chances in self.tests])
-        ends = calibration.share_intervals(test.labels, test.patients, right.astype(np.int64), top)
-        images, chance, share = metrics.calibration_bins(right, top)
+        people, hits, pooled = self._calibration_bins()
+        ends = calibration.share_intervals(people, hits, pooled)
+        images, chance, share = metrics.calibration_bins(hits, pooled)
         self.row["curves"] = {
             "grid": GRID.tolist(),
             "roc": roc,
@@ -142,6 +155,12 @@ class ClassConfiguration(Configuration):
         }
 
 
-def configuration_of(classes: int) -> type[Configuration]:
-    """What scores a configuration of so many classes."""
-    return ClassConfiguration if classes > 2 else Configuration
+def _error(one: OneClass, if_calibrated: metrics.Floats, counts: statistics.PatientCounts) -> ScoreInterval:
+    """One class's calibration error with its interval."""
+    value = float(np.mean([metrics.calibration_error(one.truth, chances) for chances in one.chances]))
+    drawn = [
+        statistics.resampled_scores(one.truth, chances, one.weights, parts=("losses",))["ece"]
+        for chances in one.chances
+    ]
+    low, high = calibration.error_interval(value, if_calibrated, np.mean(drawn, axis=0), counts.smaller_class)
+    return {"value": value, "low": low, "high": high}

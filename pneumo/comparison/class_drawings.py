@@ -13,8 +13,8 @@ FEW_CLASSES = 5  # up to so many, two matrices are drawn side by side
 MOST_MATRICES = 4  # of more classes, one: a matrix of 15 takes a second to draw
 
 
-def by_class(rows: Sequence[ConfigurationRow]) -> Figure | None:
-    """The AUROC of each class against the rest with its interval, the configurations below one another."""
+def by_class(rows: Sequence[ConfigurationRow], of_one: str) -> Figure | None:
+    """The AUROC of each class with its interval, the configurations below one another; `of_one`: of what."""
     if not rows:
         return None
     names = list(rows[0]["classes"])
@@ -36,7 +36,7 @@ def by_class(rows: Sequence[ConfigurationRow]) -> Figure | None:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.locator_params(axis="x", nbins=5)
-    label(axes, "AUROC, class against the rest")
+    label(axes, f"AUROC, {of_one}")
     legend(figure, axes)
     return figure
 

@@ -17,6 +17,7 @@ from pneumo.comparison.words import (
     plural,
     ranked,
     score_words,
+    temperature,
     with_interval,
 )
 
@@ -88,7 +89,7 @@ def _temperatures(rows: Sequence[ConfigurationRow], words: Mapping[str, str]) ->
         fitted = row["temperature"]
         if fitted is None:
             continue
-        values = ", ".join(f"{value:.3f}" for value in fitted["values"])
+        values = ", ".join(temperature(value) for value in fitted["values"])
         changes = [
             f"{number(row['scores'][score]['value'])} → {number(fitted['after'][score])}" for score in scores
         ]

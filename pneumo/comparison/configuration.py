@@ -100,7 +100,7 @@ class Configuration:
             **self._start(),
             "points": self._points(weights),
             "temperature": self._temperature(weights),
-            "calibration": self._calibration(test.labels, self.tests, if_calibrated),
+            "calibration": self._calibration(test.labels, self.tests, if_calibrated, test.patients),
             "net_benefit": self._net_benefit(np.ones((len(test.labels), 1)))[:, 0].tolist(),
             "subtypes": self._subtypes(test, weights),
             "confusion": [matrix_of(test.labels, chances) for chances in self.tests],
@@ -245,11 +245,12 @@ class Configuration:
         labels: metrics.Ints,
         tests: Sequence[metrics.Floats],
         if_calibrated: metrics.Floats,
+        patients: Sequence[str | None],
     ) -> CalibrationRow:
-        """Of `tests`, the runs' probabilities of class 1 of the `labels`."""
+        """Of `tests`, the runs' probabilities of class 1 of the `labels`, and the images' `patients`."""
         fits = [Recalibration.of(labels, chances) for chances in tests]
-        _, _, patient_of = statistics.clusters(labels, self._test.patients)
-        least = statistics.PatientCounts.of(labels, self._test.patients).smaller_class
+        _, _, patient_of = statistics.clusters(labels, patients)
+        least = statistics.PatientCounts.of(labels, patients).smaller_class
 
         def row(values: list[float], influences: list[metrics.Floats]) -> RecalibrationRow:
             mean = float(np.mean(values))

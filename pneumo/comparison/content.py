@@ -2,6 +2,7 @@
 
 Scores are fractions. An interval's ends are NaN where there is none; the JSON then has null. Of more than two
 classes, keys that make sense for two alone are absent or empty, and `class_names`, `classes` are present.
+So it is with several findings: what is said of a class holds for a finding, present or absent.
 """
 
 from typing import NotRequired, TypedDict
@@ -9,6 +10,7 @@ from typing import NotRequired, TypedDict
 from pneumo.names import CLASS_NAMES
 
 Confusion = list[list[int]]  # [[tn, fp], [fn, tp]]; images by true and called class
+# Of several findings, a row of each: [tn, fp, fn, tp].
 EpochScores = dict[str, float]  # "epoch", "train/loss", "val/f1", ...
 
 
@@ -76,7 +78,7 @@ class OperatingPoint(TypedDict):
 class Temperature(TypedDict):
     """Each run's temperature, and the mean calibration of the test images with it."""
 
-    values: list[float]
+    values: list[float | list[float]]  # of several findings, one for each
     after: dict[str, float]
 
 
@@ -288,7 +290,7 @@ class FoldRow(TypedDict):
     run_id: str
     name: str
     epoch: int | None
-    temperature: float | None
+    temperature: float | list[float] | None  # of several findings, one for each
     images: int
     score: float  # of the score that ranks
 
@@ -341,6 +343,7 @@ class Mistake(TypedDict):
     probability: float  # of more than two classes, of the called one
     called: NotRequired[int]
     own_probability: NotRequired[float]  # of the true one of more than two classes
+    finding: NotRequired[str]  # of several findings, the one that is wrong; label and probability are its own
     wrong_in: int
     of: int
 
@@ -377,12 +380,20 @@ class Bootstrap(TypedDict):
     level: float
 
 
+class FindingSet(TypedDict):
+    """Findings that are not compared: fewer than `fewest` test patients have them, or do not."""
+
+    fewest: int
+    left_out: dict[str, int]  # patients of the rarer value
+
+
 class Result(TypedDict):
     """What the runs' predictions give."""
 
     rank_by: str
     margin: float
-    class_names: NotRequired[list[str]]  # of more than two classes
+    class_names: NotRequired[list[str]]  # of more than two classes, or of the findings compared
+    findings: NotRequired[FindingSet]  # of several findings an image
     scored_on: str  # test, or val if a run has no test predictions
     bootstrap: Bootstrap
     test: ImageSet
@@ -452,6 +463,11 @@ class Comparison(Result):
 def many(result: Result) -> bool:
     """More than two classes?"""
     return "class_names" in result
+
+
+def several_findings(result: Result) -> bool:
+    """Several findings an image? Then `many` is true as well."""
+    return "findings" in result
 
 
 def class_names(result: Result) -> list[str]:

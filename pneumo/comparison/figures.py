@@ -25,6 +25,7 @@ from pneumo.comparison.content import (
     all_rows,
     class_names,
     many,
+    several_findings,
 )
 from pneumo.comparison.words import caption, claimed, score_words, shown_pairs
 from pneumo.evaluation import plot
@@ -57,8 +58,11 @@ def draw(comparison: Comparison, part: slice = slice(None)) -> dict[str, Figure]
     rows = all_rows(comparison)
     shown = [row for row in rows if "curves" in row]
     of_many, classes = many(comparison), class_names(comparison)
+    of_one = "finding" if several_findings(comparison) else "class against the rest"
 
     def matrices(found: Sequence[list[Confusion]]) -> Figure | None:
+        if several_findings(comparison):
+            return None  # a table of each finding's calls is easier to read
         if of_many:
             return class_drawings.confusions(rows, found, classes)
         return _confusions(rows, found)
@@ -68,7 +72,7 @@ def draw(comparison: Comparison, part: slice = slice(None)) -> dict[str, Figure]
         "differences": lambda: _differences(comparison),
         "roc": lambda: _roc(shown),
         "precision_recall": lambda: _precision_recall(shown),
-        "classes": lambda: class_drawings.by_class(shown) if of_many else None,
+        "classes": lambda: class_drawings.by_class(shown, of_one) if of_many else None,
         "calibration": lambda: _calibration(shown),
         "decision_curve": lambda: _decision_curve(shown, comparison["decision"]),
         **{f"curves_{name}": partial(_curves, shown, name) for name in UNITS},
@@ -214,8 +218,8 @@ def _banded(axes: Axes, number: int, row: ConfigurationRow, curve: Curve, area: 
 def _calibration(rows: Sequence[ConfigurationRow]) -> Figure | None:
     if not rows:
         return None
-    of_many = "classes" in rows[0]
-    error = "ece_top" if of_many else "ece"
+    of_call = "ece_top" in rows[0]["scores"]
+    error = "ece_top" if of_call else "ece"
     figure, (axes,) = canvas(_square_height(rows))
     axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", label="perfect")
     for number, row in enumerate(rows):
@@ -229,8 +233,10 @@ def _calibration(rows: Sequence[ConfigurationRow]) -> Figure | None:
             color=SERIES[number % 6], linestyle=DASHES[number % 6], marker=MARKERS[number % 6], markersize=4,
             linewidth=1.2, label=f"{row_name(row)} (ECE {row['scores'][error]['value']:.3f})",
         )  # fmt: skip
-    if of_many:
+    if of_call:
         label(axes, "probability of the called class (bin means)", "share of right calls")
+    elif "classes" in rows[0]:
+        label(axes, "predicted probability of a finding (bin means)", "observed share of the finding")
     else:
         label(axes, "predicted probability of PNEUMONIA (bin means)", "observed share of PNEUMONIA")
     plot.unit_square(axes, margin=0.02)

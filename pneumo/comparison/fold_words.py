@@ -3,7 +3,7 @@
 from pneumo.comparison import appendix
 from pneumo.comparison.blocks import Details, Section, Table
 from pneumo.comparison.content import Comparison, CrossValidation, many
-from pneumo.comparison.words import number, plural, ranked, score_words, with_interval
+from pneumo.comparison.words import number, plural, ranked, score_words, temperature, with_interval
 from pneumo.names import THRESHOLD_RULES
 
 _RULES = {"half": "0.5", "sensitivity_95": "sensitivity .95", "youden": "Youden"}
@@ -109,7 +109,7 @@ def section(comparison: Comparison) -> Section | None:
                 str(network["fold"]),
                 f"{network['images']:,}",
                 str(network["epoch"] or "-"),
-                number(network["temperature"], 3),
+                temperature(network["temperature"]),
                 number(network["score"]),
             ]
             for row, network in listed

@@ -72,16 +72,14 @@ def folds_of(run: Candidate) -> int:
     return int(value_of(run.config, "data.folds"))
 
 
-def temperature(part: Candidate) -> float:
-    """The temperature of a fold's network, from the images of its fold."""
-    of = multiclass if part.val.many else metrics
-    return of.temperature(part.val.labels, part.val.probabilities)
+def temperature(part: Candidate) -> float | list[float]:
+    """The temperature of a fold's network (of each finding), from the images of its fold."""
+    return multiclass.temperature_of(part.val.labels, part.val.probabilities)
 
 
 def calibrated(part: Candidate, split: SplitResult) -> np.ndarray:
     """The probabilities in `split` of a fold's network, after its temperature."""
-    of = multiclass if part.val.many else metrics
-    return of.tempered(split.probabilities, temperature(part))
+    return multiclass.tempered_of(split.probabilities, temperature(part))
 
 
 def by_network(runs: Sequence[Candidate], score: Scorer) -> dict[str, dict[str, float]]:

@@ -31,14 +31,14 @@ def compare(
     """
     areas = _areas(configurations, labels)
     # McNemar's test takes one call per image, so here the seeds' probabilities are averaged.
-    called = [multiclass.called_of(configuration.probabilities) for configuration in configurations]
+    right = [multiclass.right_of(labels, configuration.probabilities) for configuration in configurations]
     spreads = [{score: each.spread(score) for score in each.paired} for each in configurations]
     points = [_point_spreads(each) for each in configurations]
     tempered = [_tempered_spreads(each) for each in configurations]
     pairs: list[PairTests] = []
     for i, first in enumerate(configurations):
         for j, second in enumerate(configurations[i + 1 :], start=i + 1):
-            only_first, only_second, p = statistics.mcnemar(labels, called[i], called[j])
+            only_first, only_second, p = statistics.mcnemar(np.ones(len(labels)), right[i], right[j])
             pair: PairTests = {
                 "first": first.row["id"],
                 "second": second.row["id"],
@@ -187,9 +187,9 @@ def _areas(
     """DeLong's AUROC of every run (of more than two classes the macro AUROC), their covariance, and each
     configuration's weights [runs] for its mean.
 
-    None where a class has one image only, or where there is nothing to compare.
+    None where a class has one image only, for several findings, or where there is nothing to compare.
     """
-    if len(configurations) < 2 or min(np.bincount(labels)) < 2:
+    if len(configurations) < 2 or np.ndim(labels) == 2 or min(np.bincount(labels)) < 2:
         return None
     every = [chances for configuration in configurations for chances in configuration.tests]
     owners = np.array([i for i, configuration in enumerate(configurations) for _ in configuration.tests])

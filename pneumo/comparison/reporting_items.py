@@ -84,15 +84,19 @@ def items(comparison: Comparison, sections: Collection[str]) -> list[Item]:
         Item(
             "Thresholds and how they were chosen",
             f"{T}, {S}",
-            "None: the most probable class is called (By class)"
-            if "By class" in sections
-            else there("Thresholds"),
+            there("By class", ": none, the most probable class is called")
+            or there("By finding", ": 0.5 for each, fixed beforehand")
+            or there("Thresholds"),
         ),
         Item("Calibration", T, there("Calibration")),
         Item("Robustness: several trainings", C, f"Up to {seeds} seeds" if seeds > 1 else None),
         Item("Explainability and its evaluation", C, None),
         Item("Fairness: performance by age, sex, origin", f"{C}, {T}, {S}", None),
-        Item("Performance by kind of disease", S, there("By class") or there("By subtype")),
+        Item(
+            "Performance by kind of disease",
+            S,
+            there("By class") or there("By finding") or there("By subtype"),
+        ),
         Item("External test data", f"{C}, {T}", None),
         Item("Flow of patients and images", f"{C}, {T}, {S}", "Data" if splits else None),
         Item("Demographic and clinical characteristics by partition", f"{C}, {T}, {S}", None),

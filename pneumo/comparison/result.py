@@ -15,9 +15,8 @@ import numpy as np
 
 import pneumo
 from pneumo import UserError, one_of
-from pneumo.comparison import choice, cross_validation, pairs
+from pneumo.comparison import choice, cross_validation, mistakes, pairs, testable_findings
 from pneumo.comparison.candidates import Candidate
-from pneumo.comparison.class_configuration import configuration_of
 from pneumo.comparison.configuration import Configuration
 from pneumo.comparison.content import (
     About,
@@ -25,17 +24,17 @@ from pneumo.comparison.content import (
     Decision,
     Differences,
     ImageSet,
-    Mistake,
     Result,
 )
+from pneumo.comparison.finding_configuration import configuration_of
 from pneumo.comparison.words import setting
 from pneumo.evaluation import (
     calibration,
     class_statistics,
     contrasts,
     decisions,
+    finding_statistics,
     metrics,
-    multiclass,
     statistics,
 )
 from pneumo.evaluation.predictions import SplitResult
@@ -43,8 +42,6 @@ from pneumo.fingerprint import value_of
 from pneumo.names import CLASS_RANKED_BY, RANKED_BY
 
 CURVES = 6  # configurations drawn over one another; more cannot be told apart
-MISTAKES = 10
-MISTAKES_OF_MANY, MISTAKES_A_KIND = 24, 2  # of more than two classes; a kind is a true and a called class
 RANK_BY = "auroc"
 MARGIN = 0.02  # a difference in the score that ranks, up to which configurations are equivalent
 SOFTWARE = ("torch", "numpy", "scipy", "scikit-learn", "statsmodels")
@@ -62,10 +59,14 @@ def build(
     if not runs:
         one_of("rank_by", rank_by, RANKED_BY)
         raise UserError("there are no finished runs to compare.")
+    several = runs[0].test.multilabel
+    left_out = None
+    if several:
+        runs, left_out = testable_findings.only(runs)
     test = runs[0].test
     on_val = runs[0].on_validation
-    one_of("rank_by", rank_by, CLASS_RANKED_BY if test.many else RANKED_BY)
-    if len(np.unique(test.labels)) < 2:
+    one_of("rank_by", rank_by, CLASS_RANKED_BY if test.many and not several else RANKED_BY)
+    if not several and len(np.unique(test.labels)) < 2:
         raise UserError(
             f"the {'validation' if on_val else 'test'} images are all of one class: nothing can be "
             "compared on "
@@ -79,7 +80,7 @@ def build(
         mine = [group for group in groups if group[0].optimistic == optimistic]
         names = _names([group[0].config for group in mine])
         configurations += [
-            configuration_of(len(test.class_names))(name, group, test, weights, seed=seed)
+            configuration_of(test)(name, group, test, weights, seed=seed)
             for name, group in zip(names, mine, strict=True)
         ]
     configurations.sort(key=lambda each: (-each.value(rank_by), each.value("log_loss")))
@@ -102,6 +103,8 @@ def build(
     modules: list[ModuleType] = [statistics, contrasts, calibration, decisions]
     if test.many:
         modules = [statistics, class_statistics, contrasts, calibration]
+    if several:
+        modules[1] = finding_statistics
     bootstrap: Bootstrap = {
         "draws": draws,
         "seed": seed,
@@ -126,16 +129,18 @@ def build(
         "optimism": choice.optimism(ranked, test, weights, rank_by),
         "decision": None if test.many else _decision(test),
         "differences": _differences(ranked + apart),
-        "mistakes": _mistakes(ranked, test) if ranked else [],
+        "mistakes": mistakes.of_first(ranked, test) if ranked else [],
     }
     if test.many:
         found["class_names"], bootstrap["kept"] = list(test.class_names), weights.shape[1]
+    if left_out is not None:
+        found["findings"] = left_out
     return found
 
 
 def _refuse_a_missing_class(test: SplitResult, on_val: bool) -> None:
     """Raise UserError for images that lack one of more than two classes: its scores are not defined."""
-    if not test.many:
+    if not test.many or test.multilabel:
         return
     missing = [name for label, name in enumerate(test.class_names) if not (test.labels == label).any()]
     if missing:
@@ -241,7 +246,7 @@ def _ensembles(
     ranked: Sequence[Configuration], test: SplitResult, weights: statistics.Weights, seed: int
 ) -> list[Configuration]:
     """Each configuration's seeds averaged, and all ranked runs averaged."""
-    kind = configuration_of(len(test.class_names))
+    kind = configuration_of(test)
     ensembles = [
         kind(
             f"{each.name}: its {len(each.runs)} seeds averaged",
@@ -285,60 +290,19 @@ def _pooled(configurations: Sequence[Configuration]) -> set[str]:
     }
 
 
-def _mistakes(ranked: Sequence[Configuration], test: SplitResult) -> list[Mistake]:
-    return _class_mistakes(ranked, test) if test.many else _mistakes_of_two(ranked, test)
-
-
-def _class_mistakes(ranked: Sequence[Configuration], test: SplitResult) -> list[Mistake]:
-    """The first configuration's most confident mistakes, its seeds averaged, by true and called class.
-
-    At most MISTAKES_A_KIND of each pair of classes, and of these the MISTAKES_OF_MANY most confident.
-    """
-    chances = ranked[0].probabilities
-    called, top = multiclass.called_of(chances), chances.max(axis=1)
-    runs = [run for configuration in ranked for run in configuration.runs]
-    wrong = np.sum([multiclass.called_of(run.test.probabilities) != test.labels for run in runs], axis=0)
-    kinds: dict[tuple[int, int], list[int]] = {}
-    for i in np.argsort(-top, kind="stable").tolist():
-        if called[i] != test.labels[i]:
-            kinds.setdefault((int(test.labels[i]), int(called[i])), []).append(i)
-    first = [i for mine in kinds.values() for i in mine[:MISTAKES_A_KIND]]
-    kept = sorted(first, key=lambda i: (-top[i], i))[:MISTAKES_OF_MANY]
-    return [
-        {
-            "path": test.paths[i],
-            "patient": test.patients[i],
-            "label": int(test.labels[i]),
-            "called": int(called[i]),
-            "probability": float(top[i]),
-            "own_probability": float(chances[i, test.labels[i]]),
-            "wrong_in": int(wrong[i]),
-            "of": len(runs),
-        }
-        for i in sorted(kept, key=lambda i: (test.labels[i], called[i], -top[i], i))
-    ]
-
-
-def _mistakes_of_two(ranked: Sequence[Configuration], test: SplitResult) -> list[Mistake]:
-    """The first configuration's most confident mistakes at probability 0.5, its seeds averaged."""
-    chances = ranked[0].probabilities
-    wrong = (chances >= 0.5) != (test.labels == 1)
-    order = [int(i) for i in np.argsort(-np.abs(chances - 0.5), kind="stable") if wrong[i]]
-    runs = [run for configuration in ranked for run in configuration.runs]
-    return [
-        {
-            "path": test.paths[i],
-            "patient": test.patients[i],
-            "label": int(test.labels[i]),
-            "probability": float(chances[i]),
-            "wrong_in": sum(int((run.test.probabilities[i] >= 0.5) != test.labels[i]) for run in runs),
-            "of": len(runs),
-        }
-        for i in order[:MISTAKES]
-    ]
-
-
 def _image_set(test: SplitResult) -> ImageSet:
+    if test.multilabel:
+        found = finding_statistics.FindingCounts.of(test.labels, test.patients)
+        rarer = [one.smaller_class for one in found.by_finding]
+        return {
+            "images": len(test.paths),
+            "classes": dict(zip(test.class_names, (test.labels == 1).sum(axis=0).tolist(), strict=True)),
+            "patients": test.patient_count,
+            "by_class": dict(zip(test.class_names, rarer, strict=True)),
+            "clusters": found.all,
+            "images_without_patient": sum(patient is None for patient in test.patients),
+            "subtypes": {},
+        }
     if test.many:
         classes = len(test.class_names)
         known = class_statistics.ClassCounts.of(test.labels, test.patients, classes)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from pneumo.comparison import appendix, class_sections, clinical, fold_words
+from pneumo.comparison import appendix, class_sections, clinical, finding_sections, fold_words
 from pneumo.comparison.appendix import MOST_REPORTS
 from pneumo.comparison.blocks import (
     Cell,
@@ -29,6 +29,7 @@ from pneumo.comparison.content import (
     all_rows,
     class_names,
     many,
+    several_findings,
 )
 from pneumo.comparison.result import CURVES
 from pneumo.comparison.words import (
@@ -66,6 +67,7 @@ CLASS_FURTHER_SCORES = (
     *("f1_weighted", "kappa", "precision", "specificity", "auprc", "brier", "log_loss"),
     *("ece_top", "ece"),
 )
+FINDING_FURTHER_SCORES = (*FURTHER_SCORES, "exact_match")  # of several findings
 CLASS_MATRICES = 3  # configurations whose matrices are shown; of two classes MOST_REPORTS
 FEW_CLASSES = 4  # up to so many, matrices fit beside one another
 MOST_PLACES = 12  # on the first screen; the others are folded below it
@@ -85,24 +87,22 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
         Section(title="What this does not show", bullets=limits(comparison)),
         _scores(comparison),
         fold_words.section(comparison),
-        class_sections.by_class(comparison) if many(comparison) else None,
+        _by_class(comparison),
         _pairs(comparison),
         _ensembles(comparison),
         _seed_tables(comparison),
         _curves(comparison),
-        _confusions(comparison),
-        appendix.reports(comparison),
+        *_calls(comparison),
         Section(
             title="ROC and precision-recall",
             text=[
-                f"The mean over a configuration's seeds{' and the classes' if many(comparison) else ''}. "
-                "Bands are pointwise 95 % intervals of the bootstrap over patients. Brackets show the "
-                f"{'macro AUROC' if many(comparison) else 'area under the ROC curve'} or the "
-                f"{'macro ' if many(comparison) else ''}average precision."
+                f"The mean over a configuration's seeds{_and_classes(comparison)}. Bands are pointwise "
+                "95 % intervals of the bootstrap over patients. Brackets show the "
+                f"{score_words(comparison)['auroc']} or the {score_words(comparison)['auprc']}."
             ],
             figures=["roc", "precision_recall"],
         ),
-        *(class_sections.sections if many(comparison) else clinical.sections)(comparison),
+        *_calibration(comparison),
         _subtypes(comparison),
         appendix.data(comparison),
         appendix.cost(comparison),
@@ -125,13 +125,46 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
     )
 
 
+def _by_class(comparison: Comparison) -> Section | None:
+    if several_findings(comparison):
+        return finding_sections.by_finding(comparison)
+    return class_sections.by_class(comparison) if many(comparison) else None
+
+
+def _calls(comparison: Comparison) -> list[Section]:
+    if several_findings(comparison):
+        return [finding_sections.confusions(comparison)]
+    return [_confusions(comparison), appendix.reports(comparison)]
+
+
+def _calibration(comparison: Comparison) -> Sequence[Section]:
+    if several_findings(comparison):
+        return [finding_sections.calibration(comparison)]
+    return class_sections.sections(comparison) if many(comparison) else clinical.sections(comparison)
+
+
+def _and_classes(comparison: Comparison) -> str:
+    if several_findings(comparison):
+        return " and the findings"
+    return " and the classes" if many(comparison) else ""
+
+
+def _main_scores(comparison: Comparison) -> Sequence[str]:
+    of_classes = many(comparison) and not several_findings(comparison)
+    return CLASS_MAIN_SCORES if of_classes else MAIN_SCORES
+
+
+def _further_scores(comparison: Comparison) -> Sequence[str]:
+    if several_findings(comparison):
+        return FINDING_FURTHER_SCORES
+    return CLASS_FURTHER_SCORES if many(comparison) else FURTHER_SCORES
+
+
 def _scores_shown(comparison: Comparison) -> tuple[list[str], list[str]]:
     """The main scores, the primary one first, and the further ones."""
     first = comparison["rank_by"]
-    main: Sequence[str] = CLASS_MAIN_SCORES if many(comparison) else MAIN_SCORES
-    further: Sequence[str] = CLASS_FURTHER_SCORES if many(comparison) else FURTHER_SCORES
-    return [first, *(score for score in main if score != first)], [
-        score for score in further if score != first
+    return [first, *(score for score in _main_scores(comparison) if score != first)], [
+        score for score in _further_scores(comparison) if score != first
     ]
 
 
@@ -352,7 +385,8 @@ def _ensembles(comparison: Comparison) -> Section | None:
     if not rows:
         return None
     can_rank = ranked_by(comparison)
-    further = ("specificity",) if many(comparison) else ("recall", "specificity")
+    # The macro recall is the balanced accuracy.
+    further = ("recall", "specificity") if "recall" in rows[0]["scores"] else ("specificity",)
     scores = tuple(dict.fromkeys((comparison["rank_by"], *can_rank, *further)))
     where = images_word(comparison)
     table = Table(
@@ -382,7 +416,7 @@ def _ensembles(comparison: Comparison) -> Section | None:
 def _seed_tables(comparison: Comparison) -> Section:
     """Best accuracy and F1 of each model, and what choosing by the test images adds."""
     optimistic, f1 = comparison["optimistic"], score_words(comparison)["f1"]
-    main = CLASS_MAIN_SCORES if many(comparison) else MAIN_SCORES
+    main = _main_scores(comparison)
     tables = [
         Table(
             caption=f"Best test accuracy and {f1} of each model's runs (the best of several is optimistic "

@@ -17,6 +17,7 @@ from pneumo.comparison.content import (
     SplitSize,
     all_rows,
     many,
+    several_findings,
 )
 from pneumo.evaluation.statistics import LESS_IS_BETTER, LEVEL
 from pneumo.names import CLASS_RANKED_BY, OFFICIAL_VAL, PATIENT_VAL, PROTOCOLS, RANKED_BY
@@ -51,13 +52,21 @@ CLASS_SCORE_WORDS = {  # of more than two classes
 }
 
 
+FINDING_SCORE_WORDS = {  # of several findings
+    **{score: f"mean {word}" for score, word in SCORE_WORDS.items()},
+    "exact_match": "all findings right",
+}
+
+
 def ranked_by(comparison: Result) -> Sequence[str]:
     """The scores that can rank."""
-    return CLASS_RANKED_BY if many(comparison) else RANKED_BY
+    return CLASS_RANKED_BY if many(comparison) and not several_findings(comparison) else RANKED_BY
 
 
 def score_words(comparison: Result) -> Mapping[str, str]:
     """The scores' names."""
+    if several_findings(comparison):
+        return FINDING_SCORE_WORDS
     return CLASS_SCORE_WORDS if many(comparison) else SCORE_WORDS
 
 
@@ -76,10 +85,16 @@ def lead(comparison: Comparison) -> str:
     )
     return (
         f"{plural(runs, 'finished run')}, scored on the same {test['images']:,} {images_word(comparison)} "
-        f"images ({patients}): {images_by_class(test)}. One point of "
-        f"accuracy is {test['images'] / 100:.1f} images. The primary score is "
+        f"images ({patients}): {images_by_class(test)}. {_one_point(comparison)}The primary score is "
         f"{score_words(comparison)[comparison['rank_by']]}; the others are exploratory."
     )
+
+
+def _one_point(comparison: Comparison) -> str:
+    """What one point of accuracy is in images. The mean accuracy of several findings counts no images."""
+    if several_findings(comparison):
+        return "An image may have several findings, or none. "
+    return f"One point of accuracy is {comparison['test']['images'] / 100:.1f} images. "
 
 
 def images_by_class(counts: ImageSet | SplitSize) -> str:
@@ -105,6 +120,9 @@ def _smallest(comparison: Comparison) -> str:
     by_class = comparison["test"]["by_class"]
     if not many(comparison):
         return "The smaller class"
+    if several_findings(comparison):
+        rarest = min(by_class, key=lambda name: by_class[name])
+        return f"The rarer of present and absent {rarest}"
     return f"The smallest class, {min(by_class, key=lambda name: by_class[name])},"
 
 
@@ -128,6 +146,16 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
             (
                 "Few patients.",
                 f"{_smallest(comparison)} has {plural(least, 'patient')}. {_few_words(least)}",
+            )
+        )
+    if several_findings(comparison) and (left_out := comparison["findings"]["left_out"]):
+        fewest = comparison["findings"]["fewest"]
+        listed.append(
+            (
+                f"{plural(len(left_out), 'finding')} left out.",
+                f"Fewer than {fewest} {images_word(comparison)} patients have, or do not have, "
+                f"{_listed(list(left_out), most=20)}. Too few patients allow no test, so the means here are "
+                "without them. A run's own means in MLflow contain every finding with both values.",
             )
         )
     cross = comparison["cross_validation"]
@@ -168,7 +196,8 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
         listed.append(
             (
                 "No choice by validation.",
-                f"The validation images of some runs lack a class, so their {word} is not defined.",
+                "The validation images of some runs lack a class (or have too few patients with each "
+                f"finding), so their {word} is not defined.",
             )
         )
     if _equal_samplers(comparison):
@@ -640,7 +669,9 @@ def caption(figure: str, comparison: Comparison) -> str:
     marks += ["diamonds: averaged networks"] if comparison["ensembles"] else []
     marks += ["hollow circles: optimistic runs"] if comparison["optimistic"] else []
     legend = "; ".join(marks)
-    mean = ", the mean over the classes" if many(comparison) else ""
+    several = several_findings(comparison)
+    parts = "findings" if several else "classes"
+    mean = f", the mean over the {parts}" if many(comparison) else ""
     return {
         "forest": f"95 % intervals over patients; a difference has its own interval (Pairs). "
         f"{legend[:1].upper()}{legend[1:]}".strip(". ")
@@ -650,23 +681,38 @@ def caption(figure: str, comparison: Comparison) -> str:
         "patients alone). Filled: a difference is claimed.",
         "roc": f"ROC on the {where} images{mean}, with 95 % bands.",
         "precision_recall": f"Precision against recall on the {where} images{mean}, with 95 % bands.",
-        "calibration": "Share of right calls against the called class's probability."
-        if many(comparison)
-        else "Observed share of pneumonia against predicted probability.",
-        "classes": f"AUROC of each class against the rest on the {where} images, with 95 % intervals over "
-        "patients.",
+        "calibration": _calibration_caption(comparison),
+        "classes": f"AUROC of each {'finding' if several else 'class against the rest'} on the {where} "
+        "images, with 95 % intervals over patients.",
         "decision_curve": f"Net benefit on the {where} images over threshold probabilities.",
         "curves_accuracy": "Accuracy by epoch.",
-        "curves_f1": "Macro F1 by epoch." if many(comparison) else "F1 of pneumonia by epoch.",
-        "curves_loss": "Loss (cross-entropy, nats) by epoch.",
+        "curves_f1": f"{'Mean' if several else 'Macro'} F1 by epoch."
+        if many(comparison)
+        else "F1 of pneumonia by epoch.",
+        "curves_loss": f"Loss ({'binary ' if several else ''}cross-entropy, nats) by epoch.",
         "confusion_test": "Confusion matrices of the test images.",
         "confusion_validation": "Confusion matrices of the validation images.",
         "class_distribution": "Images by split and class.",
     }[figure]
 
 
+def _calibration_caption(comparison: Comparison) -> str:
+    if several_findings(comparison):
+        return "Observed share of images with a finding against its predicted probability, all findings."
+    if many(comparison):
+        return "Share of right calls against the called class's probability."
+    return "Observed share of pneumonia against predicted probability."
+
+
 def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def temperature(value: float | list[float] | None) -> str:
+    """A network's temperature; of several findings, the range of theirs."""
+    if isinstance(value, list):
+        return f"{number(min(value), 3)} to {number(max(value), 3)}"
+    return number(value, 3)
 
 
 def with_interval(entry: ScoreInterval) -> str:

@@ -151,28 +151,25 @@ def bin_intervals(
 ) -> list[tuple[float, float]]:
     """95 % interval of each of 15 bins' share of ill images, the networks pooled; nan of an empty bin."""
     truth = checked(labels, networks[0])[0]
-    hits = np.tile(truth, len(networks))
-    return share_intervals(labels, patients, hits, np.concatenate([checked(truth, p)[1] for p in networks]))
+    _, _, patient_of = clusters(labels, patients)
+    people, hits = np.tile(patient_of, len(networks)), np.tile(truth, len(networks))
+    return share_intervals(people, hits, np.concatenate([checked(truth, p)[1] for p in networks]))
 
 
-def share_intervals(
-    labels: ArrayLike, patients: Sequence[str | None], hits: ArrayLike, chances: Floats
-) -> list[tuple[float, float]]:
+def share_intervals(people: Ints, hits: Ints, chances: Floats) -> list[tuple[float, float]]:
     """95 % interval of the share of `hits` in each of 15 bins of `chances`, those of several networks.
 
-    Both have the images [N] once for each network, one network after the other.
+    All have an entry for each image and network; `people` are the numbers of the patients.
     """
-    _, _, patient_of = clusters(labels, patients)
-    truth, inside = np.asarray(hits), _by_bin(chances)
-    people = np.tile(patient_of, len(truth) // len(patient_of))
+    inside = _by_bin(chances)
     found = []
     for row in inside:
         rows = np.flatnonzero(row)
         if not len(rows):
             found.append((float("nan"), float("nan")))
             continue
-        share = float(truth[rows].mean())
-        off = np.bincount(people[rows], weights=truth[rows] - share)
+        share = float(hits[rows].mean())
+        off = np.bincount(people[rows], weights=hits[rows] - share)
         counted = len(np.unique(people[rows]))
         found.append(wilson(share, float((off**2).sum()) / len(rows) ** 2 * small_sample(counted), counted))
     return found

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumo import UserError
-from pneumo.evaluation import statistics
+from pneumo.evaluation import finding_statistics, statistics
 from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of
 from pneumo.evaluation.multiclass import checked
 from pneumo.evaluation.statistics import BLOCK, DRAWS, Counts, PatientCounts, Weights
@@ -60,7 +60,9 @@ class ClassCounts:
 
 
 def counts_of(labels: ArrayLike, patients: Sequence[str | None], classes: int) -> Counts:
-    """The patients behind the scores of two classes, or of more."""
+    """The patients behind the scores of two classes, of more, or of several findings (labels [N, K])."""
+    if np.ndim(labels) == 2:
+        return finding_statistics.FindingCounts.of(labels, patients)
     if classes > 2:
         return ClassCounts.of(labels, patients, classes)
     return PatientCounts.of(labels, patients)
@@ -71,8 +73,11 @@ def resample(
 ) -> Weights:
     """`statistics.resample`; of more than two classes only the draws with images of each class.
 
-    A class without images is not asked for: its scores are not defined in any draw.
+    A class without images is not asked for: its scores are not defined in any draw. Several findings have
+    labels [N, K] and the draws of `finding_statistics`.
     """
+    if np.ndim(labels) == 2:
+        return finding_statistics.resample(labels, patients, draws, seed)
     weights = statistics.resample(labels, patients, draws, seed)
     return weights if classes == 2 else weights[:, with_each_class(labels, weights, classes)]
 
@@ -80,6 +85,8 @@ def resample(
 def with_each_class(labels: ArrayLike, weights: Weights, classes: int) -> np.ndarray:
     """Which draws have an image of each class that has images at all, bool [draws]."""
     truth = np.asarray(labels)
+    if truth.ndim == 2:
+        return finding_statistics.with_each_value(truth, weights)
     held = [truth == label for label in range(classes)]
     return np.all([weights[own].any(axis=0) for own in held if own.any()], axis=0)
 
@@ -93,8 +100,11 @@ def resampled_scores(
 ) -> dict[str, Floats]:
     """Every score on every draw: name -> [draws], for probabilities [N] of two classes or [N, K] of more.
 
-    `threshold` is for two classes. Of more, balanced accuracy is the macro recall.
+    `threshold` is for two classes. Of more, balanced accuracy is the macro recall. With labels [N, K] of
+    several findings, it is `finding_statistics.resampled_scores`.
     """
+    if np.ndim(labels) == 2:
+        return finding_statistics.resampled_scores(labels, probabilities, weights, parts)
     if np.ndim(probabilities) == 1:
         return statistics.resampled_scores(labels, probabilities, weights, threshold, parts)
     truth, chances = checked(labels, probabilities)

@@ -37,8 +37,22 @@ def called_of(probabilities: ArrayLike) -> Ints:
     return (chances >= 0.5).astype(np.int64) if chances.ndim == 1 else chances.argmax(1).astype(np.int64)
 
 
+def right_of(labels: ArrayLike, probabilities: ArrayLike) -> np.ndarray:
+    """Which images are called right, bool [N]; of several findings, in all that are known."""
+    truth = np.asarray(labels)
+    if truth.ndim == 2:
+        called = np.asarray(probabilities, dtype=np.float64) >= 0.5
+        return np.asarray(((called == truth) | (truth == multilabel.UNKNOWN)).all(axis=1))
+    return np.asarray(called_of(probabilities) == truth)
+
+
 def confusion_of(labels: ArrayLike, probabilities: ArrayLike) -> Ints:
-    """Images by true class (rows) and called class (columns), of two classes or more."""
+    """Images by true class (rows) and called class (columns), of two classes or more.
+
+    Of several findings, a row of each: tn, fp, fn, tp [K, 4].
+    """
+    if np.ndim(labels) == 2:
+        return multilabel.confusion(labels, np.asarray(probabilities) >= 0.5).reshape(-1, 4)
     called = called_of(probabilities)
     if np.ndim(probabilities) == 1:
         return metrics.confusion(labels, called)
@@ -166,14 +180,18 @@ def top_calibration_error(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return float(np.nansum(images * np.abs(mean - share)) / images.sum())
 
 
-def temperature_of(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """`metrics.temperature` of two classes, `temperature` of more."""
+def temperature_of(labels: ArrayLike, probabilities: ArrayLike) -> float | list[float]:
+    """`metrics.temperature` of two classes, `temperature` of more; one for each of several findings."""
+    if np.ndim(labels) == 2:
+        return multilabel.temperatures(labels, probabilities)
     one = np.ndim(probabilities) == 1
     return metrics.temperature(labels, probabilities) if one else temperature(labels, probabilities)
 
 
-def tempered_of(probabilities: ArrayLike, temperature: float) -> Floats:
-    """`metrics.tempered` of two classes, `tempered` of more."""
+def tempered_of(probabilities: ArrayLike, temperature: float | Sequence[float]) -> Floats:
+    """`metrics.tempered` of two classes, `tempered` of more; of findings, each by its temperature."""
+    if not isinstance(temperature, float):
+        return multilabel.tempered(probabilities, temperature)
     one = np.ndim(probabilities) == 1
     return metrics.tempered(probabilities, temperature) if one else tempered(probabilities, temperature)
 
@@ -202,7 +220,9 @@ def tempered(probabilities: ArrayLike, temperature: float) -> Floats:
 
 
 def checked_of(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
-    """`metrics.checked` of two classes, `checked` of more."""
+    """`metrics.checked` of two classes, `checked` of more, `multilabel.checked` of several findings."""
+    if np.ndim(labels) == 2:
+        return multilabel.checked(labels, probabilities)
     one = np.ndim(probabilities) == 1
     return metrics.checked(labels, probabilities) if one else checked(labels, probabilities)
 

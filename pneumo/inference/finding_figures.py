@@ -5,26 +5,20 @@ the findings that have the score. Its interval is Wilson's for an effective numb
 mean of K proportions of n_1 ... n_K patients are at most K ** 2 / (1 / n_1 + ... + 1 / n_K), and never more
 than all patients.
 
-All findings share the draws. They are stratified: the present and the absent of each finding are cells, and
-the stratum of a patient is the cell with the fewest patients that it has an image in. So the one patient of
-a rare finding is in every draw. Draws in which a cell has no image are left out.
+The draws are those of `finding_statistics`.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from pneumo.evaluation import multilabel, statistics
-from pneumo.evaluation.metrics import Floats, Ints
+from pneumo.evaluation import finding_statistics, multilabel, statistics
+from pneumo.evaluation.metrics import Floats
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.evaluation.statistics import PatientCounts, Weights
 from pneumo.inference.schema import Figure
 from pneumo.inference.scores import SCORES, Scored, areas, figure
 
-# Of either value of a finding, in a paired test. Simulated: with findings of one patient, 14 to 20 % of the
-# tests of two equal models are significant at 5 %; of six patients and more, 7 %.
-FEWEST_PATIENTS = 5
 OF_RECORDED = ("auroc", "auprc")  # the other scores are of calibrated probabilities at the threshold
 
 
@@ -48,28 +42,14 @@ def of_findings(
 
 
 def resample(test: SplitResult) -> Weights:
-    """How often each image counts in each draw, uint16 [N, draws]: whole patients, stratified as above."""
-    cells = _cells(test.labels)
-    weights = statistics.resample(_strata(test, cells), test.patients)
-    drawn = [weights[cell].any(axis=0) for cell in cells.T if cell.any()]
-    return weights[:, np.all(drawn, axis=0)]
+    """The draws of `finding_statistics`, uint16 [N, draws]."""
+    return finding_statistics.resample(test.labels, test.patients)
 
 
 def testable(test: SplitResult) -> SplitResult | None:
-    """`test` with the findings that FEWEST_PATIENTS or more have, and as many do not; None if there are none.
-
-    The draws of a finding with fewer patients vary too little, because each draw holds the same ones.
-    """
-    columns = range(len(test.class_names))
-    kept = [k for k in columns if _counts(test, k).smaller_class >= FEWEST_PATIENTS]
-    if not kept:
-        return None
-    return replace(
-        test,
-        labels=test.labels[:, kept],
-        probabilities=test.probabilities[:, kept],
-        class_names=tuple(test.class_names[k] for k in kept),
-    )
+    """`test` with the findings that have patients enough for a paired test; None if there are none."""
+    kept = finding_statistics.testable(test)
+    return finding_statistics.of_columns(test, kept) if kept else None
 
 
 def auroc_draws(test: SplitResult, weights: Weights) -> Floats:
@@ -84,28 +64,12 @@ def auroc_draws(test: SplitResult, weights: Weights) -> Floats:
 
 def smallest_class(test: SplitResult) -> int:
     """The harmonic mean, over the findings with both values, of the patients of the rarer value."""
-    return _harmonic([_counts(test, k).smaller_class for k in range(len(test.class_names))])
-
-
-def _cells(labels: Ints) -> np.ndarray:
-    """Which images are in each of the 2 K cells, bool [N, 2 K]: the finding is present, or known absent."""
-    return np.concatenate([labels == 1, labels == 0], axis=1)
-
-
-def _strata(test: SplitResult, cells: np.ndarray) -> Ints:
-    """The stratum of each image's patient [N]."""
-    _, _, patient_of = statistics.clusters(np.zeros(len(cells), dtype=np.int64), test.patients)
-    held = np.zeros((patient_of.max() + 1, cells.shape[1]), dtype=bool)
-    np.logical_or.at(held, patient_of, cells)
-    patients = np.where(held, held.sum(axis=0), len(held) + 1)  # without a known label: cell 0, any will do
-    return np.asarray(patients.argmin(axis=1)[patient_of])
-
-
-def _counts(test: SplitResult, k: int) -> PatientCounts:
-    known = np.flatnonzero(test.labels[:, k] != multilabel.UNKNOWN)
-    if not len(known):
-        return PatientCounts(normal=0, ill=0, all=0)
-    return PatientCounts.of(test.labels[known, k], [test.patients[row] for row in known])
+    return _harmonic(
+        [
+            finding_statistics.counts_of_finding(test.labels[:, k], test.patients).smaller_class
+            for k in range(len(test.class_names))
+        ]
+    )
 
 
 def _harmonic(patients: Sequence[int]) -> int:
@@ -138,7 +102,7 @@ class _OneFinding(Scored):
         return cls(
             observed=observed,
             draws={name: draws[name] if np.isfinite(observed[name]) else nothing for name in SCORES},
-            counts=_counts(test, k),
+            counts=finding_statistics.counts_of_finding(test.labels[:, k], test.patients),
             called=statistics.patients_of([test.patients[row] for row in known], chances >= threshold),
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pneumo import UserError
-from pneumo.evaluation import contrasts
+from pneumo.evaluation import contrasts, finding_statistics
 from pneumo.evaluation.predictions import SplitResult, read_any_predictions
 from pneumo.inference import finding_figures, model_folder, ood, pyfunc, scores
 from pneumo.inference.bundle import Bundle
@@ -168,7 +168,7 @@ def _left_out(every: SplitResult, tested: SplitResult) -> str:
     names = [name for name in every.class_names if name not in tested.class_names]
     if not names:
         return ""
-    fewest = finding_figures.FEWEST_PATIENTS
+    fewest = finding_statistics.FEWEST_PATIENTS
     return f", without {', '.join(names)} (fewer than {fewest} patients have it, or do not)"
 
 

@@ -18,6 +18,7 @@ from pneumo.comparison import figures, out_of_fold, page, result, sections, word
 from pneumo.comparison.candidates import Candidate, sort_out
 from pneumo.comparison.class_configuration import CLASS_PAIRED, ClassConfiguration
 from pneumo.comparison.content import Comparison
+from pneumo.comparison.mistakes import MOST_OF_A_KIND, MOST_OF_MANY
 from pneumo.evaluation import class_statistics, multiclass, statistics
 from pneumo.evaluation.predictions import predictions_csv
 from pneumo.files import write_atomically
@@ -212,10 +213,10 @@ def test_mistakes_are_the_surest_of_each_kind(comparison: Comparison) -> None:
     mistakes = comparison["mistakes"]
     kinds = [(mistake["label"], mistake["called"]) for mistake in mistakes]
     assert kinds == sorted(kinds) and all(truth != called for truth, called in kinds)
-    assert max(kinds.count(kind) for kind in kinds) == result.MISTAKES_A_KIND
+    assert max(kinds.count(kind) for kind in kinds) == MOST_OF_A_KIND
     assert all(mistake["probability"] > mistake["own_probability"] for mistake in mistakes)
     many = finished(candidates(tuple("ABCDEFGHIJ")), draws=60)["mistakes"]
-    assert len(many) == result.MISTAKES_OF_MANY
+    assert len(many) == MOST_OF_MANY
 
 
 def test_the_page_has_what_fits_and_says_why_the_rest_is_missing(comparison: Comparison) -> None:

@@ -5,7 +5,7 @@ import pytest
 from support.comparison_runs import candidate, candidates
 
 from pneumo import UserError
-from pneumo.comparison import result
+from pneumo.comparison import mistakes, result
 
 
 def test_permuted_test_labels_change_no_choice() -> None:
@@ -67,7 +67,7 @@ def test_what_differs_is_kept_apart_from_what_is_shared() -> None:
 def test_the_mistakes_are_of_the_first_configuration() -> None:
     found = result.build(candidates(), draws=100)
     sure = [abs(mistake["probability"] - 0.5) for mistake in found["mistakes"]]
-    assert sure == sorted(sure, reverse=True) and len(sure) <= result.MISTAKES
+    assert sure == sorted(sure, reverse=True) and len(sure) <= mistakes.MOST
     assert all((mistake["probability"] >= 0.5) != mistake["label"] for mistake in found["mistakes"])
     assert all(0 <= mistake["wrong_in"] <= mistake["of"] == 4 for mistake in found["mistakes"])
 

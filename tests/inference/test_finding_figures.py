@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from pneumo.evaluation import multilabel
+from pneumo.evaluation import finding_statistics, multilabel
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.inference import finding_figures
 
@@ -132,7 +132,7 @@ def test_a_finding_that_none_has_or_nobody_knows_leaves_the_means_of_the_others(
 
 def test_findings_of_few_patients_are_left_out_of_a_test() -> None:
     test = drawn(200, shares=(0.5, 0.2, 0.0))
-    few = 2 * (finding_figures.FEWEST_PATIENTS - 1)
+    few = 2 * (finding_statistics.FEWEST_PATIENTS - 1)
     test.labels[:, 2] = 0
     test.labels[:few, 2] = 1
     kept = finding_figures.testable(test)

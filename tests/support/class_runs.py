@@ -105,9 +105,11 @@ def sizes(run: Candidate) -> dict:
     """Split sizes as a run records them; training is four times validation."""
     found = {}
     for name, part, times in (("train", run.val, 4), ("val", run.val, 1), ("test", run.test, 1)):
-        counts = times * np.bincount(part.labels, minlength=len(part.class_names))
+        one_hot = np.eye(len(part.class_names), dtype=int)
+        present = part.labels == 1 if part.multilabel else one_hot[part.labels]
+        counts = times * present.sum(axis=0)
         found[name] = {
-            "images": int(counts.sum()),
+            "images": times * len(part.paths),
             "classes": dict(zip(part.class_names, counts.tolist(), strict=True)),
             "patients": times * len(set(part.patients)),
         }
