@@ -1,5 +1,6 @@
 """`pneumo predict model=URI input=FILE_OR_DIR [output=FILE]`: apply a trained model to X-rays."""
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -37,6 +38,10 @@ class PredictConfig:
     output: str = "predictions.csv"
     resume: bool = False
     threshold: float | None = None
+    abstain: bool = True
+    prevalence: Any = None  # a share, or a list of them
+    coverage: float | None = 0.9
+    window: Any = "file"  # full, file, or C,W
     dicom_uids: bool = False
     explain: bool = False
     explain_class: str | None = None
@@ -54,6 +59,16 @@ class PredictConfig:
             raise UserError(f"model={self.model or ''}: which model? Give {FORMS}.")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"threshold={self.threshold} is a probability: give 0 to 1.")
+        shares = self.prevalence if isinstance(self.prevalence, list) else [self.prevalence]
+        if self.prevalence is not None and not all(
+            isinstance(share, int | float) and 0 < share < 1 for share in shares
+        ):
+            raise UserError(
+                f"prevalence={self.prevalence} is a share of the patients: give a number between 0 and 1, "
+                "such as 0.05, or a list with one for each class or finding."
+            )
+        if self.coverage is not None and not 0 < self.coverage < 1:
+            raise UserError(f"coverage={self.coverage} is a share: give a number between 0 and 1, or null.")
         if not 1 <= self.batch_size <= 4096:
             raise UserError(f"batch_size={self.batch_size} must be between 1 and 4096; 64 is usual.")
         if not 0 <= self.port <= 65535:
@@ -61,6 +76,7 @@ class PredictConfig:
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"num_workers={self.num_workers} must be at least 1, or null for all cores.")
         check_device("device", self.device)
+        _ = self.shown_window
         if self.ui:
             return
         if not self.inputs:
@@ -70,6 +86,22 @@ class PredictConfig:
                 raise UserError(f"input={path} does not exist: give a file or a folder that does.")
         if Path(self.output).suffix.lower() not in SUFFIXES:
             raise UserError(f"output={self.output} must end with {' or '.join(SUFFIXES)}.")
+
+    @property
+    def shown_window(self) -> str | tuple[float, float]:
+        """`window`, with a centre and a width as numbers."""
+        if self.window in ("full", "file"):
+            return str(self.window)
+        parts = self.window if isinstance(self.window, list) else str(self.window).split(",")
+        try:
+            centre, width = (float(part) for part in parts)
+        except (TypeError, ValueError):
+            centre, width = 0.0, 0.0
+        if not (math.isfinite(centre) and 0 < width < math.inf):
+            raise UserError(
+                f"window={self.window} is not a window: give file, full, or C,W such as 2048,4096."
+            )
+        return centre, width
 
     @property
     def inputs(self) -> list[str]:
@@ -103,8 +135,13 @@ def predict(settings: PredictConfig) -> int:
         threshold=settings.threshold,
         num_workers=settings.num_workers,
         explain_class=settings.explain_class,
+        abstain=settings.abstain,
+        prevalence=settings.prevalence,
+        coverage=settings.coverage,
+        window=settings.shown_window,
     )
-    for note in notes:
+    alarms = [] if model.bundle.many else [alarm.both() for alarm in model.alarms]
+    for note in (*notes, *alarms):
         print(f"note: {printable(note)}")
     if settings.ui:
         return web_page.serve(model, settings.port)

@@ -309,6 +309,11 @@ def test_overlays_of_long_names_do_not_collide(
         (["model=MODEL", "input=.", "device=tpu"], "auto, cpu, cuda"),
         (["model=MODEL", "input=.", "explian=true"], "Did you mean explain?"),
         (["model=MODEL", "ui=true", "port=99999"], "port=99999"),
+        (["model=MODEL", "input=.", "prevalence=5"], "prevalence=5 is a share of the patients"),
+        (["model=MODEL", "input=.", "prevalence=[0.1,x]"], "prevalence="),
+        (["model=MODEL", "input=.", "coverage=90"], "coverage=90.0 is a share"),
+        (["model=MODEL", "input=.", "window=wide"], "window=wide is not a window"),
+        (["model=MODEL", "input=.", "window='10,0'"], "window=10,0 is not a window"),
     ],
 )
 def test_wrong_usage_ends_with_two_and_one_line(
@@ -332,6 +337,24 @@ def test_several_inputs_and_a_name_with_a_comma(
     assert one.code == 0 and [row["path"] for row in table(tmp_path / "胸部, 1.csv")] == [str(odd)]
     missing = command("predict", model, f"input=[{odd.parent}/in,none.png]")
     assert missing.code == 2 and "input=none.png does not exist" in missing.err
+
+
+def test_another_share_of_ill_changes_the_numbers_and_no_decision(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = image_folder(tmp_path, 6)
+    model, asked = f"model={made_models['resnet18']}", f"input={folder}"
+    plain = command("predict", model, asked, "output=plain.csv")
+    assert plain.code == 0 and "the alarm threshold of PNEUMONIA is set to find 95 %" in plain.out
+    moved = command("predict", model, asked, "output=moved.csv", "prevalence=0.05", "coverage=null")
+    assert moved.code == 0 and "for a clinic with 5.0% PNEUMONIA (validation: 50.0%)" in moved.out
+    for here, there in zip(table(tmp_path / "plain.csv"), table(tmp_path / "moved.csv"), strict=True):
+        assert here["decision"] == there["decision"] and here["answer"] == there["answer"]
+        odds = [float(row["probability"]) / (1 - float(row["probability"])) for row in (here, there)]
+        assert odds[1] == pytest.approx(odds[0] / 19, rel=1e-2)
+        assert here["prediction_set"] and not there["prediction_set"] and not here["window"]
+    refused = command("predict", model, asked, "prevalence=[0.5,0.5]")
+    assert refused.code == 1 and "give one share" in refused.err
 
 
 def test_a_model_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:

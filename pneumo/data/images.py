@@ -51,13 +51,21 @@ def read_image(path: str | Path, *, pixels: int = 1, white: int | None = None) -
 
 
 def read_with_colour(
-    path: str | Path, *, pixels: int = 1, white: int | None = None, colour: bool = True
+    path: str | Path,
+    *,
+    pixels: int = 1,
+    white: int | None = None,
+    colour: bool = True,
+    window: dicom.Window = dicom.FILE,
 ) -> tuple[Image.Image, float]:
-    """Like `read_image`, plus the share of the original's pixels that have colour: about 0 for an X-ray."""
+    """Like `read_image`, plus the share of the original's pixels that have colour: about 0 for an X-ray.
+
+    `window` is that of `dicom.read`.
+    """
     check_rule(pixels)
     kind = format_of(path)
     if kind == "DICOM":
-        return Image.fromarray(dicom.read(path, pixels=pixels)), 0.0
+        return Image.fromarray(dicom.read(path, pixels=pixels, window=window)), 0.0
     tiff = formats.check_tiff(path) if kind == "TIFF" else None
 
     def use(image: Image.Image) -> tuple[Image.Image, float]:

@@ -56,6 +56,7 @@ def onnx(bundle: Bundle, file: Path, real: NDArray[np.uint8] | None = None) -> s
         metadata.key = "pneumo"
         facts = (*FACTS, "class_thresholds") if bundle.many else FACTS
         facts = (*facts, *OF_FINDINGS) if bundle.multilabel else facts
+        facts = (*facts, "calibration") if bundle.calibration is not None else facts
         metadata.value = json.dumps({key: getattr(bundle, key) for key in facts})
         onnx_package.checker.check_model(model)
         content = model.SerializeToString()

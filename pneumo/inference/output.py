@@ -25,12 +25,16 @@ from pneumo.inference.predictor import Prediction, Predictor, PreparedImage
 from pneumo.names import CLASS_NAMES, many_classes
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
+# Columns that came later are last: readers that count columns go on.
+LATER = ("withheld", "differences", "answer", "prediction_set", "window")
 THRESHOLD = "threshold_"  # before the name of a class; its probability has the prefix of predictions/*.csv
 MAX_NAME_BYTES = 200  # of an image's name in the name of its overlay; file systems take 255 in all
 UIDS = ("study_uid", "sop_uid")
 SKIPPED = "skipped: "  # before the kind of a file that is not a radiograph, in the outcomes
 SHOWN = 10  # of the files that could not be read, in the terminal
 UNREADABLE = "could not be read"
+WITHHELD = "unlike the training images, decision withheld"
+OTHER_SHAPE = "of another shape than the training images"
 NO_FINDING = "without a finding"  # images of several findings that reach none of their thresholds
 
 
@@ -39,9 +43,10 @@ def columns(class_names: Sequence[str], dicom_uids: bool = False) -> tuple[str, 
     if dicom_uids:
         return (*columns(class_names), *UIDS)
     if not many_classes(class_names):
-        return COLUMNS
+        return (*COLUMNS, *LATER)
     chances, thresholds = ([prefix + name for name in class_names] for prefix in (PREFIX, THRESHOLD))
-    return ("path", "prediction", *chances, "reached", *thresholds, "model", "warnings", "error", "overlay")
+    known = ("path", "prediction", *chances, "reached", *thresholds)
+    return (*known, "model", "warnings", "error", "overlay", *LATER)
 
 
 def overlays_of(path: Path) -> Path:
@@ -94,6 +99,8 @@ class PredictionFile:
     def write(self, prediction: Prediction, outcomes: Sequence[str] = ()) -> None:
         """Take a row, which is on the disk after `flush`; it counts for `outcomes`."""
         known = {**asdict(prediction), **_of_classes(prediction)}
+        if prediction.withheld:
+            known |= dict.fromkeys(("decision", "prediction", "reached"))
         row = {key: known.get(key) for key in self.columns}
         for key, value in row.items():
             if isinstance(value, float):
@@ -210,7 +217,10 @@ def write_all(
         outcomes = [UNREADABLE] if prediction.error else [prediction.decision]
         if predictor.bundle.multilabel and not prediction.error:
             outcomes = prediction.reached or [NO_FINDING]
+        if prediction.withheld:
+            outcomes = [WITHHELD]
         outcomes += ["with warnings"] if prediction.warnings else []
+        outcomes += [OTHER_SHAPE] if prediction.differences else []
         output.write(prediction, outcomes)
         count(outcomes)
 

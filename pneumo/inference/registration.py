@@ -84,9 +84,7 @@ def register(
     }
     if candidate.ood_reference is None:  # a run of an older version: its images may still be there
         with suppress(UserError):
-            candidate.ood_reference = ood.fit_again(
-                folder / CONFIG, candidate.data_digest, str(registry.cache.parent)
-            )
+            candidate.ood_reference = ood.fit_again(folder / CONFIG, candidate, str(registry.cache.parent))
     with TemporaryDirectory(prefix="pneumo-") as scratch:
         model_folder.write(candidate, Path(scratch))
         if wheel is not None:

@@ -119,20 +119,18 @@ def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
 
 
 def _shown_of_two(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
-    assert prediction.probability is not None
     left_out = ("path", "error", "overlay", "classes", "skipped", "study_uid", "sop_uid")
     shown = {key: value for key, value in asdict(prediction).items() if key not in left_out}
-    return {**shown, "past": predictor.bundle.similar_cases(prediction.probability)}
+    shown["decision"] = prediction.decision or None
+    return {**shown, "past": predictor.similar_cases(prediction)}
 
 
 def _shown_of_many(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
-    called = predictor.bundle.class_names.index(prediction.decision)
+    chances = [one.probability for one in prediction.classes]
+    called = chances.index(max(chances))
     return {
-        "prediction": prediction.decision,
-        "classes": [{**asdict(one), "reached": one.reached} for one in prediction.classes],
-        "model": prediction.model,
-        "warnings": prediction.warnings,
-        "past": predictor.bundle.similar_cases(prediction.classes[called].probability, called),
+        **_shown_of_all(prediction),
+        "past": predictor.similar_cases(prediction, called),
         "explained": predictor.explained(prediction),
     }
 
@@ -142,13 +140,32 @@ def _shown_of_findings(predictor: Predictor, prediction: Prediction) -> dict[str
     explained = predictor.explained(prediction)
     label = predictor.bundle.class_names.index(explained)
     return {
-        "prediction": prediction.decision,
-        "reached": prediction.reached,
-        "classes": [{**asdict(one), "reached": one.reached} for one in prediction.classes],
+        **_shown_of_all(prediction),
+        "reached": None if prediction.withheld else prediction.reached,
+        "past": predictor.similar_cases(prediction, label),
+        "explained": explained,
+    }
+
+
+def _shown_of_all(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "prediction": None if prediction.withheld else prediction.decision,
+        "classes": [
+            {
+                "name": one.name,
+                "probability": one.probability,
+                "threshold": one.threshold,
+                "reached": one.reached,
+            }
+            for one in prediction.classes
+        ],
         "model": prediction.model,
         "warnings": prediction.warnings,
-        "past": predictor.bundle.similar_cases(prediction.classes[label].probability, label),
-        "explained": explained,
+        "withheld": prediction.withheld,
+        "differences": prediction.differences,
+        "answer": prediction.answer,
+        "window": prediction.window,
+        "prediction_set": prediction.prediction_set,
     }
 
 
@@ -191,6 +208,8 @@ def _page(predictor: Predictor, nonce: str) -> str:
         many=bundle.many,
         findings=bundle.multilabel,
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
+        coverage=predictor.coverage,
+        shifted=predictor.shift is not None,
         disclaimer=DISCLAIMER,
         explanation=EXPLANATION,
         max_bytes=MAX_BYTES,
