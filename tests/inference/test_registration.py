@@ -12,6 +12,7 @@ from support.model_tracker import ModelTracker
 
 from pneumo import UserError, __version__
 from pneumo.inference import model_folder
+from pneumo.inference.pyfunc import LATER
 from pneumo.names import TRAINING_REFERENCE
 from pneumo.tracking.registry import resolve
 
@@ -34,9 +35,8 @@ def test_mlflow_is_told_what_serving_needs(tracker: ModelTracker, tmp_path: Path
     model = Model.load(str(folder))
     assert model.flavors["python_function"]["loader_module"] == "pneumo.inference.pyfunc"
     assert model.signature.inputs.input_names() == ["image"]
-    assert {"probability", "decision", "class", "threshold", "warnings", "version"} == set(
-        model.signature.outputs.input_names()
-    )
+    known = ["probability", "decision", "class", "threshold", "warnings", "version"]
+    assert model.signature.outputs.input_names() == [*known, *LATER]
     assert (folder / "requirements.txt").read_text() == f"pneumo=={__version__}\n"
     example = json.loads((folder / "input_example.json").read_text())
     assert example["columns"] == ["image"] and len(example["data"]) == 1
