@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumo.evaluation import multiclass
+from pneumo.evaluation import metrics, multiclass
 from pneumo.evaluation.metrics import Floats, Ints
 from pneumo.evaluation.statistics import clusters
 
@@ -71,7 +71,9 @@ def fit(kind: str, labels: ArrayLike, probabilities: ArrayLike) -> Record:
     """The parameters of `kind` with the least log-loss on these images."""
     truth, chances = multiclass.checked_of(labels, probabilities)
     if kind == "temperature":
-        return {"kind": kind, "slope": 1 / multiclass.temperature_of(truth, chances), "bias": [0.0]}
+        one = chances.ndim == 1
+        found = metrics.temperature(truth, chances) if one else multiclass.temperature(truth, chances)
+        return {"kind": kind, "slope": 1 / found, "bias": [0.0]}
     if kind == "isotonic":
         return {"kind": kind, **_isotonic(truth, chances)}
     return {"kind": kind, **_affine(truth, _logits(chances), slope=kind == "platt")}

@@ -81,9 +81,6 @@ class Bundle:
     class_figures: dict[str, dict[str, Figure]] | None = None  # by class and score; None: two classes
     class_temperatures: dict[str, float] | None = None  # by finding; None: one class an image
     task: str | None = None  # multilabel; None: one class an image
-    calibration: dict[str, Any] | None = None  # None: the temperature
-    ages: list[float] | None = None  # the lowest and the highest of the validation images, years
-    past_patients: list[int] | None = None  # a number for the patient of each image of `past`
     past: PastCases
     test_digest: str
     monitor: str
@@ -94,6 +91,9 @@ class Bundle:
     ood_reference: dict[str, Any] | None = None  # what the training images look like
     run_id: str | None = None
     weights_sha256: str | None = None
+    calibration: dict[str, Any] | None = None  # None: the temperature
+    ages: list[float] | None = None  # the lowest and the highest of the validation images, years
+    past_patients: list[int] | None = None  # a number for the patient of each image of `past`
     weights: Path
     version: str
 

@@ -75,7 +75,7 @@ def test_an_answer_is_the_predictors(predictor: Predictor, tmp_path: Path) -> No
     assert answer["image"].startswith("data:image/png;base64,")
     assert answer.keys() == {
         *("probability", "decision", "threshold", "model", "warnings", "past", "image", "overlay"),
-        *("withheld", "differences", "answer", "prediction_set"),
+        *("withheld", "differences", "answer", "prediction_set", "window"),
     }
 
 
@@ -122,7 +122,7 @@ def test_the_page_of_three_classes_lists_them(made_of_three: Path, tmp_path: Pat
     answer = web_page.answer(of_three, file)
     assert answer.keys() == {
         *("prediction", "classes", "model", "warnings", "past", "explained", "image", "overlay"),
-        *("withheld", "differences", "answer", "prediction_set"),
+        *("withheld", "differences", "answer", "prediction_set", "window"),
     }
     assert answer["prediction"] == answer["explained"] == expected.decision
     assert [one["name"] for one in answer["classes"]] == [*THREE]
@@ -148,7 +148,7 @@ def test_the_page_of_findings_lists_them(made_of_findings: Path, tmp_path: Path)
     answer = web_page.answer(predictor, file)
     assert answer.keys() == {
         *("prediction", "reached", "classes", "model", "warnings", "past", "explained", "image", "overlay"),
-        *("withheld", "differences", "answer", "prediction_set"),
+        *("withheld", "differences", "answer", "prediction_set", "window"),
     }
     assert (answer["prediction"], answer["reached"]) == (expected.decision, expected.reached)
     assert [one["name"] for one in answer["classes"]] == [*FINDINGS]
