@@ -33,6 +33,7 @@ COMPRESSED = {
     **{f"1.2.840.10008.1.2.4.{number}": "JPEG" for number in (50, 51, 57, 70, 80, 81)},
     **{f"1.2.840.10008.1.2.4.{number}": "JPEG 2000" for number in (90, 91)},
 }
+ANOTHER = "another"  # modality, whose name is not repeated
 UID_TAGS = ("StudyInstanceUID", "SOPInstanceUID")
 _UID = re.compile(r"[0-9.]{1,64}")
 MAX_LUT = 65536
@@ -98,8 +99,9 @@ def _check_syntax(path: str | Path, meta: Any) -> None:
 
 
 def _not_an_xray(path: str | Path, kind: str) -> NotAnXray:
-    word = f"modality {kind}" if len(kind) == 2 else kind
-    return NotAnXray(path, f"DICOM: {word}; only {' and '.join(MODALITIES)} can be chest X-rays", kind)
+    word = f"modality {kind}" if len(kind) == 2 or kind == ANOTHER else kind
+    reason = f"DICOM: {word}; only {' and '.join(MODALITIES)} can be chest X-rays"
+    return NotAnXray(path, reason, "another modality" if kind == ANOTHER else kind)
 
 
 def uids(path: str | Path) -> tuple[str, str]:
@@ -124,11 +126,11 @@ def uids(path: str | Path) -> tuple[str, str]:
 
 def _check_header(path: str | Path, header: Any) -> None:
     if (kind := str(header.get("Modality", "none"))) not in MODALITIES:
-        word = kind if len(kind) == 2 and kind.isalnum() else "another"
+        word = kind if len(kind) == 2 and kind.isalnum() else ANOTHER
         of_class = dicom_kinds.of_class(str(header.file_meta.get("MediaStorageSOPClassUID", "")))
         if kind == "none" and of_class is None:
             raise BadImage(path, f"DICOM: no modality; only {' and '.join(MODALITIES)} can be chest X-rays")
-        raise _not_an_xray(path, word if word not in ("another", "OT") else of_class or word)
+        raise _not_an_xray(path, word if word not in (ANOTHER, "OT") else of_class or word)
     if (frames := int(header.get("NumberOfFrames") or 1)) != 1:
         raise BadImage(path, f"DICOM: {frames} frames; only single images are read")
     rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
