@@ -14,7 +14,7 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import UID
 
-from pneumo.data import dicom
+from pneumo.data import dicom, images
 from pneumo.data.limits import BadImage, NotAnXray
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "dicom-files.md"
@@ -46,7 +46,7 @@ def _outcome(path: Path, folder: Path) -> Outcome:
     if path.suffix.lower() not in (".dcm", ".dicom") and not dicom.is_dicom(path):
         return found(LEFT_OUT, "neither the mark of a DICOM file nor its suffix")
     try:
-        rows, columns = dicom.read(path, pixels=2).shape
+        rows, columns = images.read(path, pixels=2).shape
     except NotAnXray as error:
         return found(SKIPPED, error.kind)
     except BadImage as error:
