@@ -47,11 +47,12 @@ COMMANDS: dict[str, Command] = {
         examples=(
             "pneumo compare tracking.experiment=pneumo",
             "pneumo compare sweep_id=dropout_lr-0123456789 rank_by=auroc",
-            "pneumo compare tracking.experiment=demo output=reports/demo latency=false",
+            "pneumo compare 'predictions=[a.csv,b.csv]' output=reports/mine",
         ),
         module="pneumo.compare",
         config_name="compare",
-        paths=("output", "data.root"),
+        paths=("output", "data.root", "predictions"),
+        lists=("predictions",),
         renamed={"experiment": "tracking.experiment", "sweep": "sweep_id"},
     ),
     "predict": Command(

@@ -1,4 +1,7 @@
-"""`pneumo compare [tracking.experiment=NAME] [sweep_id=ID]`: what finished runs allow one to say."""
+"""`pneumo compare [tracking.experiment=NAME] [sweep_id=ID]`: what finished runs allow one to say.
+
+`pneumo compare predictions=[A.csv,B.csv]` compares the predictions of any program.
+"""
 
 import gc
 import shlex
@@ -9,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pneumo import UserError, config, one_of, places
@@ -19,6 +23,8 @@ from pneumo.tracking.reading import Found, Reader
 from pneumo.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from pneumo.comparison.candidates import Candidate
     from pneumo.comparison.content import Comparison, Result
     from pneumo.comparison.page import Page
@@ -36,6 +42,8 @@ class CompareConfig:
     """One comparison, whole and checked."""
 
     sweep_id: str | None = None
+    predictions: Any = None  # a table, or a list of them
+    artifact: str | None = None
     output: str | None = None
     rank_by: str = "auroc"
     margin: float = 0.02
@@ -57,6 +65,27 @@ class CompareConfig:
             raise UserError(f"draws={self.draws}: give 50 to 100,000; 2000 is usual.")
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must not be negative.")
+        if self.tables and self.sweep_id:
+            raise UserError(
+                f"predictions={self.tables[0]} and sweep_id={self.sweep_id} both say what to compare; give "
+                "one of them."
+            )
+        from_mlflow = any(name.startswith(MLFLOW) for name in self.tables)
+        if from_mlflow and not self.artifact:
+            raise UserError(
+                f"predictions={self.tables[0]}: which artifact of the runs is the table of predictions? "
+                "Give artifact=PATH, for example artifact=predictions.csv."
+            )
+        if self.artifact and not from_mlflow:
+            raise UserError(
+                f"artifact={self.artifact} is read with predictions={MLFLOW}EXPERIMENT only; leave it out."
+            )
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables of predictions: files, and experiments of MLflow."""
+        given = self.predictions if isinstance(self.predictions, list) else [self.predictions]
+        return [str(name) for name in given if name is not None and str(name)]
 
 
 def main() -> None:
@@ -71,10 +100,15 @@ def main() -> None:
     sys.exit(config.run_typed(show, "compare", CompareConfig))
 
 
+MLFLOW = "mlflow:"  # before the name of an experiment whose runs hold tables of predictions
+
+
 def compare(settings: CompareConfig) -> "Page":
     """Read the runs, compare them and write the page, also onto the sweep's parent run if there is one."""
     from pneumo.comparison import second_process
 
+    if settings.tables:
+        return _compare_tables(settings)
     reader = Reader(settings.tracking.uri or "")
     found = reader.find(settings.tracking.experiment, settings.sweep_id)
     with second_process.start(len(found.runs)) or nullcontext() as process:
@@ -132,6 +166,56 @@ def _compare(
     return written
 
 
+def _compare_tables(settings: CompareConfig) -> "Page":
+    """Compare the predictions in tables, which need no run, and write the page."""
+    from pneumo.comparison import page, prediction_tables
+
+    runs = prediction_tables.candidates(_read_tables(settings))
+    built = prediction_tables.compare(
+        runs,
+        command=_command(settings),
+        rank_by=settings.rank_by,
+        margin=settings.margin,
+        draws=settings.draws,
+        seed=settings.seed,
+    )
+    given = settings.data.root
+    pictures = page.pictures(built["mistakes"], Path(given).expanduser() if given else None)
+    folder = Path(settings.output or config.project_dir() / "reports" / "predictions").expanduser()
+    written = page.write(folder, built, pictures)
+    written.terminal += f"\nPage: {folder / 'index.html'}"
+    return written
+
+
+def _read_tables(settings: CompareConfig) -> "dict[str, DataFrame]":
+    """The tables by name: a file's path, or the name of a run of MLflow."""
+    from pneumo.data import tables
+
+    found: dict[str, DataFrame] = {}
+    for name in settings.tables:
+        if not name.startswith(MLFLOW):
+            file = Path(name).expanduser()
+            if not file.is_file():
+                raise UserError(f"predictions={name} is not a file: give tables that exist.")
+            found[name] = tables.read(file)
+            continue
+        experiment, artifact = name.removeprefix(MLFLOW), str(settings.artifact)
+        runs = Reader(settings.tracking.uri or "").with_artifact(experiment, artifact)
+        if not runs:
+            raise UserError(
+                f"predictions={name}: no finished run of {experiment} has the artifact {artifact}."
+            )
+        for run in runs:
+            with TemporaryDirectory(prefix="pneumo-") as folder:
+                file = Path(folder) / Path(artifact).name
+                file.write_text(run.files[artifact], "utf-8", "surrogateescape")
+                table = tables.read(file)
+            if "model" not in table:
+                table["model"] = run.name
+            found[f"{run.name}: {artifact}"] = table
+    return found
+
+
 SEEDS = 3  # with three, a comparison can count the chance in training
 
 
@@ -185,6 +269,13 @@ def _show_runs(uri: str, experiment_id: str, experiment: str) -> str:
 
 
 def _command(settings: CompareConfig) -> str:
+    if settings.tables:
+        listed = shlex.quote(f"predictions=[{','.join(settings.tables)}]")
+        artifact = f" artifact={settings.artifact}" if settings.artifact else ""
+        return (
+            f"pneumo compare {listed}{artifact} rank_by={settings.rank_by} margin={settings.margin:g} "
+            f"draws={settings.draws} seed={settings.seed}"
+        )
     sweep = f" sweep_id={settings.sweep_id}" if settings.sweep_id else ""
     return (
         f"pneumo compare tracking.experiment={settings.tracking.experiment}{sweep} "

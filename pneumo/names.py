@@ -69,6 +69,7 @@ PROTOCOLS = {
     TEST_SELECTED: "the epoch was chosen on the test set itself, so the test figure is optimistic: "
     "expect less on new images",
 }
+OUTSIDE = "outside"  # predictions from elsewhere: how the epoch was chosen is not known
 
 # ---- the scores by which a comparison can rank
 RANKED_BY = ("accuracy", "balanced_accuracy", "f1", "mcc", "auroc", "auprc")

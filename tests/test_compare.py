@@ -20,6 +20,7 @@ from support.images import picture, save
 from pneumo import UserError
 from pneumo.compare import CompareConfig, Images, _address, _show_runs, compare, main
 from pneumo.comparison.page import Page
+from pneumo.evaluation.predictions import predictions_csv
 from pneumo.tracking.reading import Reader
 from pneumo.tracking.settings import TrackingSettings
 
@@ -268,6 +269,39 @@ def test_the_command(store: Store) -> None:
     assert runs == f"Runs: pneumo ui tracking.experiment=pneumo tracking.uri={store.uri}"
 
 
+def test_predictions_of_any_program_are_compared(store: Store, empty: Path, tmp_path: Path) -> None:
+    """As files, and as an artifact of runs that another program logged."""
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    other = Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
+    client = MlflowClient(other.uri)
+    experiment = client.create_experiment("sklearn", artifact_location=str(tmp_path / "artifacts"))
+    files = []
+    for number, quality in enumerate((2.0, 1.0, 1.5)):
+        found = split("test", number, quality)
+        file = tmp_path / f"model{number}.csv"
+        file.write_bytes(predictions_csv(found))
+        files.append(str(file))
+        run = client.create_run(experiment, run_name=f"forest {number}")
+        client.log_artifact(run.info.run_id, str(file.rename(tmp_path / "out.csv")), "tables")
+        client.set_terminated(run.info.run_id, "FAILED" if number == 2 else "FINISHED")
+        file.write_bytes(predictions_csv(found))
+    page = other.compare("files", predictions=files[:2])
+    first = json.loads((page.folder / "comparison.json").read_text())
+    assert [row["name"] for row in first["configurations"]] == ["model0", "model1"]
+    assert page.terminal.endswith(f"Page: {tmp_path}/files/index.html")
+    page = other.compare("runs", predictions="mlflow:sklearn", artifact="tables/out.csv")
+    second = json.loads((page.folder / "comparison.json").read_text())
+    assert [row["name"] for row in second["configurations"]] == ["forest 0", "forest 1"]
+    for one, two in zip(first["configurations"], second["configurations"], strict=True):
+        assert one["scores"] == two["scores"]
+    with pytest.raises(UserError, match=r"no finished run of sklearn has the artifact nowhere\.csv"):
+        other.compare(predictions="mlflow:sklearn", artifact="nowhere.csv")
+    with pytest.raises(UserError, match="experiment nothing is not in"):
+        other.compare(predictions="mlflow:nothing", artifact="out.csv")
+    with pytest.raises(UserError, match="both say what to compare"):
+        other.compare(predictions=files, sweep_id="a")
+
+
 def test_every_run_links_to_its_page_in_mlflow(page: Page, result: dict, store: Store) -> None:
     client = MlflowClient(store.uri)
     experiment = client.get_experiment_by_name("pneumo")
@@ -294,6 +328,9 @@ def test_runs_on_a_server_link_to_the_server() -> None:
         ("draws=1", 2, "draws=1: give 50 to 100,000"),
         ("tracking.experiment=nowhere", 1, "experiment=nowhere is not in .*, pneumo"),
         ("tracking.uri=sqlite:////nowhere/mlflow.db", 1, "/nowhere/mlflow.db does not exist"),
+        ("predictions=[nowhere.csv]", 1, "nowhere.csv is not a file"),
+        ("predictions=mlflow:pneumo", 2, "which artifact of the runs is the table of predictions"),
+        ("artifact=a.csv", 2, "artifact=a.csv is read with predictions=mlflow:EXPERIMENT only"),
     ],
 )
 def test_the_command_names_a_mistake(

@@ -67,11 +67,12 @@ class Configuration:
         self.optimistic, self.average = runs[0].optimistic, average
         self.probabilities = np.mean([run.test.probabilities for run in self.runs], axis=0)
         same_val = len({tuple(run.val.paths) for run in self.runs}) == 1
-        val = [(run.val.labels, run.val.probabilities) for run in self.runs]
+        # Predictions from elsewhere may come without any of validation images.
+        val = [(run.val.labels, run.val.probabilities) for run in self.runs if run.val.paths]
         if average:
             tests = [self.probabilities]
             # Models that were validated on different images have no common validation to choose by.
-            val = [(val[0][0], np.mean([chances for _, chances in val], axis=0))] if same_val else []
+            val = [(val[0][0], np.mean([c for _, c in val], axis=0))] if same_val and val else []
         else:
             tests = [run.test.probabilities for run in self.runs]
         self._splits = [""] if average else [run.split for run in self.runs]

@@ -63,6 +63,8 @@ def draw(comparison: Comparison, part: slice = slice(None)) -> dict[str, Figure]
     def matrices(found: Sequence[list[Confusion]]) -> Figure | None:
         if several_findings(comparison):
             return None  # a table of each finding's calls is easier to read
+        if not all(found):
+            return None  # predictions from elsewhere, without those of validation images
         if of_many:
             return class_drawings.confusions(rows, found, classes)
         return _confusions(rows, found)

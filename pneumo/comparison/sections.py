@@ -39,6 +39,7 @@ from pneumo.comparison.words import (
     difference_cells,
     difference_columns,
     forest_scores,
+    from_outside,
     headlines,
     images_word,
     lead,
@@ -90,8 +91,7 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
         _by_class(comparison),
         _pairs(comparison),
         _ensembles(comparison),
-        _seed_tables(comparison),
-        _curves(comparison),
+        *([] if from_outside(comparison) else [_seed_tables(comparison), _curves(comparison)]),
         *_calls(comparison),
         Section(
             title="ROC and precision-recall",
@@ -108,7 +108,7 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
         appendix.cost(comparison),
         appendix.mistakes(comparison, pictures),
         appendix.settings(comparison),
-        appendix.runs(comparison),
+        None if from_outside(comparison) else appendix.runs(comparison),
     ]
     sections = [section for section in found if section]
     titles = [section.title for section in sections]
@@ -177,12 +177,15 @@ def _ranking(comparison: Comparison) -> Ranking | None:
     several = any(len(row["seeds"]) > 1 for row in rows)
     further = ["SD of seeds"] if several else []
     words = score_words(comparison)
-    further += [f"val. {words[first]}", words[companion]]
+    validated = any(row["validation"]["scores"] for row in rows)
+    further += [f"val. {words[first]}"] if validated else []
+    further.append(words[companion])
     places = []
     for row in rows:
         score = row["scores"][first]
         cells = [short_number(score["sd"])] if several else []
-        cells.append(short_number(row["validation"]["scores"].get(first)))
+        if validated:
+            cells.append(short_number(row["validation"]["scores"].get(first)))
         cells.append(short_number(row["scores"][companion]["value"]))
         places.append(
             Place(
@@ -283,30 +286,33 @@ def _scores(comparison: Comparison) -> Section | None:
                 ],
             )
         )
-    tables.append(
-        Table(
-            caption="Validation, at the chosen epoch",
-            columns=[
-                "configuration",
-                *(words[score] for score in ("accuracy", "auroc", "f1")),
-                *("epochs chosen", "epoch chosen by"),
-            ],
-            rows=[
-                [
-                    ranked(row),
-                    *(number(row["validation"][score]) for score in ("accuracy", "auroc", "f1")),
-                    ", ".join(str(run["epoch"] or "-") for run in row["runs"]),
-                    protocol_words(row["protocol"]),
-                ]
-                for row in rows
-            ],
-        )
-    )
+    if any(row["validation"]["auroc"] is not None for row in rows):
+        tables.append(_validation(rows, words))
     text = (
         f"Ranked by {first}, the primary score, on the {where} images; the other scores are exploratory. The "
         "order follows the scores alone. Pairs shows whether two places really differ."
     )
     return Section(title="All scores", text=[text], tables=tables)
+
+
+def _validation(rows: Sequence[ConfigurationRow], words: Mapping[str, str]) -> Table:
+    return Table(
+        caption="Validation, at the chosen epoch",
+        columns=[
+            "configuration",
+            *(words[score] for score in ("accuracy", "auroc", "f1")),
+            *("epochs chosen", "epoch chosen by"),
+        ],
+        rows=[
+            [
+                ranked(row),
+                *(number(row["validation"][score]) for score in ("accuracy", "auroc", "f1")),
+                ", ".join(str(run["epoch"] or "-") for run in row["runs"]),
+                protocol_words(row["protocol"]),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _pairs(comparison: Comparison) -> Section | None:
@@ -521,6 +527,8 @@ def _confusions(comparison: Comparison) -> Section:
     }
     if comparison["scored_on"] == "val":
         del matrices_of["Test images"]
+    if not all(row["validation"]["confusion"] for row in rows):
+        del matrices_of["Validation images"]
     groups = [
         MatrixGroup(
             title=split,

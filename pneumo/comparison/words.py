@@ -20,7 +20,7 @@ from pneumo.comparison.content import (
     several_findings,
 )
 from pneumo.evaluation.statistics import LESS_IS_BETTER, LEVEL
-from pneumo.names import CLASS_RANKED_BY, OFFICIAL_VAL, PATIENT_VAL, PROTOCOLS, RANKED_BY
+from pneumo.names import CLASS_RANKED_BY, OFFICIAL_VAL, OUTSIDE, PATIENT_VAL, PROTOCOLS, RANKED_BY
 
 DASH = "–"  # noqa: RUF001  (an interval's)
 
@@ -77,15 +77,21 @@ def title(comparison: Comparison) -> str:
     return f"{count} compared: {about['experiment']}{sweep}"
 
 
+def from_outside(comparison: Result) -> bool:
+    """Were predictions of any program compared, and not runs?"""
+    return any(row["protocol"] == OUTSIDE for row in all_rows(comparison))
+
+
 def lead(comparison: Comparison) -> str:
     test = comparison["test"]
     runs = sum(run.get("networks", 1) for row in all_rows(comparison) for run in row["runs"])
     patients = (
         plural(test["clusters"], "patient") if not test["images_without_patient"] else "patients not known"
     )
+    what = "network" if from_outside(comparison) else "finished run"
     return (
-        f"{plural(runs, 'finished run')}, scored on the same {test['images']:,} {images_word(comparison)} "
-        f"images ({patients}): {images_by_class(test)}. {_one_point(comparison)}The primary score is "
+        f"{plural(runs, what)}, scored on the same {test['images']:,} {images_word(comparison)} images "
+        f"({patients}): {images_by_class(test)}. {_one_point(comparison)}The primary score is "
         f"{score_words(comparison)[comparison['rank_by']]}; the others are exploratory."
     )
 
@@ -158,6 +164,8 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
                 "without them. A run's own means in MLflow contain every finding with both values.",
             )
         )
+    if from_outside(comparison):
+        listed.append(("Predictions from tables.", _outside_words(comparison)))
     cross = comparison["cross_validation"]
     if cross is not None and over_folds(comparison):
         read = sum(bool(row["on_test"]) for row in cross["rows"])
@@ -224,9 +232,23 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
     return listed + [("Note.", note) for note in notes]
 
 
+def _outside_words(comparison: Comparison) -> str:
+    said = (
+        "How these models were trained and chosen is not recorded here. If the test images took part in a "
+        "choice, such as that of the epoch, the scores are too high."
+    )
+    if all(row["validation"]["auroc"] is None for row in all_rows(comparison)):
+        said += (
+            " Without predictions of validation images (split=val) of every model, the page has no threshold "
+            "but 0.5, no temperature and no choice by validation."
+        )
+    return said
+
+
 def _without_choice(comparison: Comparison) -> bool:
     several = len(comparison["configurations"]) > 1
-    return several and comparison["scored_on"] == "test" and comparison["choice"] is None
+    there = comparison["scored_on"] == "test" and not from_outside(comparison)
+    return several and there and comparison["choice"] is None
 
 
 def headlines(comparison: Comparison) -> list[str]:
@@ -763,7 +785,7 @@ def ranked(row: ConfigurationRow) -> str:
 
 def protocol_words(protocol: str) -> str:
     return {PATIENT_VAL: "validation patients", OFFICIAL_VAL: "the set's own validation images"}.get(
-        protocol, PROTOCOLS.get(protocol, protocol)
+        protocol, {**PROTOCOLS, OUTSIDE: "not known"}.get(protocol, protocol)
     )
 
 

@@ -136,6 +136,20 @@ class Reader:
             missing=missing,
         )
 
+    def with_artifact(self, experiment: str, artifact: str) -> list[TrackedRun]:
+        """The finished runs of an experiment, of any program, that hold this text file; it is in `files`."""
+        ids = {known.name: known.experiment_id for known in self._experiments()}
+        if experiment not in ids:
+            raise UserError(
+                f"experiment {experiment} is not in {redact(self.uri)}; it holds "
+                f"{', '.join(sorted(ids)) or 'none'}."
+            )
+        found = [tracked(run) for run in self._search(ids[experiment])]
+        finished = [run for run in found if run.status == "FINISHED"]
+        for run in finished:
+            self._fetch(run, (artifact,))
+        return [run for run in finished if artifact in run.files]
+
     def running(self) -> list[TrackedRun]:
         """Every run of this project that is recorded as running, in any experiment."""
         query = f"attributes.status = 'RUNNING' AND tags.`{HEARTBEAT_TAG}` != ''"
