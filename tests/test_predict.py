@@ -256,7 +256,7 @@ def test_an_archive_of_dicom_files_is_skipped_by_kind(
     facts = json.loads((tmp_path / "out.csv.provenance.json").read_text())
     assert facts["outcomes"]["skipped: CT"] == 1 and facts["settings"]["dicom_uids"] is True
     named = command("predict", model, f"input={folder / 'CT_small.dcm'}", "output=one.csv")
-    assert named.code == 1 and "modality CT; only CR and DX can be chest X-rays" in named.out
+    assert named.code == 1 and "modality CT; only CR, DX, RG can be chest X-rays" in named.out
     (folder / "1.dcm").unlink()
     (folder / "cut.dcm").unlink()
     none = command("predict", model, f"input={folder}", "output=none.csv")
