@@ -35,7 +35,7 @@ from pneumo.config_errors import NO_NAME, Typed, explain, unknown_key
 from pneumo.config_files import groups, project_dir, shipped_dir
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
-from pneumo.text import first_line
+from pneumo.text import first_line, printable
 from pneumo.tracking.journal import redact
 from pneumo.tracking.settings import SearchSettings, TrackingSettings
 from pneumo.training.settings import OptimSettings, ScheduleSettings, TrainerSettings
@@ -331,7 +331,5 @@ def run_typed(
 
 def complain(message: object, code: int = USAGE) -> int:
     """Print what went wrong on stderr and return the exit code."""
-    # The name of a file can hold anything, also characters that would steer the terminal.
-    kept = (sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in redact(str(message)))
-    print(f"error: {''.join(kept)}", file=sys.stderr)
+    print(f"error: {printable(redact(str(message)))}", file=sys.stderr)
     return code

@@ -15,7 +15,7 @@ from pneumo.data.settings import DataSettings
 from pneumo.evaluation import multiclass, run_report
 from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_any_predictions
 from pneumo.files import write_atomically
-from pneumo.inference import ood
+from pneumo.inference import neighbours, ood
 from pneumo.patient_ids import one_spelling
 from pneumo.run_overrides import train_again
 from pneumo.run_plan import RunPlan, plan_run
@@ -64,7 +64,18 @@ def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
         "history": progress.repeatable,  # the same run twice leaves the same bytes
     }
     save_weights(log.artifacts / names.BEST_WEIGHTS, trainer.network.state_dict(), facts)
-    reference = ood.fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
+    # Both references only look at what training has left: they change none of its figures.
+    in_splits = data.manifest.table["split"].tolist()
+    reference = ood.fit_split(data.images, data.rows, in_splits)
+    trainer.network.eval()
+    reference["features"] = neighbours.fit_split(
+        trainer.network,
+        data.images,
+        data.rows,
+        in_splits,
+        settings.model.in_channels,
+        trainer.runtime.autocast,
+    )
     content = json.dumps(reference, indent=1).encode()
     write_atomically(log.artifacts / names.TRAINING_REFERENCE, content)
     results = {

@@ -3,13 +3,14 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pneumo import UserError, config
 from pneumo.commands import RUN_FORMS
-from pneumo.names import FINGERPRINT_TAG, HEARTBEAT_TAG
+from pneumo.names import CONFIG, FINGERPRINT_TAG, HEARTBEAT_TAG
 from pneumo.reproduce import reproduce as reproduce_run
 from pneumo.run_lookup import find_run, find_sweep, model_of, run_folders, run_id_of, uri_of
 from pneumo.sweep import jobs
@@ -74,6 +75,7 @@ class RegisterConfig:
     alias: str | None = None
     name: str = "pneumo"
     force: bool = False
+    wheel: str | None = None
     output_dir: str = _OUTPUTS
     cache_dir: str | None = None
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
@@ -299,9 +301,10 @@ def register(settings: RegisterConfig) -> int:
     if not RUN_ID.fullmatch(run_id):
         run_id = run_id_of(settings.output_dir, run_id, uri)
     registry = Registry(uri, Path(settings.cache_dir or ".cache"))
+    wheel = Path(settings.wheel).expanduser() if settings.wheel else None
     print(
         registration.register(
-            registry, run_id, name=settings.name, alias=settings.alias, force=settings.force
+            registry, run_id, name=settings.name, alias=settings.alias, force=settings.force, wheel=wheel
         )
     )
     print(f"use it: pneumo predict model=models:/{settings.name}@{settings.alias} input=DIR")
@@ -313,9 +316,16 @@ def export(settings: ExportConfig) -> int:
     from pneumo.inference import export, model_folder
 
     assert settings.which is not None and settings.output is not None
-    model = model_of(settings.which, settings.output_dir, settings.tracking.uri or "")
-    found = resolve(model, settings.tracking.uri or "", Path(settings.cache_dir or ".cache"))
-    print(export.onnx(model_folder.read(found.folder, found.version), Path(settings.output).expanduser()))
+    uri, cache = settings.tracking.uri or "", Path(settings.cache_dir or ".cache")
+    found = resolve(model_of(settings.which, settings.output_dir, uri), uri, cache)
+    bundle = model_folder.read(found.folder, found.version)
+    config_file = bundle.weights.parent.parent / CONFIG
+    if not config_file.is_file() and bundle.run_id:  # a registered model: its run knows the data set
+        with suppress(UserError):
+            registry = Registry(uri, cache)
+            config_file = registry.run_folder(registry.run(bundle.run_id)) / CONFIG
+    real = export.validation_images(bundle, config_file)
+    print(export.onnx(bundle, Path(settings.output).expanduser(), real))
     return 0
 
 

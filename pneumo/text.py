@@ -61,6 +61,11 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+def printable(text: object) -> str:
+    """`text` with escapes for characters that would steer the terminal: a file's name can hold anything."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in str(text))
+
+
 def finite(value: Any) -> Any:
     """`value` with NaN and infinity as None: JSON has neither."""
     if isinstance(value, dict):

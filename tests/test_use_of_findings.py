@@ -135,8 +135,8 @@ def test_the_real_set_is_predicted_and_explained_as_it_was_tested(
         line = (f"model={folder}", image, "output=one.csv", "explain=true", f"explain_class={asked}")
         assert command("predict", *line).code == 0
         (row,) = rows_of(tmp_path / "one.csv")
-        captions.append(np.asarray(Image.open(tmp_path / row["overlay"]))[-20:].tobytes())
-    assert captions[0] != captions[1], "the captions name the finding"
+        captions.append(np.asarray(Image.open(tmp_path / row["overlay"]))[-50:].tobytes())
+    assert captions[0] != captions[1], "the legends name the finding"
     wrong = command("predict", f"model={folder}", image, "explain=true", "explain_class=Cough")
     assert wrong.code == 1 and wrong.err.count("error:") == 1 and "Traceback" not in wrong.err
     assert "explain_class=Cough is not known; the options are Atelectasis" in wrong.err

@@ -50,7 +50,21 @@ def of(start: bytes) -> str | None:
         return "TIFF"
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
-    return "BMP" if start.startswith(b"BM") else None
+    if start.startswith(b"BM"):
+        return "BMP"
+    return "DICOM" if _is_bare_dicom(start) else None
+
+
+def _is_bare_dicom(start: bytes) -> bool:
+    """Without the preamble: the first element is of group 2 or 8, with a type or a short length.
+
+    Real files begin with the length of a group, the SOP class, the character set or the image type.
+    """
+    group, element = struct.unpack_from("<HH", start.ljust(8, b"\0"))
+    if group not in (2, 8) or element not in (0, 1, 2, 5, 8, 0x16, 0x18):
+        return False
+    implicit_length = int.from_bytes(start[4:8], "little")
+    return start[4:6] in (b"UL", b"OB", b"CS", b"UI") or (group == 8 and 0 < implicit_length <= 64)
 
 
 def start_of(path: str | Path) -> bytes:

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ NEARLY_BLACK = 4  # of 255: scanners and JPEG leave borders that are not exactly
 _SEEN = [0] * (NEARLY_BLACK + 1) + [255] * (255 - NEARLY_BLACK)
 
 Result = TypeVar("Result")
+Box = tuple[int, int, int, int]
 
 
 def read(path: str | Path, *, pixels: int = 1, white: int | None = None) -> Grey:
@@ -49,13 +51,21 @@ def read_image(path: str | Path, *, pixels: int = 1, white: int | None = None) -
 
 
 def read_with_colour(
-    path: str | Path, *, pixels: int = 1, white: int | None = None, colour: bool = True
+    path: str | Path,
+    *,
+    pixels: int = 1,
+    white: int | None = None,
+    colour: bool = True,
+    window: dicom.Window = dicom.FILE,
 ) -> tuple[Image.Image, float]:
-    """Like `read_image`, plus the share of the original's pixels that have colour: about 0 for an X-ray."""
+    """Like `read_image`, plus the share of the original's pixels that have colour: about 0 for an X-ray.
+
+    `window` is that of `dicom.read`.
+    """
     check_rule(pixels)
     kind = format_of(path)
     if kind == "DICOM":
-        return Image.fromarray(dicom.read(path, pixels=pixels)), 0.0
+        return Image.fromarray(dicom.read(path, pixels=pixels, window=window)), 0.0
     tiff = formats.check_tiff(path) if kind == "TIFF" else None
 
     def use(image: Image.Image) -> tuple[Image.Image, float]:
@@ -224,17 +234,45 @@ def preprocess(
     """
     check_rule(pixels)
     image = grey if isinstance(grey, Image.Image) else Image.fromarray(np.ascontiguousarray(grey))
-    if crop_black:
-        seen = image if pixels == 1 else image.point(_SEEN)
-        if (box := seen.getbbox()) not in (None, (0, 0, *image.size)):  # a crop to the full size would copy
-            image = image.crop(box)
+    at = placement(image, image_size=image_size, crop_black=crop_black, pixels=pixels)
+    if at.crop != (0, 0, *image.size):  # a crop to the full size would copy
+        image = image.crop(at.crop)
     if equalize:
         image = ImageOps.equalize(image)
-    scale = image_size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    left, top, right, bottom = at.place
     square = Image.new("L", (image_size, image_size))
-    square.paste(
-        image.resize((width, height), Image.Resampling.BILINEAR),
-        ((image_size - width) // 2, (image_size - height) // 2),
-    )
+    square.paste(image.resize((right - left, bottom - top), Image.Resampling.BILINEAR), (left, top))
     return np.asarray(square)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which part of an image is where in its prepared square; boxes are left, top, right, bottom.
+
+    `crop` is in pixels of the image, whose `size` is width and height, and `place` in pixels of the square.
+    """
+
+    crop: Box
+    place: Box
+    size: tuple[int, int]
+
+    def in_pixels(self, width: int, height: int) -> Box:
+        """The crop in the same image at another size."""
+        across, down = width / self.size[0], height / self.size[1]
+        left, top, right, bottom = self.crop
+        x, y = min(round(left * across), width - 1), min(round(top * down), height - 1)
+        return x, y, max(round(right * across), x + 1), max(round(bottom * down), y + 1)
+
+
+def placement(image: Image.Image, *, image_size: int, crop_black: bool, pixels: int) -> Placement:
+    """Where `preprocess` places a grey image."""
+    box: Box | None = None
+    if crop_black:
+        seen = image if pixels == 1 else image.point(_SEEN)
+        box = seen.getbbox()
+    crop = box or (0, 0, *image.size)
+    wide, high = crop[2] - crop[0], crop[3] - crop[1]
+    scale = image_size / max(wide, high)
+    width, height = (max(1, round(side * scale)) for side in (wide, high))
+    left, top = (image_size - width) // 2, (image_size - height) // 2
+    return Placement(crop, (left, top, left + width, top + height), image.size)

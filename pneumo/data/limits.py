@@ -32,8 +32,19 @@ class BadImage(UserError):
         self.path = str(path)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, ...]]:
         return BadImage, (self.path, self.reason)
+
+
+class NotAnXray(BadImage):
+    """A DICOM file that is not a radiograph; `kind` is what it is: CT, SR, DICOMDIR."""
+
+    def __init__(self, path: str | Path, reason: str, kind: str) -> None:
+        super().__init__(path, reason)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, ...]]:
+        return NotAnXray, (self.path, self.reason, self.kind)
 
 
 def check_rule(pixels: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pneumo import UserError
 from pneumo.data.augment import normalise
-from pneumo.evaluation import multiclass, multilabel, statistics
+from pneumo.evaluation import calibrators, multiclass, multilabel, statistics
 from pneumo.files import MAX_MODEL_BYTES, read_bounded
 from pneumo.inference.schema import Figure, ModelArguments, PastCases, PreprocessArguments
 from pneumo.models import build_model, head
@@ -61,6 +61,9 @@ class Bundle:
     Of several findings an image (`task` is multilabel), each finding is called on its own, where its
     calibrated probability reaches its threshold. Each has a temperature, a threshold and figures in the
     `class_` fields, and `temperature` is None. `figures` are means over the findings.
+
+    Where another kind of calibration than a temperature fits validation better, `calibration` has it
+    (pneumo.evaluation.calibrators), of several findings by finding. The temperature is then not used.
     """
 
     model: ModelArguments
@@ -88,6 +91,9 @@ class Bundle:
     ood_reference: dict[str, Any] | None = None  # what the training images look like
     run_id: str | None = None
     weights_sha256: str | None = None
+    calibration: dict[str, Any] | None = None  # None: the temperature
+    ages: list[float] | None = None  # the lowest and the highest of the validation images, years
+    past_patients: list[int] | None = None  # a number for the patient of each image of `past`
     weights: Path
     version: str
 
@@ -140,7 +146,13 @@ class Bundle:
         Each is the expected share of ill, or of the class, among images with such a probability.
         """
         if self.class_temperatures is not None:
-            return multilabel.tempered(probabilities, [*self.class_temperatures.values()])
+            chances = multilabel.tempered(probabilities, [*self.class_temperatures.values()])
+            for name, record in (self.calibration or {}).items():
+                k = self.class_names.index(name)
+                chances[:, k] = calibrators.applied(record, np.asarray(probabilities)[:, k])
+            return chances
+        if self.calibration is not None:
+            return calibrators.applied(self.calibration, probabilities)
         assert self.temperature is not None
         return multiclass.tempered_of(probabilities, self.temperature)
 
@@ -152,7 +164,7 @@ class Bundle:
         chances = np.asarray(probabilities, dtype=np.float64)
         if self.multilabel:
             return (self.calibrated(chances) >= [*self.threshold_of_class.values()]).astype(np.int64)
-        return (chances.argmax(1) if self.many else self.decide(chances)).astype(np.int64)
+        return (self.calibrated(chances).argmax(1) if self.many else self.decide(chances)).astype(np.int64)
 
     def decide(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
         """True [N] where an uncalibrated probability [N] reaches the threshold."""
@@ -239,13 +251,16 @@ class Bundle:
             chances = head.probabilities(logits.double(), self.model["num_classes"], self.multilabel)
             return np.asarray(chances.cpu().numpy())
 
-    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+    def precision_on(self, device: torch.device) -> str:
         """The run's precision; float32 on a CPU without it, which may change the third decimal."""
+        lacks_it = device.type == "cpu" and not (self.precision == "bf16" and cpu_has_bf16())
+        return "float32" if lacks_it else self.precision
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The context in which torch computes in `precision_on` the device."""
         if device.type == "cuda":
             allow_tf32(self.precision == "tf32")
-        if device.type == "cpu" and not (self.precision == "bf16" and cpu_has_bf16()):
-            return nullcontext()
-        dtype = autocast_dtype(self.precision, device)
+        dtype = autocast_dtype(self.precision_on(device), device)
         return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
     @cached_property

@@ -1,5 +1,6 @@
 """The model card: a model's purpose, data, test figures and limits, as Markdown."""
 
+from pneumo.evaluation import calibrators
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.schema import Figure
 from pneumo.names import PROTOCOLS
@@ -125,14 +126,16 @@ def _decision(bundle: Bundle) -> str:
             f"| {_cell(name)} | {threshold:.3f} |\n" for name, threshold in bundle.threshold_of_class.items()
         )
         return (
-            "The probabilities are calibrated on the validation images (one temperature, "
-            f"{bundle.temperature:.3f}). The predicted\nclass is the one with the largest probability. "
-            "Beside it, each class has a threshold against all others. At this\nthreshold, "
+            "The probabilities are calibrated on the validation images "
+            f"({calibrators.words(bundle.calibration, bundle.temperature)}). The predicted\n"
+            "class is the one with the largest probability. Beside it, each class has a threshold against "
+            "all others. At this\nthreshold, "
             f"{RULE_WORDS_OF_A_CLASS[bundle.threshold_rule]}.\nAn image can reach the thresholds of several "
             f"classes, or of none.\n\n| class | threshold |\n|---|---|\n{rows}"
         )
     return (
-        f"The probability is calibrated on the validation images (temperature {bundle.temperature:.3f}). The "
+        "The probability is calibrated on the validation images "
+        f"({calibrators.words(bundle.calibration, bundle.temperature)}). The "
         f"decision is\n{bundle.class_names[1]} if the probability is at least {bundle.threshold:.3f}. At "
         f"this threshold,\n{RULE_WORDS[bundle.threshold_rule]}."
     )
@@ -141,7 +144,7 @@ def _decision(bundle: Bundle) -> str:
 def _decision_of_findings(bundle: Bundle) -> str:
     assert bundle.class_temperatures is not None
     rows = "".join(
-        f"| {_cell(name)} | {bundle.class_temperatures[name]:.3f} | {threshold:.3f} |\n"
+        f"| {_cell(name)} | {_calibration(bundle, name)} | {threshold:.3f} |\n"
         for name, threshold in bundle.threshold_of_class.items()
     )
     note = ""
@@ -151,11 +154,16 @@ def _decision_of_findings(bundle: Bundle) -> str:
             "the\nprobability is not calibrated.\n"
         )
     return (
-        "The probability of each finding is calibrated on the validation images whose label of it is known "
-        "(a temperature\neach). A finding is predicted if its probability reaches its threshold, whatever "
+        "The probability of each finding is calibrated on the validation images whose label of it is known.\n"
+        "A finding is predicted if its probability reaches its threshold, whatever "
         f"the other findings are. At this\nthreshold, {RULE_WORDS_OF_A_FINDING[bundle.threshold_rule]}."
-        f"\n\n| finding | temperature | threshold |\n|---|---|---|\n{rows}{note}"
+        f"\n\n| finding | calibration | threshold |\n|---|---|---|\n{rows}{note}"
     )
+
+
+def _calibration(bundle: Bundle, name: str) -> str:
+    assert bundle.class_temperatures is not None
+    return calibrators.words((bundle.calibration or {}).get(name), bundle.class_temperatures[name])
 
 
 def _class_figures(bundle: Bundle) -> str:

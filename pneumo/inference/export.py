@@ -1,16 +1,22 @@
 """Export a model as ONNX, for machines without torch: preprocessed images in, probabilities out."""
 
 import json
+import math
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pneumo import UserError
+from pneumo.data import images, manifest, phantom
 from pneumo.data.augment import normalise
+from pneumo.data.settings import DataSettings
 from pneumo.files import write_atomically
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.schema import OF_FINDINGS
@@ -24,8 +30,11 @@ FACTS = (
 )
 
 
-def onnx(bundle: Bundle, file: Path) -> str:
+def onnx(bundle: Bundle, file: Path, real: NDArray[np.uint8] | None = None) -> str:
     """Write `bundle` as `file` after checking it against the model; returns a line that describes the file.
+
+    Both are compared in float32, whatever the run's precision was, on generated images and on the prepared
+    `real` ones [B, S, S].
 
     Input `images`: uint8 [B, S, S], preprocessed. Output `probability`: float32 [B], uncalibrated; of more
     than two classes or of findings `probabilities`: float32 [B, K]. The file's metadata hold the model's
@@ -47,11 +56,15 @@ def onnx(bundle: Bundle, file: Path) -> str:
         metadata.key = "pneumo"
         facts = (*FACTS, "class_thresholds") if bundle.many else FACTS
         facts = (*facts, *OF_FINDINGS) if bundle.multilabel else facts
+        facts = (*facts, "calibration") if bundle.calibration is not None else facts
         metadata.value = json.dumps({key: getattr(bundle, key) for key in facts})
         onnx_package.checker.check_model(model)
         content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    difference = max(_difference(bundle, session, count) for count in (1, 5))
+    exact = replace(bundle, precision="float32")  # bf16 alone differs by more than the limit
+    batches = [_generated(bundle.image_size, count) for count in (1, 5)]
+    batches += [] if real is None or not len(real) else [real]
+    difference = max(_difference(exact, session, batch) for batch in batches)
     if not difference <= MAX_DIFFERENCE:
         raise UserError(
             f"the ONNX model differs by {difference:.2g} from {bundle.version}: it was not written."
@@ -60,10 +73,36 @@ def onnx(bundle: Bundle, file: Path) -> str:
         write_atomically(file, content)
     except OSError as error:
         raise UserError(f"output={file} cannot be written: {error.strerror}.") from None
+    compared = "6 generated images"
+    compared += "" if real is None or not len(real) else f" and {len(real)} validation images"
     return (
         f"{file}: {bundle.model['name']} ({bundle.version}), {len(content) / 1e6:.1f} MB; its probabilities "
-        f"differ from the model's by at most {difference:.1e}"
+        f"differ from the model's in float32 by at most {difference:.1e} on {compared}"
     )
+
+
+def validation_images(bundle: Bundle, config: Path, most: int = 16) -> NDArray[np.uint8]:
+    """Some validation images [B, S, S] of the data set that a run's config.yaml names, prepared.
+
+    There are none if the data set is not on this machine.
+    """
+    size = bundle.image_size
+    none = np.zeros((0, size, size), np.uint8)
+    try:
+        settings = DataSettings.from_saved(yaml.safe_load(config.read_text())["data"])
+        data = manifest.build(settings)
+        paths = data.table["path"][data.table["split"] == "val"].tolist()
+        squares = []
+        for path in paths[:: math.ceil(len(paths) / most) or 1]:
+            if settings.name == "phantom":
+                grey = phantom.render(path, settings.phantom)
+            else:
+                file = Path(str(data.root), data.file_of(path))
+                grey = images.read(file, pixels=bundle.pixel_rule, white=bundle.white)
+            squares.append(images.preprocess(grey, **bundle.preprocess))
+    except (UserError, OSError, yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError):
+        return none  # the comparison on generated images must do
+    return np.stack(squares) if squares else none
 
 
 def _output(bundle: Bundle) -> str:
@@ -97,11 +136,15 @@ def _trace(bundle: Bundle, file: Path) -> None:
         )
 
 
-def _difference(bundle: Bundle, session: "object", count: int) -> float:
-    """The largest difference of probabilities on `count` generated images."""
-    size = bundle.image_size
+def _generated(size: int, count: int) -> NDArray[np.uint8]:
+    """`count` images of noise [count, size, size], one of which has a gradient instead."""
     rng = np.random.default_rng(count)
-    images = rng.integers(0, 256, (count, size, size)).astype(np.uint8)
-    images[count // 2] = np.arange(size, dtype=np.uint8)[None] * (256 // size or 1)
-    found = session.run([_output(bundle)], {"images": images})[0]  # type: ignore[attr-defined]
-    return float(np.abs(found - bundle.probabilities(images)).max())
+    made = rng.integers(0, 256, (count, size, size)).astype(np.uint8)
+    made[count // 2] = np.arange(size, dtype=np.uint8)[None] * (256 // size or 1)
+    return made
+
+
+def _difference(bundle: Bundle, session: "object", batch: NDArray[np.uint8]) -> float:
+    """The largest difference of probabilities on prepared images."""
+    found = session.run([_output(bundle)], {"images": batch})[0]  # type: ignore[attr-defined]
+    return float(np.abs(found - bundle.probabilities(batch)).max())

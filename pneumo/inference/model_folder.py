@@ -5,7 +5,9 @@ Files are read as data only: no pickle, and every value of a JSON is checked bef
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from pneumo import UserError, one_of
-from pneumo.evaluation import metrics, multiclass, multilabel
+from pneumo.evaluation import calibrators, metrics, multiclass, multilabel
+from pneumo.evaluation.metrics import Floats
 from pneumo.evaluation.predictions import SplitResult, read_any_predictions
 from pneumo.files import MAX_MODEL_BYTES, read_bounded, write_atomically
 from pneumo.inference import card, finding_figures, schema, scores
@@ -31,6 +34,7 @@ from pneumo.names import (
     TRAINING_REFERENCE,
     VAL_PREDICTIONS,
 )
+from pneumo.patient_ids import one_spelling
 from pneumo.text import finite, first_line
 
 FORMAT = 1
@@ -69,7 +73,7 @@ def write(bundle: Bundle, folder: Path) -> None:
         for key, value in asdict(bundle).items()
         if key not in ("weights", "version")
     }
-    for key in ("white", *schema.OF_MANY, *schema.OF_FINDINGS):
+    for key in ("white", *schema.OF_MANY, *schema.OF_FINDINGS, *schema.LATER):
         if facts[key] is None:  # a model that needs none keeps the file of version 0.1
             del facts[key]
     facts |= {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()}
@@ -119,6 +123,8 @@ def from_run(
             "val": len(val.paths),
         },
         **_decisions(val)(val, test, threshold_rule),
+        "ages": _ages(val),
+        "past_patients": _numbered(val.patients),
         "test_digest": test_digest(test) if test else "",
         "familiarity": _read_json(reference) if reference.is_file() else None,
         "run_id": run_id,
@@ -135,7 +141,8 @@ def test_digest(test: SplitResult) -> str:
 
 
 def _bundle(facts: dict[str, Any], source: Path, weights: Path, version: str) -> Bundle:
-    absent = dict.fromkeys(("weights_sha256", "white", *schema.OF_MANY, *schema.OF_FINDINGS))
+    later = (*schema.OF_MANY, *schema.OF_FINDINGS, *schema.LATER)
+    absent = dict.fromkeys(("weights_sha256", "white", *later))
     facts = absent | facts
     schema.check(facts, source)
     reference = facts.pop("familiarity")
@@ -155,50 +162,79 @@ def _decisions(val: SplitResult) -> Callable[[SplitResult, SplitResult | None, s
 def _decisions_of_two(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
     """What validation chooses, and what it gives on the test images."""
     thresholds = metrics.operating_points(val.labels, val.probabilities)
+    calibration = calibrators.choose(val.labels, val.probabilities, val.patients)
     temperature = metrics.temperature(val.labels, val.probabilities)
+
+    def calibrated(split: SplitResult) -> Floats:
+        if calibration is not None:
+            return calibrators.applied(calibration, split.probabilities)
+        return metrics.tempered(split.probabilities, temperature)
+
     rule = threshold_rule if threshold_rule in thresholds else "half"
     return {
         "thresholds": thresholds,
         "temperature": temperature,
+        "calibration": calibration,
         "threshold_rule": rule,
-        "figures": scores.of_two(test, temperature, thresholds[rule]) if test else {},
-        "past": _past(val, temperature),
+        "figures": scores.of_two(test, calibrated(test), thresholds[rule]) if test else {},
+        "past": _past(val, calibrated(val)),
     }
 
 
 def _decisions_of_many(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
     """As `_decisions_of_two`, with a threshold for each class, of calibrated probabilities."""
     temperature = multiclass.temperature(val.labels, val.probabilities)
-    calibrated = multiclass.tempered(val.probabilities, temperature)
-    points = multiclass.operating_points(val.class_names, val.labels, calibrated)
+    calibration = calibrators.choose(val.labels, val.probabilities, val.patients)
+
+    def calibrated(split: SplitResult) -> Floats:
+        if calibration is not None:
+            return calibrators.applied(calibration, split.probabilities)
+        return multiclass.tempered(split.probabilities, temperature)
+
+    points = multiclass.operating_points(val.class_names, val.labels, calibrated(val))
     figures: dict[str, Figure] = {}
     of_class: dict[str, dict[str, Figure]] = {name: {} for name in val.class_names}
     if test:
         at = {name: of_rule(known, threshold_rule) for name, known in points.items()}
-        test_calibrated = multiclass.tempered(test.probabilities, temperature)
-        figures, of_class = scores.of_many(test, test_calibrated, at)
+        figures, of_class = scores.of_many(test, calibrated(test), at)
     return {
         "thresholds": {},
         "class_thresholds": points,
         "temperature": temperature,
+        "calibration": calibration,
         "threshold_rule": threshold_rule,
         "figures": figures,
         "class_figures": of_class,
-        "past": _past(val, temperature),
+        "past": _past(val, calibrated(val)),
     }
 
 
 def _decisions_of_findings(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
-    """As `_decisions_of_many`, with a temperature for each finding; from the images whose label is known."""
+    """As `_decisions_of_many`, with a calibration of each finding; from the images whose label is known."""
     temperatures = multilabel.temperatures(val.labels, val.probabilities)
-    calibrated = multilabel.tempered(val.probabilities, temperatures)
+    calibration = {}
+    for k, name in enumerate(val.class_names):
+        known = np.flatnonzero(val.labels[:, k] != multilabel.UNKNOWN)
+        patients = [val.patients[row] for row in known]
+        if len(known) and (
+            one := calibrators.choose(val.labels[known, k], val.probabilities[known, k], patients)
+        ):
+            calibration[name] = one
+
+    def calibrated_as(split: SplitResult) -> Floats:
+        chances = multilabel.tempered(split.probabilities, temperatures)
+        for name, one in calibration.items():
+            k = val.class_names.index(name)
+            chances[:, k] = calibrators.applied(one, split.probabilities[:, k])
+        return chances
+
+    calibrated = calibrated_as(val)
     points = multilabel.operating_points(val.class_names, val.labels, calibrated)
     figures: dict[str, Figure] = {}
     of_finding: dict[str, dict[str, Figure]] = {name: {} for name in val.class_names}
     if test:
         at = [of_rule(known, threshold_rule) for known in points.values()]
-        test_calibrated = multilabel.tempered(test.probabilities, temperatures)
-        figures, of_finding = finding_figures.of_findings(test, test_calibrated, at)
+        figures, of_finding = finding_figures.of_findings(test, calibrated_as(test), at)
     # The rounding halves the file: of 15 findings, 20,000 images would exceed its limit.
     kept = np.round(calibrated, PAST_DIGITS).tolist()
     return {
@@ -206,6 +242,7 @@ def _decisions_of_findings(val: SplitResult, test: SplitResult | None, threshold
         "thresholds": {},
         "class_thresholds": points,
         "temperature": None,
+        "calibration": calibration or None,
         "class_temperatures": dict(zip(val.class_names, temperatures, strict=True)),
         "threshold_rule": threshold_rule,
         "figures": figures,
@@ -214,9 +251,27 @@ def _decisions_of_findings(val: SplitResult, test: SplitResult | None, threshold
     }
 
 
-def _past(val: SplitResult, temperature: float) -> dict[str, Any]:
-    calibrated = multiclass.tempered_of(val.probabilities, temperature)
+def _past(val: SplitResult, calibrated: Floats) -> dict[str, Any]:
     return {"labels": val.labels.tolist(), "probabilities": calibrated.tolist()}
+
+
+def _ages(val: SplitResult) -> list[float] | None:
+    """The range of a column of ages in years, if the table has one and it is filled."""
+    for name, values in val.subgroups.items():
+        if re.sub(r"[\W_]", "", name.lower()) not in ("age", "patientage", "ageyears", "ageinyears"):
+            continue
+        with suppress(ValueError):
+            years = [float(value.strip().upper().removesuffix("Y")) for value in values if value.strip()]
+            if years and 0 <= min(years) <= max(years) <= 200:
+                return [min(years), max(years)]
+    return None
+
+
+def _numbered(patients: Sequence[str | None]) -> list[int]:
+    """A number for each image's patient, instead of the name; an image of an unknown patient has its own."""
+    keys = [name or row for row, name in enumerate(one_spelling(patients))]
+    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [place[key] for key in keys]
 
 
 # ---- reading

@@ -9,10 +9,9 @@ training images is measured with probabilistic principal components (Tipping and
 limits are exceeded by 1 % of the validation images.
 """
 
-import base64
-import binascii
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,9 @@ from pneumo import UserError
 from pneumo.data import cache, manifest
 from pneumo.data.images import Grey
 from pneumo.data.settings import DataSettings
+from pneumo.inference import neighbours
+from pneumo.inference.bundle import Bundle
+from pneumo.inference.packed import numbers, packed, unpacked
 from pneumo.text import first_line
 
 SIDE = 16
@@ -48,6 +50,30 @@ POSES: dict[str, Callable[[Thumbs], Thumbs]] = {
 }
 
 
+@dataclass
+class Doubts:
+    """What speaks against the answer for an image.
+
+    Of the `warnings`, those that are `reasons` too withhold the answer: the image is unlike the training
+    images. `differences` can be the same for a whole set of images, and hide no warning.
+    """
+
+    warnings: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+    def withhold(self, reason: str) -> None:
+        self.warnings.append(reason)
+        self.reasons.append(reason)
+
+    def __add__(self, other: "Doubts") -> "Doubts":
+        return Doubts(
+            self.warnings + other.warnings,
+            self.reasons + other.reasons,
+            self.differences + other.differences,
+        )
+
+
 def fit(train: Iterable[Grey], val: Iterable[Grey]) -> dict[str, Any]:
     """The reference of a model: fitted on its training images, with limits from its validation images.
 
@@ -65,8 +91,8 @@ def fit(train: Iterable[Grey], val: Iterable[Grey]) -> dict[str, Any]:
     unlimited = OodDetector(
         {
             "format": FORMAT,
-            "mean": _packed(mean),
-            "components": _packed(components),
+            "mean": packed(mean),
+            "components": packed(components),
             "variances": [max(float(value), NOISE_FLOOR) for value in kept],
             "noise": max(float(rest.mean()), NOISE_FLOOR),
             "distance": 1.0,
@@ -101,7 +127,7 @@ def fit_split(images: NDArray[np.uint8], rows: NDArray[np.int64], splits: Iterab
     return fit(*((images[row] for row in split_rows) for split_rows in picked.values()))
 
 
-def fit_again(config: Path, data_digest: str, cache_dir: str) -> dict[str, Any]:
+def fit_again(config: Path, model: Bundle, cache_dir: str) -> dict[str, Any]:
     """The reference of a run that kept none, from the images that its config.yaml names.
 
     UserError if they are missing or are not the run's images.
@@ -116,9 +142,15 @@ def fit_again(config: Path, data_digest: str, cache_dir: str) -> dict[str, Any]:
         raise UserError(first_line(error)) from None
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError, RecursionError):
         raise UserError(f"{config} does not name a data set") from None
-    if data.digest != data_digest:
+    if data.digest != model.data_digest:
         raise UserError(f"the images in {settings.root} are not those of the run")
-    return fit_split(data.images, data.rows, data.manifest.table["split"].tolist())
+    splits = data.manifest.table["split"].tolist()
+    network = model.network()
+    device = next(network.parameters()).device
+    in_features = neighbours.fit_split(
+        network, data.images, data.rows, splits, model.model["in_channels"], lambda: model.autocast(device)
+    )
+    return fit_split(data.images, data.rows, splits) | {"features": in_features}
 
 
 class OodDetector:
@@ -130,16 +162,16 @@ class OodDetector:
     def __init__(self, reference: dict[str, Any]) -> None:
         self.reference = reference
         try:
-            self.variances = _numbers(reference["variances"], 1, COMPONENTS)
-            self.noise = _numbers([reference["noise"]], 1, 1)[0]
-            self.limit = _numbers([reference["distance"]], 1, 1)[0]
-            self.aspect = _numbers(reference["aspect"], 2, 2)
+            self.variances = numbers(reference["variances"], 1, COMPONENTS)
+            self.noise = numbers([reference["noise"]], 1, 1)[0]
+            self.limit = numbers([reference["distance"]], 1, 1)[0]
+            self.aspect = numbers(reference["aspect"], 2, 2)
             self.pose_limits = dict(
-                zip(POSES, _numbers([reference["poses"][name] for name in POSES], 5, 5), strict=True)
+                zip(POSES, numbers([reference["poses"][name] for name in POSES], 5, 5), strict=True)
             )
             count = len(self.variances)
-            self.mean = _unpacked(reference["mean"], (SIDE * SIDE,))
-            self.components = _unpacked(reference["components"], (count, SIDE * SIDE))
+            self.mean = unpacked(reference["mean"], (SIDE * SIDE,))
+            self.components = unpacked(reference["components"], (count, SIDE * SIDE))
             if reference["format"] != FORMAT:
                 raise ValueError
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -156,35 +188,40 @@ class OodDetector:
         squares = (along**2 / self.variances).sum(1) + off / self.noise
         return np.asarray(np.sqrt(squares / (SIDE * SIDE)))
 
-    def warnings(self, square: Grey, colour_share: float = 0.0) -> list[str]:
-        """What in a preprocessed `square` [S, S] is unlike the training images; empty if nothing is.
+    def doubts(self, square: Grey, colour_share: float = 0.0) -> Doubts:
+        """What in a preprocessed `square` [S, S] is unlike the training images.
 
         `colour_share` is the share of the original's pixels that have colour.
         """
-        warnings = colour_warnings(colour_share)
+        found = colour_doubts(colour_share)
         thumb, aspect = _thumbnail(square)
         if thumb.std() < BLANK_SPREAD:
-            return [*warnings, "blank: there is hardly anything to see in it"]
+            found.withhold("blank: there is hardly anything to see in it")
+            return found
         thumbs = thumb[None]
         score = float(self.distances(thumbs)[0])
         ratios = {name: float(self.distances(pose(thumbs))[0]) / score for name, pose in POSES.items()}
         likely = min(ratios, key=lambda name: ratios[name] / self.pose_limits[name])
         better_in_pose = ratios[likely] < self.pose_limits[likely]
         if better_in_pose and ratios[likely] * score <= self.limit:
-            return [*warnings, f"seems {likely}"]
+            found.withhold(f"seems {likely}")
+            return found
         if better_in_pose or score > self.limit:  # unlike in every pose: not just a turned X-ray
-            warnings.append(f"unlike the training images (score {score:.2f}, limit {self.limit:.2f})")
+            found.withhold(f"unlike the training images (score {score:.2f}, limit {self.limit:.2f})")
         low, high = self.aspect
         if not 0.98 * low <= aspect <= 1.02 * high:
-            warnings.append(f"width to height {aspect:.2f}, in the training images {low:.2f} to {high:.2f}")
-        return warnings
+            found.differences.append(
+                f"width to height {aspect:.2f}, in the training images {low:.2f} to {high:.2f}"
+            )
+        return found
 
 
-def colour_warnings(colour_share: float) -> list[str]:
-    """The one warning that needs no reference: an X-ray has no colour."""
-    if colour_share <= COLOUR_LIMIT:
-        return []
-    return [f"colour in {colour_share:.0%} of the pixels: an X-ray has none"]
+def colour_doubts(colour_share: float) -> Doubts:
+    """The one check that needs no reference: an X-ray has no colour."""
+    found = Doubts()
+    if colour_share > COLOUR_LIMIT:
+        found.withhold(f"colour in {colour_share:.0%} of the pixels: an X-ray has none")
+    return found
 
 
 def _thumbnail(square: Grey) -> tuple[Thumbs, float]:
@@ -197,32 +234,3 @@ def _thumbnail(square: Grey) -> tuple[Thumbs, float]:
 def _thumbnails(squares: Iterable[Grey]) -> tuple[Thumbs, NDArray[np.float64]]:
     both = [_thumbnail(square) for square in squares]
     return np.stack([thumb for thumb, _ in both]), np.asarray([aspect for _, aspect in both])
-
-
-def _packed(array: NDArray[np.floating[Any]]) -> str:
-    """As base64 of float16, which changes a score only in its fourth digit."""
-    return base64.b64encode(array.astype("<f2").tobytes()).decode()
-
-
-def _unpacked(text: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    if not isinstance(text, str) or len(text) > 10**6:
-        raise ValueError
-    try:
-        array = np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float64)
-    except binascii.Error:
-        raise ValueError from None
-    if not np.isfinite(array).all():
-        raise ValueError
-    return array.reshape(shape)
-
-
-def _numbers(values: Any, least: int, most: int) -> NDArray[np.float64]:
-    """`least` to `most` positive numbers, or ValueError."""
-    if not isinstance(values, list) or not least <= len(values) <= most:
-        raise ValueError
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
-        raise ValueError
-    array = np.asarray(values, dtype=np.float64)
-    if not ((array > 0) & (array < 1e9)).all():
-        raise ValueError
-    return array

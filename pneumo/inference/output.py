@@ -1,9 +1,13 @@
 """What `pneumo predict` leaves on disk: a CSV or JSON file of predictions, and a folder of overlays."""
 
 import csv
+import hashlib
 import json
 import math
-from collections.abc import Sequence
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -12,70 +16,169 @@ import numpy as np
 from tqdm import tqdm
 
 from pneumo import UserError
+from pneumo.data import dicom
 from pneumo.evaluation.predictions import PREFIX
-from pneumo.inference import explain
-from pneumo.inference.inputs import InputFiles, relative_name
+from pneumo.files import sync, write_atomically
+from pneumo.inference import explain, side_file
+from pneumo.inference.inputs import OVERLAYS_MARK, InputFiles, relative_name
 from pneumo.inference.predictor import Prediction, Predictor, PreparedImage
 from pneumo.names import CLASS_NAMES, many_classes
 
 COLUMNS = ("path", "probability", "decision", "threshold", "model", "warnings", "error", "overlay")
+# Columns that came later are last: readers that count columns go on.
+LATER = ("withheld", "differences", "answer", "prediction_set", "window")
 THRESHOLD = "threshold_"  # before the name of a class; its probability has the prefix of predictions/*.csv
-MAX_NAME_LENGTH = 200  # characters of an image's name in the name of its overlay
+MAX_NAME_BYTES = 200  # of an image's name in the name of its overlay; file systems take 255 in all
+UIDS = ("study_uid", "sop_uid")
+SKIPPED = "skipped: "  # before the kind of a file that is not a radiograph, in the outcomes
+SHOWN = 10  # of the files that could not be read, in the terminal
 UNREADABLE = "could not be read"
+WITHHELD = "unlike the training images, decision withheld"
+OTHER_SHAPE = "of another shape than the training images"
 NO_FINDING = "without a finding"  # images of several findings that reach none of their thresholds
 
 
-def columns(class_names: Sequence[str]) -> tuple[str, ...]:
+def columns(class_names: Sequence[str], dicom_uids: bool = False) -> tuple[str, ...]:
     """The columns of a file of predictions, which are the keys of a JSON's rows."""
+    if dicom_uids:
+        return (*columns(class_names), *UIDS)
     if not many_classes(class_names):
-        return COLUMNS
+        return (*COLUMNS, *LATER)
     chances, thresholds = ([prefix + name for name in class_names] for prefix in (PREFIX, THRESHOLD))
-    return ("path", "prediction", *chances, "reached", *thresholds, "model", "warnings", "error", "overlay")
+    known = ("path", "prediction", *chances, "reached", *thresholds)
+    return (*known, "model", "warnings", "error", "overlay", *LATER)
+
+
+def overlays_of(path: Path) -> Path:
+    """The folder of the overlays of an output."""
+    return path.with_name(f"{path.stem}_overlays")
+
+
+def provenance_of(path: Path) -> Path:
+    """The file that says what made an output."""
+    return path.with_name(f"{path.name}.provenance.json")
+
+
+def own_files(path: Path) -> list[Path]:
+    """What a prediction writes beside its output, and the output: not its input."""
+    return [path, path.with_name(path.name + side_file.SUFFIX), provenance_of(path), overlays_of(path)]
 
 
 class PredictionFile:
-    """The output file. Each prediction is written when it is known, and stays if the command is stopped."""
+    """The output file. It holds what it held before until the `with` block ends without an error.
 
-    def __init__(self, path: Path, class_names: Sequence[str] = CLASS_NAMES) -> None:
-        self.path, self.count = path, 0
-        self.columns = columns(class_names)
+    Until then the rows are in a side file (see `side_file`), which stays if the command is stopped. With
+    `resume`, the rows of a stopped command whose `record` was equal are kept; `side` has their number.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        class_names: Sequence[str] = CLASS_NAMES,
+        *,
+        dicom_uids: bool = False,
+        record: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.path = path
+        self.columns = columns(class_names, dicom_uids)
+        self.with_uids = dicom_uids
+        self.provenance: Callable[[str], Mapping[str, Any]] | None = None  # of the output's SHA-256
+        self.rows = 0
+        self.unreadable: list[str] = []
         self.as_json = path.suffix.lower() == ".json"
+        self.record, self.resume = record or {}, resume
+        self._pending: list[side_file.Entry] = []
 
     def __enter__(self) -> "PredictionFile":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # A file's name may not be valid text: its bytes are kept.
-            self.file: IO[str] = self.path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        except OSError as error:
-            raise UserError(f"output={self.path} cannot be written: {error.strerror}.") from None
-        self.csv = csv.writer(self.file, lineterminator="\n")
-        if self.as_json:
-            self.file.write("[")
-        else:
-            self.csv.writerow(self.columns)
+        self.side = side_file.SideFile(
+            self.path, {**self.record, "columns": [*self.columns]}, resume=self.resume
+        )
         return self
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, prediction: Prediction, outcomes: Sequence[str] = ()) -> None:
+        """Take a row, which is on the disk after `flush`; it counts for `outcomes`."""
         known = {**asdict(prediction), **_of_classes(prediction)}
+        if prediction.withheld:
+            known |= dict.fromkeys(("decision", "prediction", "reached"))
         row = {key: known.get(key) for key in self.columns}
         for key, value in row.items():
             if isinstance(value, float):
                 row[key] = round(value, 6) if math.isfinite(value) else None
-        if self.as_json:
-            self.file.write(",\n" if self.count else "\n")
-            self.file.write(json.dumps(row))
-        else:
-            cells = ("; ".join(value) if isinstance(value, list) else value for value in row.values())
-            self.csv.writerow("" if cell is None else cell for cell in cells)
-        self.count += 1
+        self._pending.append(side_file.Entry(row, [*outcomes]))
+
+    def skip(self, outcome: str) -> None:
+        """Take a file without a row; it counts for `outcome`."""
+        self._pending.append(side_file.Entry(None, [outcome]))
 
     def flush(self) -> None:
-        self.file.flush()
+        pending, self._pending = self._pending, []
+        self.side.append(pending)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.flush()
+                self._finish()
+            else:
+                with suppress(UserError):  # what stopped the command is reported, not this
+                    self.flush()
+        finally:
+            self.side.close(remove=kind is None)
+
+    def _finish(self) -> None:
+        """Replace the output by the rows of the side file."""
+        temporary = self.path.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            # A file's name may not be valid text: its bytes are kept.
+            with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                self._compose(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if self.provenance is not None:
+                with temporary.open("rb") as written:
+                    digest = hashlib.file_digest(written, "sha256").hexdigest()
+                facts = json.dumps(self.provenance(digest), indent=1)
+                write_atomically(provenance_of(self.path), f"{facts}\n".encode())
+            temporary.replace(self.path)
+            sync(self.path.parent)
+        except OSError as error:
+            raise UserError(
+                f"output={self.path} cannot be written: {error.strerror}. All rows are in {self.side.path}: "
+                "add resume=true to the command to write it from there."
+            ) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _compose(self, file: IO[str]) -> None:
+        table = csv.writer(file, lineterminator="\n")
         if self.as_json:
-            self.file.write("\n]\n")
-        self.file.close()
+            file.write("[")
+        else:
+            table.writerow(self.columns)
+        before = "\n"
+        for entry in self.side.entries():
+            if entry.row is None:
+                continue
+            self.rows += 1
+            if error := entry.row["error"]:
+                self.unreadable.append(f"{entry.row['path']}: {error}")
+            if self.as_json:
+                file.write(before + json.dumps(entry.row))
+                before = ",\n"
+            else:
+                cells = (
+                    "; ".join(value) if isinstance(value, list) else value for value in entry.row.values()
+                )
+                table.writerow("" if cell is None else cell for cell in cells)
+        if self.as_json:
+            file.write("\n]\n")
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return "; ".join(value) if isinstance(value, list) else value
 
 
 def _of_classes(prediction: Prediction) -> dict[str, Any]:
@@ -99,25 +202,44 @@ def write_all(
 ) -> None:
     """Predict all files of `found` into `output`; `counts` has the number of each outcome at any time.
 
-    Of several findings, an image counts for each finding that it is predicted to have.
+    Of several findings, an image counts for each finding that it is predicted to have. Files whose rows
+    `output` has kept are counted and not predicted again.
     With `explain_below`, each image gets an overlay under its name relative to that folder.
     """
 
     def write(prediction: Prediction) -> None:
-        output.write(prediction)
+        if prediction.skipped and prediction.path not in found.named:
+            output.skip(SKIPPED + prediction.skipped)
+            count([SKIPPED + prediction.skipped])
+            return
+        if output.with_uids:
+            prediction.study_uid, prediction.sop_uid = dicom.uids(prediction.path)
         outcomes = [UNREADABLE] if prediction.error else [prediction.decision]
         if predictor.bundle.multilabel and not prediction.error:
             outcomes = prediction.reached or [NO_FINDING]
+        if prediction.withheld:
+            outcomes = [WITHHELD]
+        outcomes += ["with warnings"] if prediction.warnings else []
+        outcomes += [OTHER_SHAPE] if prediction.differences else []
+        output.write(prediction, outcomes)
+        count(outcomes)
+
+    def count(outcomes: Sequence[str]) -> None:
         for outcome in outcomes:
             counts[outcome] = counts.get(outcome, 0) + 1
-        if prediction.warnings:
-            counts["with warnings"] = counts.get("with warnings", 0) + 1
 
-    for path in found.outside:
-        write(predictor.refused(path, "a link that leads out of the folder"))
-    batches = predictor.predict(found.files, batch_size=batch_size)
-    overlays = output.path.with_name(f"{output.path.stem}_overlays")
-    with tqdm(total=len(found.files), desc="Predict", disable=None, leave=False) as bar:
+    done = _keep_whole_batches(output.side, found, predictor.files_per_batch(batch_size))
+    for entry in output.side.entries():
+        count(entry.outcomes)
+    if not len(output.side):
+        for path in found.outside:
+            write(predictor.refused(path, "a link that leads out of the folder"))
+        output.flush()
+    batches = predictor.predict(
+        found.files[done:], batch_size=batch_size, keep_grey=explain_below is not None
+    )
+    overlays = overlays_of(output.path)
+    with tqdm(total=len(found.files), initial=done, desc="Predict", disable=None, leave=False) as bar:
         for batch in batches:
             if explain_below:
                 _write_overlays(overlays, explain_below, predictor, batch)
@@ -125,6 +247,20 @@ def write_all(
                 write(prediction)
             output.flush()
             bar.update(len(batch))
+
+
+def _keep_whole_batches(side: side_file.SideFile, found: InputFiles, files_per_batch: int) -> int:
+    """How many of the files have a row already; a batch that has only some begins again.
+
+    So a batch has the same images in a command that was stopped as in one that was not, and its
+    probabilities are equal to the last bit.
+    """
+    links, files = len(found.outside), len(found.files)
+    done = max(0, len(side) - links)
+    if done < files:
+        done = done // files_per_batch * files_per_batch
+    side.keep(links + done if len(side) >= links else 0)
+    return done
 
 
 def _write_overlays(
@@ -137,12 +273,23 @@ def _write_overlays(
     good = [(prediction, image) for prediction, image in batch if image is not None]
     if not good:
         return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OVERLAYS_MARK).touch()
     squares = np.stack([image.square for _, image in good])
     maps = predictor.overlays([prediction for prediction, _ in good], squares)
     for (prediction, image), heat in zip(good, maps, strict=True):
-        name = relative_name(Path(prediction.path), root)
-        file = folder / name.with_name(
-            name.name[:MAX_NAME_LENGTH] + ".png"
-        )  # x.jpeg and x.png may both exist
-        explain.write(file, image.square, heat, predictor.caption(prediction))
+        file = folder / overlay_name(relative_name(Path(prediction.path), root))
+        explain.write(file, predictor.overlay_on(prediction, image, heat))
         prediction.overlay = str(file)
+
+
+def overlay_name(name: Path) -> Path:
+    """The name of an image's overlay: its own, and .png, because x.jpeg and x.png may both exist.
+
+    A long name is cut by bytes, which is what file systems count. Then a hash of the whole name is in it.
+    """
+    whole = os.fsencode(name.name)
+    if len(whole) <= MAX_NAME_BYTES:
+        return name.with_name(name.name + ".png")
+    cut = whole[:MAX_NAME_BYTES].decode("utf-8", errors="ignore")
+    return name.with_name(f"{cut}-{hashlib.sha256(whole).hexdigest()[:16]}.png")

@@ -37,6 +37,13 @@ OUTPUTS = {
     "warnings": "strings",
     "version": "string",
 }
+LATER = {  # fields that came later are last
+    "withheld": "string",
+    "differences": "strings",
+    "answer": "string",
+    "prediction_set": "strings",
+    "window": "string",
+}
 
 
 def outputs(class_names: Sequence[str], multilabel: bool = False) -> dict[str, str]:
@@ -45,12 +52,12 @@ def outputs(class_names: Sequence[str], multilabel: bool = False) -> dict[str, s
     With `multilabel` the classes are findings, of which an image may have several.
     """
     if not many_classes(class_names):
-        return OUTPUTS
+        return OUTPUTS | LATER
     chances, thresholds = (
         dict.fromkeys([prefix + name for name in class_names], "double") for prefix in (PREFIX, THRESHOLD)
     )
     rest = {"reached": "strings", **thresholds, "warnings": "strings", "version": "string"}
-    return {"prediction" if multilabel else "class": "string", **chances, **rest}
+    return {"prediction" if multilabel else "class": "string", **chances, **rest, **LATER}
 
 
 def serving_spec(class_names: Sequence[str] = CLASS_NAMES, multilabel: bool = False) -> registry.ServingSpec:
@@ -94,6 +101,12 @@ class ServedModel:
         return [self._fields(answer) for answer in answers]
 
     def _fields(self, answer: Prediction) -> dict[str, Any]:
+        fields = self._decided(answer) | {key: getattr(answer, key) for key in LATER}
+        if answer.withheld:
+            fields |= dict.fromkeys(fields.keys() & {"decision", "class", "prediction", "reached"})
+        return fields
+
+    def _decided(self, answer: Prediction) -> dict[str, Any]:
         if self.predictor.bundle.many:
             return {
                 "prediction" if self.predictor.bundle.multilabel else "class": answer.decision,

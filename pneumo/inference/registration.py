@@ -2,11 +2,14 @@
 
 import json
 import re
+import shutil
+import zipfile
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pneumo import UserError
+from pneumo import UserError, __version__
 from pneumo.evaluation import contrasts, finding_statistics
 from pneumo.evaluation.predictions import SplitResult, read_any_predictions
 from pneumo.inference import finding_figures, model_folder, ood, pyfunc, scores
@@ -24,14 +27,18 @@ from pneumo.names import (
     TEST_SELECTED,
 )
 from pneumo.tracking.reading import TrackedRun
-from pneumo.tracking.registry import Registry, Resolved
+from pneumo.tracking.registry import WHEELS, Registry, Resolved
 
 SCORE = "auroc"
 FORCE = "force=true registers it anyway"
 
 
-def register(registry: Registry, run_id: str, *, name: str, alias: str, force: bool) -> str:
+def register(
+    registry: Registry, run_id: str, *, name: str, alias: str, force: bool, wheel: Path | None = None
+) -> str:
     """Register the model of a run and give it `alias`; returns a line that says what was done.
+
+    `wheel` is pneumo's own, for environments that serve the model.
 
     Unless `force` is set: UserError for a run that is not finished, whose epoch was chosen on the test
     images, or that is worse than the model that has the alias now.
@@ -42,6 +49,8 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
         raise UserError(
             f"alias={alias} is not an alias: give letters, digits, _ and -, but not latest or v3 or the like."
         )
+    if wheel is not None:
+        _check_wheel(wheel)
     run = registry.run(run_id)
     folder = registry.run_folder(run)
     _refuse_unfit(run, force)
@@ -75,16 +84,62 @@ def register(registry: Registry, run_id: str, *, name: str, alias: str, force: b
     }
     if candidate.ood_reference is None:  # a run of an older version: its images may still be there
         with suppress(UserError):
-            candidate.ood_reference = ood.fit_again(
-                folder / CONFIG, candidate.data_digest, str(registry.cache.parent)
-            )
+            candidate.ood_reference = ood.fit_again(folder / CONFIG, candidate, str(registry.cache.parent))
     with TemporaryDirectory(prefix="pneumo-") as scratch:
         model_folder.write(candidate, Path(scratch))
+        if wheel is not None:
+            (Path(scratch) / WHEELS).mkdir()
+            shutil.copy(wheel, Path(scratch) / WHEELS / wheel.name)
         spec = pyfunc.serving_spec(candidate.class_names, candidate.multilabel)
         version = registry.register(Path(scratch), run, name, tags, spec)
-    registry.set_alias(name, alias, version)
+    before = holder.version if holder else None
+    compared = _point(registry, run, folder, candidate, name, alias, version, before, force) or compared
     action = "already registered" if known else "registered"
     return f"{name} {version}: {action} from run {run_id}; {alias} points to it ({compared})"
+
+
+def _point(
+    registry: Registry,
+    run: TrackedRun,
+    folder: Path,
+    candidate: Bundle,
+    name: str,
+    alias: str,
+    version: str,
+    compared_with: str | None,
+    force: bool,
+) -> str | None:
+    """Let `alias` point to `version`; words on the comparison if it had to be made again.
+
+    MLflow cannot set an alias on the condition that it still points where it did. So it is looked at just
+    before and just after: what remains is another machine that sets it in the milliseconds between.
+    """
+    try:
+        again, now = None, registry.version_at(name, alias)
+        if now is not None and now != version and f"{name} {now}" != compared_with and not force:
+            holder = registry.holder(name, alias)
+            again = _compare(registry, run, folder, candidate, holder, alias) if holder else None
+        registry.set_alias(name, alias, version)
+        now = registry.version_at(name, alias)
+    except UserError as error:
+        raise UserError(f"{name} {version} is registered, but without the alias {alias}: {error}") from None
+    if now != version:
+        raise UserError(
+            f"{name} {version} is registered, but {alias} points to {name} {now}: another machine set it at "
+            "the same time. Give the same command again to compare the two."
+        )
+    return again
+
+
+def _check_wheel(wheel: Path) -> None:
+    """UserError for a file that is not a wheel of this version of pneumo."""
+    wanted = f"pneumo-{__version__}-*.whl"
+    remedy = "`pip wheel --no-deps .` in pneumo's project makes one"
+    if not fnmatch(wheel.name, wanted) or not zipfile.is_zipfile(wheel):
+        raise UserError(f"wheel={wheel} is not a wheel {wanted}: {remedy}.")
+    with zipfile.ZipFile(wheel) as content:
+        if "pneumo/inference/pyfunc.py" not in content.namelist():
+            raise UserError(f"wheel={wheel} does not contain pneumo: {remedy}.")
 
 
 def _refuse_unfit(run: TrackedRun, force: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from pneumo import UserError
+from pneumo.evaluation import calibrators
 from pneumo.models import MODELS
 from pneumo.models.precision import PRECISIONS
 from pneumo.names import CLASS_NAMES, MULTILABEL, PROTOCOLS, THRESHOLD_RULES, many_classes
@@ -19,6 +20,7 @@ MAX_CLASSES = 200  # that a model.json may name
 
 Rule = Callable[[Any], bool]
 OF_MANY = ("class_thresholds", "class_figures")  # the file of a model of two classes does not have these keys
+LATER = ("calibration", "ages", "past_patients")  # keys that came later; a file without them means None
 OF_FINDINGS = ("class_temperatures", "task")  # only the file of a model of several findings has these keys
 
 
@@ -71,6 +73,8 @@ def check(facts: dict[str, Any], source: Path) -> None:
     names, labels, chances = facts["class_names"], facts["past"]["labels"], facts["past"]["probabilities"]
     if facts["model"]["num_classes"] != len(names) or len(set(names)) != len(names):
         raise UserError(f"{source}: class_names does not have a name for each class of the model.")
+    if facts["past_patients"] is not None and len(facts["past_patients"]) != len(labels):
+        raise UserError(f"{source}: past_patients does not have a patient for each validation image.")
     if len(labels) != len(chances):
         raise UserError(
             f"{source}: the stored validation images (past) do not have one probability for each label."
@@ -80,6 +84,9 @@ def check(facts: dict[str, Any], source: Path) -> None:
         return
     if facts["class_temperatures"] is not None:
         raise UserError(f"{source}: class_temperatures is for several findings an image.")
+    calibration = facts["calibration"]
+    if calibration is not None and not _calibrator(len(names))(calibration):
+        raise UserError(f"{source}: calibration does not fit the classes.")
     if facts["temperature"] is None:
         raise UserError(f"{source}: temperature is None, which no trained model has.")
     if not all(isinstance(label, int) for label in labels):
@@ -104,6 +111,9 @@ def _check_findings(facts: dict[str, Any], source: Path) -> None:
     _check_entries(facts, (*OF_MANY, "class_temperatures"), source)
     if facts["temperature"] is not None:
         raise UserError(f"{source}: temperature is that of one class an image, and task is {MULTILABEL}.")
+    calibration = facts["calibration"] or {}
+    if not calibration.keys() <= set(names) or not all(_calibrator(2)(one) for one in calibration.values()):
+        raise UserError(f"{source}: calibration does not fit the findings.")
     rows = [*past["labels"], *past["probabilities"]]
     if not all(isinstance(row, list) and len(row) == len(names) for row in rows):
         raise UserError(
@@ -186,6 +196,27 @@ def _figure(value: Any) -> bool:
     return _mapping(value=part, low=part, high=part)(value)
 
 
+def _calibrator(classes: int) -> Rule:
+    """A record of `pneumo.evaluation.calibrators`."""
+    part = _number(-calibrators.LIMITS, calibrators.LIMITS)
+    affine = _mapping(
+        kind=lambda value: value in ("bias", "platt"),
+        slope=_number(1 / calibrators.LIMITS, calibrators.LIMITS),
+        bias=lambda value: _listed(part, classes)(value) and len(value) == classes,
+    )
+    rising = _listed(_share, calibrators.MAX_KNOTS + 2)
+    steps = _mapping(kind=lambda value: value == "isotonic", scores=rising, chances=rising)
+    return lambda value: (
+        affine(value)
+        or (
+            classes == 2
+            and steps(value)
+            and len(value["scores"]) == len(value["chances"]) >= 2
+            and all(values == sorted(values) for values in (value["scores"], value["chances"]))
+        )
+    )
+
+
 def _points(value: Any) -> bool:
     """Thresholds by rule."""
     return _every(lambda key: key in THRESHOLD_RULES, _share)(value) and "half" in value
@@ -216,6 +247,9 @@ _RULES: dict[str, Rule] = {
     "class_thresholds": _maybe(_every(_text, _points, MAX_CLASSES)),
     "temperature": _maybe(_number(0.01, 100)),  # None with class_temperatures
     "class_temperatures": _maybe(_every(_text, _number(0.01, 100), MAX_CLASSES)),
+    "calibration": _maybe(lambda value: isinstance(value, dict) and len(value) <= MAX_CLASSES),
+    "ages": _maybe(lambda value: _listed(_number(0, 200), 2)(value) and len(value) == 2),
+    "past_patients": _maybe(_listed(_whole(0, MAX_PAST), MAX_PAST)),
     "task": lambda value: value in (None, MULTILABEL),
     "threshold_rule": lambda value: value in list(THRESHOLD_RULES),
     "figures": _every(_text, _figure),

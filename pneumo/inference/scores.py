@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pneumo.evaluation import class_statistics, metrics, multiclass, statistics
 from pneumo.evaluation.metrics import Floats, Ints
@@ -21,13 +22,16 @@ from pneumo.text import finite
 
 SCORES = ("auroc", "auprc", "accuracy", "recall", "specificity", "precision", "f1", "brier", "ece")
 OF_CALIBRATED = ("brier", "ece")  # the other scores do not depend on calibration, or are the recorded ones
+OF_RECORDED = ("auroc", "auprc")
 OF_A_CLASS = ("auroc", "recall", "specificity", "precision", "f1")
 AT_THRESHOLD = ("recall", "specificity")  # of a class at its threshold, beside those of the called class
 
 
-def of_two(test: SplitResult, temperature: float, threshold: float) -> dict[str, Figure]:
-    """SCORES of two classes; those that count decisions at `threshold`, of uncalibrated probabilities."""
-    calibrated = metrics.tempered(test.probabilities, temperature)
+def of_two(test: SplitResult, calibrated: Floats, threshold: float) -> dict[str, Figure]:
+    """SCORES of two classes; those that count decisions at `threshold`, of uncalibrated probabilities.
+
+    Brier and ECE are of `calibrated` probabilities [N].
+    """
     observed = metrics.all_scores(test.labels, test.probabilities, threshold)
     of_calibrated = metrics.all_scores(test.labels, calibrated)
     observed |= {name: of_calibrated[name] for name in OF_CALIBRATED}
@@ -48,21 +52,33 @@ def of_many(
 ) -> tuple[dict[str, Figure], dict[str, dict[str, Figure]]]:
     """SCORES of more than two classes, and those of each class.
 
-    AUROC and AUPRC are of the recorded probabilities, as in the run's metrics, and decisions are the called
-    classes. Brier, ECE and the scores `..._at_threshold` are of `calibrated` probabilities [N, K].
+    AUROC and AUPRC are of the recorded probabilities, as in the run's metrics. Decisions are the called
+    classes, those with the largest calibrated probability. Brier, ECE and the scores `..._at_threshold` are
+    of `calibrated` probabilities [N, K].
     """
     weights = resample(test)
-    of_class = multiclass.class_scores(test.labels, test.probabilities)
+    # A temperature leaves every call as it is recorded, a bias of the classes does not.
+    called = calibrated.argmax(1)
+    same = bool((called == test.predictions).all())
+    decided = test.probabilities if same else calibrated
+    of_class = multiclass.class_scores(test.labels, decided)
+    observed = multiclass.scores(test.labels, decided)
+    if not same:
+        recorded = multiclass.class_scores(test.labels, test.probabilities)
+        of_class = [
+            one | {name: other[name] for name in OF_RECORDED}
+            for one, other in zip(of_class, recorded, strict=True)
+        ]
+        observed |= {name: float(np.mean([one[name] for one in recorded])) for name in OF_RECORDED}
     each = [
-        _OneClass.of(test, calibrated, label, thresholds[name], weights, of_class[label])
+        _OneClass.of(test, called == label, calibrated, label, thresholds[name], weights, of_class[label])
         for label, name in enumerate(test.class_names)
     ]
-    observed = multiclass.scores(test.labels, test.probabilities)
     of_calibrated = multiclass.scores(test.labels, calibrated)
     observed |= {name: of_calibrated[name] for name in OF_CALIBRATED}
     draws = {name: np.mean([one.draws[name] for one in each], axis=0) for name in SCORES}
     draws["brier"] = np.sum([one.draws["brier"] for one in each], axis=0)
-    right = (test.predictions == test.labels).astype(np.int64)
+    right = (called == test.labels).astype(np.int64)
     draws["accuracy"] = statistics.resampled_scores(right, np.ones(len(right)), weights, parts=("counts",))[
         "accuracy"
     ]
@@ -108,6 +124,7 @@ class _OneClass(Scored):
     def of(
         cls,
         test: SplitResult,
+        called: NDArray[np.bool_],
         calibrated: Floats,
         label: int,
         threshold: float,
@@ -115,7 +132,6 @@ class _OneClass(Scored):
         observed: dict[str, float],
     ) -> "_OneClass":
         own = (test.labels == label).astype(np.int64)
-        called = test.predictions == label
         reached = statistics.resampled_scores(
             own, calibrated[:, label], weights, threshold, parts=("counts", "losses")
         )

@@ -20,7 +20,6 @@ from PIL import Image
 
 from pneumo import UserError
 from pneumo.data.images import MAX_BYTES, BadImage, Grey
-from pneumo.inference import explain
 from pneumo.inference.predictor import DISCLAIMER, Prediction, Predictor, PreparedImage
 
 if TYPE_CHECKING:
@@ -120,20 +119,18 @@ def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
 
 
 def _shown_of_two(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
-    assert prediction.probability is not None
-    left_out = ("path", "error", "overlay", "classes")
+    left_out = ("path", "error", "overlay", "classes", "skipped", "study_uid", "sop_uid")
     shown = {key: value for key, value in asdict(prediction).items() if key not in left_out}
-    return {**shown, "past": predictor.bundle.similar_cases(prediction.probability)}
+    shown["decision"] = prediction.decision or None
+    return {**shown, "past": predictor.similar_cases(prediction)}
 
 
 def _shown_of_many(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
-    called = predictor.bundle.class_names.index(prediction.decision)
+    chances = [one.probability for one in prediction.classes]
+    called = chances.index(max(chances))
     return {
-        "prediction": prediction.decision,
-        "classes": [{**asdict(one), "reached": one.reached} for one in prediction.classes],
-        "model": prediction.model,
-        "warnings": prediction.warnings,
-        "past": predictor.bundle.similar_cases(prediction.classes[called].probability, called),
+        **_shown_of_all(prediction),
+        "past": predictor.similar_cases(prediction, called),
         "explained": predictor.explained(prediction),
     }
 
@@ -143,26 +140,42 @@ def _shown_of_findings(predictor: Predictor, prediction: Prediction) -> dict[str
     explained = predictor.explained(prediction)
     label = predictor.bundle.class_names.index(explained)
     return {
-        "prediction": prediction.decision,
-        "reached": prediction.reached,
-        "classes": [{**asdict(one), "reached": one.reached} for one in prediction.classes],
-        "model": prediction.model,
-        "warnings": prediction.warnings,
-        "past": predictor.bundle.similar_cases(prediction.classes[label].probability, label),
+        **_shown_of_all(prediction),
+        "reached": None if prediction.withheld else prediction.reached,
+        "past": predictor.similar_cases(prediction, label),
         "explained": explained,
     }
 
 
+def _shown_of_all(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "prediction": None if prediction.withheld else prediction.decision,
+        "classes": [
+            {
+                "name": one.name,
+                "probability": one.probability,
+                "threshold": one.threshold,
+                "reached": one.reached,
+            }
+            for one in prediction.classes
+        ],
+        "model": prediction.model,
+        "warnings": prediction.warnings,
+        "withheld": prediction.withheld,
+        "differences": prediction.differences,
+        "answer": prediction.answer,
+        "window": prediction.window,
+        "prediction_set": prediction.prediction_set,
+    }
+
+
 def _overlay(predictor: Predictor, prepared: PreparedImage, prediction: Prediction) -> str | None:
-    """The map laid over the square that the model saw; None if captum is not installed."""
+    """The map laid over the image; None if captum is not installed."""
     try:
         (heat,) = predictor.overlays([prediction], prepared.square[None].copy())
     except UserError:
         return None
-    with tempfile.TemporaryDirectory(prefix="pneumo-") as folder:
-        explain.write(Path(folder) / "overlay.png", prepared.square, heat, predictor.caption(prediction))
-        with Image.open(Path(folder) / "overlay.png") as picture:
-            return _data_uri(picture.copy())
+    return _data_uri(predictor.overlay_on(prediction, prepared, heat))
 
 
 def _data_uri(picture: "Grey | Image.Image") -> str:
@@ -195,6 +208,8 @@ def _page(predictor: Predictor, nonce: str) -> str:
         many=bundle.many,
         findings=bundle.multilabel,
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
+        coverage=predictor.coverage,
+        shifted=predictor.shift is not None,
         disclaimer=DISCLAIMER,
         explanation=EXPLANATION,
         max_bytes=MAX_BYTES,

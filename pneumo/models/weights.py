@@ -1,5 +1,6 @@
 """Initial weights: torchvision's ImageNet ones or a local state dict, read without running code."""
 
+import hashlib
 import io
 import pickle
 import pickletools
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torchvision
@@ -142,14 +144,35 @@ def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
 
 
 def _download(name: str) -> dict[str, Tensor]:
-    weights = torchvision.models.get_model_weights(name).DEFAULT
+    """torchvision's ImageNet weights of `name`, from its cache or its server.
+
+    torchvision checks a file only after a download, and unpickles what it finds in its cache. Here the
+    file's hash is checked in both cases, and no code in it is run.
+    """
+    url = torchvision.models.get_model_weights(name).DEFAULT.url
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
+    digest = file.stem.rpartition("-")[2]  # the beginning of the file's SHA-256
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), digest, progress=True)
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the checksum is wrong
         raise UserError(
             f"model.pretrained=true: the ImageNet weights of {name} could not be downloaded ({error}). "
             "Download them elsewhere and give the file with model.weights=PATH."
         ) from None
+    if not found.startswith(digest):
+        raise UserError(
+            f"model.pretrained=true: {file} is damaged or was exchanged: its SHA-256 begins with "
+            f"{found[: len(digest)]}, not {digest}. Delete it, and the same command downloads it again."
+        )
+    try:
+        state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file can raise nearly anything
+        raise UserError(f"model.pretrained=true: {file} cannot be read: {first_line(error)}") from None
+    return state
 
 
 def _check(

@@ -34,6 +34,10 @@ MAX_DESCRIPTION_CHARS = 5000  # of a model version, in MLflow's databases
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d{1,9}))")
 _LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")
+WHEELS = "wheels"  # in a model folder: what an environment that serves it installs
+NO_WHEEL = (
+    f"pneumo {__version__} must be in the environment: register with wheel=FILE to install it from here"
+)
 _FOLDER_IN_RUN = "model"  # of a model that is registered on a server without logged models
 T = TypeVar("T")
 
@@ -108,11 +112,16 @@ class Registry(Reader):
         found = self._maybe(lambda: self._client.get_model_version_by_alias(name, alias))
         return None if found is None else self._version_files(found)
 
+    def version_at(self, name: str, alias: str) -> str | None:
+        """The number of the version that `alias` names; None where there is none."""
+        found = self._maybe(lambda: self._client.get_model_version_by_alias(name, alias))
+        return None if found is None else str(found.version)
+
     def version_of(self, name: str, run_id: str) -> str | None:
-        """The newest version of `name` that stems from a run; None where there is none."""
+        """The first version of `name` that stems from a run; None where there is none."""
         query = f"name = '{_quoted(name)}' and run_id = '{run_id}'"
         versions = self._ask(lambda: self._client.search_model_versions(query))
-        return max((str(version.version) for version in versions), key=int, default=None)
+        return min((str(version.version) for version in versions), key=int, default=None)
 
     def _version_files(self, version: Any) -> Resolved:
         location = version.source
@@ -186,16 +195,26 @@ class Registry(Reader):
     ) -> str:
         """Log the model folder as an MLflow model of `run` and register it; its version.
 
-        A run that is registered under `name` gives the version it has.
+        A run that is registered under `name` gives the version it has. MLflow lets two machines register a
+        run at the same time. Each then looks for the run's versions: the first stays, and the machine that
+        made a later one deletes it.
         """
         self.cache.mkdir(parents=True, exist_ok=True)
         with locked(self.cache / "register.lock", LOCK_WAIT_S):
-            known = self.version_of(name, run.run_id)
-            return known or self._ask(lambda: self._register(folder, run, name, dict(tags), served))
+            if known := self.version_of(name, run.run_id):
+                return known
+            made, model_id = self._ask(lambda: self._register(folder, run, name, dict(tags), served))
+            first = self.version_of(name, run.run_id) or made
+            if first != made:
+                self._ask(lambda: self._client.delete_model_version(name, made))
+                if model_id is not None:
+                    self._ask(lambda: self._client.delete_logged_model(model_id))
+            return first
 
     def _register(
         self, folder: Path, run: TrackedRun, name: str, tags: dict[str, str], served: "ServingSpec"
-    ) -> str:
+    ) -> tuple[str, str | None]:
+        """The version, and the id of the logged model that it consists of."""
         client = self._client
         try:
             model_id = self._log_model(folder, run, name, tags, served)
@@ -219,7 +238,7 @@ class Registry(Reader):
                 description=(folder / MODEL_CARD).read_text()[:MAX_DESCRIPTION_CHARS],
                 model_id=model_id,
             )
-        return str(version.version)
+        return str(version.version), model_id
 
     def _log_model(
         self, folder: Path, run: TrackedRun, name: str, tags: dict[str, str], served: "ServingSpec"
@@ -344,14 +363,16 @@ def _describe(folder: Path, run_id: str, model_id: str | None, served: ServingSp
         "serving_input_path": "serving_input_example.json",
     }
     python = platform.python_version()
-    requirement = f"pneumo=={__version__}"
-    (folder / "requirements.txt").write_text(f"{requirement}\n")
+    # Not "pneumo==VERSION": whoever owns that name on a public index would run code where a model is served.
+    wheels = sorted(file.name for file in (folder / WHEELS).glob("*.whl"))
+    lines = [f"./{WHEELS}/{name}" for name in wheels] or [f"# {NO_WHEEL}"]
+    (folder / "requirements.txt").write_text("\n".join(lines) + "\n")
     (folder / "python_env.yaml").write_text(
         f"python: {python}\nbuild_dependencies:\n- pip\ndependencies:\n- -r requirements.txt\n"
     )
     (folder / "conda.yaml").write_text(
-        f"channels:\n- conda-forge\ndependencies:\n- python={python}\n- pip\n- pip:\n  - {requirement}\n"
-        "name: mlflow-env\n"
+        f"channels:\n- conda-forge\ndependencies:\n- python={python}\n- pip\n- pip:\n"
+        "  - -r requirements.txt\nname: mlflow-env\n"
     )
     model.save(str(folder / "MLmodel"))
 

@@ -79,7 +79,7 @@ def test_the_card_of_findings_has_a_row_for_each_and_names_what_is_not_chosen(ma
     assert f"| mean area under the ROC curve | {row} |" in text
     for name in FINDINGS:
         temperature, threshold = bundle.class_temperatures[name], bundle.threshold_of_class[name]
-        assert f"| {name} | {temperature:.3f} | {threshold:.3f} |" in text
+        assert f"| {name} | temperature {temperature:.3f} | {threshold:.3f} |" in text
         area = bundle.class_figures[name]["auroc"]
         assert f"| {name} | {area['value']:.4f} ({area['low']:.4f} to {area['high']:.4f}) |" in text
     assert "none without, Hernia: the threshold is 0.5" in text

@@ -7,7 +7,7 @@ from support.images import picture, save
 from support.model_runs import image_folder
 
 from pneumo import UserError
-from pneumo.inference import inputs
+from pneumo.inference import inputs, output
 
 
 def test_no_link_leads_out_of_the_folder(tmp_path: Path) -> None:
@@ -42,3 +42,29 @@ def test_names_are_relative_to_what_the_inputs_share(tmp_path: Path, monkeypatch
     root = inputs.common_root(["in/a", "in/b/x.png"])
     assert root == tmp_path / "in"
     assert inputs.relative_name(Path("in/b/x.png"), root) == Path("b/x.png")
+
+
+def test_a_name_never_leads_out_of_the_folder_of_overlays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    root = inputs.common_root(["../a", "../b/x.png"])
+    assert inputs.relative_name(Path("../b/x.png"), root) == Path("b/x.png")
+    root = inputs.common_root(["x.png", "../in/x.png"])
+    assert inputs.relative_name(Path("x.png"), root) == Path("x.png")
+
+
+def test_what_a_prediction_wrote_is_not_its_input(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path, 1)
+    own = output.own_files(folder / "out.csv")
+    for path in own[:3]:
+        path.touch()
+    save(picture(0, 2), own[3] / "0.png.png")
+    other = folder / "deeper" / "other_overlays"
+    save(picture(0, 3), other / "0.png.png")
+    found = inputs.find(folder, own)
+    assert found.files == [str(folder / "0.png"), str(other / "0.png.png")] and not found.left_out
+    (other / inputs.OVERLAYS_MARK).touch()
+    assert inputs.find(folder, own).files == [str(folder / "0.png")]
+    assert len(inputs.find(folder).left_out) == 3

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,16 @@ def test_limits_of_validation_hold_for_others_and_poses_are_named(
     assert len(json.dumps(reference)) < 40_000
     detector = ood.OodDetector(json.loads(json.dumps(reference)))
     squares = phantoms["test"]
-    warned = sum(bool(detector.warnings(square)) for square in squares)
+    warned = sum(bool(detector.doubts(square).warnings) for square in squares)
     assert warned <= 0.25 * len(squares)  # the phantom's test set is shifted on purpose
     for kind, word in POSED.items():
-        found = [" ".join(detector.warnings(square)) for square in phantoms[kind]]
+        found = [" ".join(detector.doubts(square).warnings) for square in phantoms[kind]]
         assert sum(bool(words) for words in found) >= 57, kind
         assert sum(word in words for words in found) >= 40, (kind, Counter(found))
-    assert detector.warnings(np.zeros((48, 48), np.uint8)) == ["blank: there is hardly anything to see in it"]
-    assert "colour in 30%" in detector.warnings(squares[0], 0.3)[0]
+    assert detector.doubts(np.zeros((48, 48), np.uint8)).reasons == [
+        "blank: there is hardly anything to see in it"
+    ]
+    assert "colour in 30%" in detector.doubts(squares[0], 0.3).reasons[0]
 
 
 @pytest.mark.parametrize("key", ["mean", "components", "variances", "noise", "distance", "poses", "aspect"])
@@ -70,12 +73,13 @@ def test_the_run_keeps_its_reference_and_a_run_without_gets_it_again(
     kept = json.loads((phantom_run / TRAINING_REFERENCE).read_text())
     model = model_folder.read(phantom_run)
     assert model.ood_reference == kept
-    again = ood.fit_again(phantom_run / "config.yaml", model.data_digest, str(tmp_path / "cache"))
-    assert again == kept
+    again = ood.fit_again(phantom_run / "config.yaml", model, str(tmp_path / "cache"))
+    assert again == kept and kept["features"]["features"] == 512
+    other = replace(model, data_digest="0" * 64)
     with pytest.raises(UserError, match="are not those of the run"):
-        ood.fit_again(phantom_run / "config.yaml", "0" * 64, str(tmp_path / "cache"))
+        ood.fit_again(phantom_run / "config.yaml", other, str(tmp_path / "cache"))
     with pytest.raises(UserError, match="does not name a data set"):
-        ood.fit_again(tmp_path / "config.yaml", "0" * 64, str(tmp_path / "cache"))
+        ood.fit_again(tmp_path / "config.yaml", other, str(tmp_path / "cache"))
 
 
 def test_colour_is_measured_on_the_original(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from support.model_runs import FINDINGS, image_folder
 from pneumo import UserError
 from pneumo.inference import inputs, model_folder, output
 from pneumo.inference.predictor import ClassChance, Prediction, Predictor
+from pneumo.names import CLASS_NAMES
 
 GOOD = Prediction(
     path="a,b\n.png",
@@ -31,7 +32,7 @@ def test_csv_and_json_hold_the_same_values(tmp_path: Path) -> None:
     with (tmp_path / "out.csv").open(newline="", errors="surrogateescape") as opened:
         rows = list(csv.DictReader(opened))
     listed = json.loads((tmp_path / "deeper" / "out.json").read_text(errors="surrogateescape"))
-    assert list(rows[0]) == list(output.COLUMNS) == list(listed[0])
+    assert list(rows[0]) == [*output.COLUMNS, *output.LATER] == list(listed[0])
     assert (
         [row["path"] for row in rows] == [row["path"] for row in listed] == [p.path for p in (GOOD, ODD, BAD)]
     )
@@ -41,14 +42,41 @@ def test_csv_and_json_hold_the_same_values(tmp_path: Path) -> None:
     assert rows[2]["error"] == listed[2]["error"] == BAD.error
 
 
-def test_json_is_whole_also_without_rows_and_after_an_error(tmp_path: Path) -> None:
+def test_a_withheld_decision_is_null_and_says_why(tmp_path: Path) -> None:
+    of_two = Prediction(path="a.png", probability=0.9, threshold=0.5, withheld="blank", warnings=["blank"])
+    of_three = Prediction(path="a.png", classes=CHANCES, withheld="blank", warnings=["blank"])
+    for row, names, keys in (
+        (of_two, CLASS_NAMES, ["decision"]),
+        (of_three, THREE_CLASSES, ["prediction", "reached"]),
+    ):
+        for name in ("out.csv", "out.json"):
+            with output.PredictionFile(tmp_path / name, names) as file:
+                file.write(row)
+        with (tmp_path / "out.csv").open(newline="") as opened:
+            (line,) = csv.DictReader(opened)
+        (entry,) = json.loads((tmp_path / "out.json").read_text())
+        assert line["withheld"] == entry["withheld"] == "blank"
+        assert [line[key] for key in keys] == [""] * len(keys)
+        assert [entry[key] for key in keys] == [None] * len(keys)
+
+
+def test_json_is_whole_also_without_rows(tmp_path: Path) -> None:
     with output.PredictionFile(tmp_path / "none.json"):
         pass
     assert json.loads((tmp_path / "none.json").read_text()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["none.json"]
+
+
+def test_after_an_error_the_old_file_and_the_new_rows_stay(tmp_path: Path) -> None:
+    (tmp_path / "cut.json").write_text("[1]")
     with pytest.raises(KeyboardInterrupt), output.PredictionFile(tmp_path / "cut.json") as file:
         file.write(GOOD)
         raise KeyboardInterrupt
-    assert [row["path"] for row in json.loads((tmp_path / "cut.json").read_text())] == [GOOD.path]
+    assert (tmp_path / "cut.json").read_text() == "[1]"
+    with output.PredictionFile(tmp_path / "cut.json", resume=True) as file:
+        assert len(file.side) == 1
+        file.write(BAD)
+    assert [row["path"] for row in json.loads((tmp_path / "cut.json").read_text())] == [GOOD.path, BAD.path]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -83,7 +111,7 @@ def test_more_than_two_classes_have_a_column_for_each(tmp_path: Path) -> None:
         == [
             *("path", "prediction", "p_NORMAL", "p_viral, other", "p_bacterial", "reached"),
             *("threshold_NORMAL", "threshold_viral, other", "threshold_bacterial"),
-            *("model", "warnings", "error", "overlay"),
+            *("model", "warnings", "error", "overlay", *output.LATER),
         ]
     )
     assert [rows[0][f"p_{name}"] for name in THREE_CLASSES] == ["0.2", "0.3", "0.5"]

@@ -228,7 +228,7 @@ def test_a_row_of_findings_lists_those_that_reach_their_thresholds(
         assert [one.threshold for one in row.classes] == [*thresholds.values()]
         found = [name for name, one in zip(FINDINGS, called, strict=True) if one]
         assert row.reached == found and row.decision == "|".join(found)
-        assert predictor.explained(row) == predictor.caption(row) == FINDINGS[chances.argmax()]
+        assert predictor.explained(row) == FINDINGS[chances.argmax()]
     assert Predictor(bundle, explain_class=FINDINGS[1]).explained(rows[0]) == FINDINGS[1]
     (all_of_them,) = Predictor(bundle, threshold=0.0).predict(files[:1])
     assert all_of_them[0][0].decision == "|".join(FINDINGS)
@@ -256,3 +256,34 @@ def test_an_image_unlike_the_training_set_gets_its_warning_with_findings_too(
     (tmp_path / "photo.png").write_bytes(odd_files.encoded(odd_files.photo(np.random.default_rng(0)), "PNG"))
     (photo,) = predictor.predictions(["photo.png"], [predictor.prepare(tmp_path / "photo.png")])
     assert "colour" in photo.warnings[0] and len(photo.classes) == len(FINDINGS)
+
+
+def test_a_decision_is_withheld_for_an_image_unlike_the_training_set(
+    made: Path, made_of_three: Path, made_of_findings: Path, tmp_path: Path
+) -> None:
+    """In every kind of model; abstain=false gives the decision, and the warning stays."""
+    squares = odd_files.phantoms(60)
+    (tmp_path / "photo.png").write_bytes(odd_files.encoded(odd_files.photo(np.random.default_rng(0)), "PNG"))
+    (tmp_path / "x.png").write_bytes(odd_files.encoded(squares[0], "PNG"))
+    for folder in (made, made_of_three, made_of_findings):
+        bundle = model_folder.read(folder)
+        prepared = [images.preprocess(np.asarray(square), **bundle.preprocess) for square in squares]
+        bundle.ood_reference = ood.fit(prepared[:40], prepared[40:])
+        paths = [str(tmp_path / name) for name in ("photo.png", "x.png")]
+        ((photo, _), (chest, _)) = next(Predictor(bundle, num_workers=1, threshold=0.0).predict(paths))
+        assert photo.withheld == "; ".join(photo.warnings) and "colour" in photo.withheld
+        assert photo.decision == "" and photo.reached == []
+        assert not chest.withheld and chest.decision
+        told = Predictor(bundle, num_workers=1, threshold=0.0, abstain=False)
+        ((anyway, _),) = next(told.predict(paths[:1]))
+        assert anyway.decision and not anyway.withheld and anyway.warnings == photo.warnings
+
+
+def test_another_shape_is_a_difference_and_neither_warned_of_nor_withheld(made: Path) -> None:
+    bundle = model_folder.read(made)
+    squares = odd_files.phantoms(60)
+    prepared = [images.preprocess(np.asarray(square), **bundle.preprocess) for square in squares]
+    bundle.ood_reference = ood.fit(prepared[:40], prepared[40:]) | {"aspect": [3.0, 3.1]}
+    doubts = Predictor(bundle, num_workers=1).detector.doubts(prepared[0])  # type: ignore[union-attr]
+    assert not doubts.warnings and not doubts.reasons
+    assert len(doubts.differences) == 1 and "in the training images 3.00 to 3.10" in doubts.differences[0]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
+from PIL import Image
 from support.images import GREY, encoded
 from support.model_runs import FINDINGS, THREE
 
@@ -30,7 +31,7 @@ def test_a_row_is_the_models_answer(model_dir: Path, tmp_path: Path) -> None:
     raw = bundle.probabilities(square[None])
     wrapped = "\n".join(GOOD[start : start + 76] for start in range(0, len(GOOD), 76))
     for row in pyfunc._load_pyfunc(str(model_dir)).predict(table(GOOD, wrapped)):
-        assert row.keys() == pyfunc.OUTPUTS.keys()
+        assert list(row) == [*pyfunc.OUTPUTS, *pyfunc.LATER]
         np.testing.assert_allclose(row["probability"], bundle.calibrated(raw)[0], atol=1e-5)
         assert row["decision"] is bool(bundle.decide(raw)[0])
         assert row["class"] == bundle.class_names[int(row["decision"])]
@@ -42,6 +43,17 @@ def test_the_example_is_answered(model_dir: Path) -> None:
     assert len(json.dumps(example)) < 50_000
     (row,) = pyfunc._load_pyfunc(str(model_dir)).predict(pd.DataFrame([example]))
     assert 0 <= row["probability"] <= 1
+
+
+@pytest.mark.parametrize("folder", ["model_dir", "dir_of_three", "dir_of_findings"])
+def test_a_decision_that_is_withheld_is_null(folder: str, request: pytest.FixtureRequest) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    text = base64.b64encode(encoded(photo, "PNG")).decode()
+    (row,) = pyfunc._load_pyfunc(str(request.getfixturevalue(folder))).predict(table(text))
+    assert "colour in" in row["withheld"] and row["withheld"] == row["warnings"][0]
+    asked = row.keys() & {"decision", "class", "prediction", "reached"}
+    assert asked and all(row[key] is None for key in asked)
+    assert json.loads(json.dumps(row)) == row
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from support.model_runs import FINDINGS, THREE
 from support.model_tracker import ModelTracker
 
 from pneumo import UserError, __version__
-from pneumo.inference import model_folder
+from pneumo.inference import model_folder, registration
+from pneumo.inference.pyfunc import LATER
 from pneumo.names import TRAINING_REFERENCE
-from pneumo.tracking.registry import resolve
+from pneumo.tracking.registry import Registry, resolve
 
 WORSE = "is worse than the model that has the alias champion"
 
@@ -34,13 +36,76 @@ def test_mlflow_is_told_what_serving_needs(tracker: ModelTracker, tmp_path: Path
     model = Model.load(str(folder))
     assert model.flavors["python_function"]["loader_module"] == "pneumo.inference.pyfunc"
     assert model.signature.inputs.input_names() == ["image"]
-    assert {"probability", "decision", "class", "threshold", "warnings", "version"} == set(
-        model.signature.outputs.input_names()
-    )
-    assert (folder / "requirements.txt").read_text() == f"pneumo=={__version__}\n"
+    known = ["probability", "decision", "class", "threshold", "warnings", "version"]
+    assert model.signature.outputs.input_names() == [*known, *LATER]
+    for name in ("requirements.txt", "conda.yaml", "python_env.yaml"):
+        lines = [line for line in (folder / name).read_text().splitlines() if not line.startswith("#")]
+        assert not any("pneumo" in line for line in lines), "the public index decides what that name is"
     example = json.loads((folder / "input_example.json").read_text())
     assert example["columns"] == ["image"] and len(example["data"]) == 1
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pth", ".pt", ".bin")]
+
+
+def test_an_environment_installs_pneumo_from_the_wheel_of_the_model(
+    tracker: ModelTracker, tmp_path: Path
+) -> None:
+    wheel = tmp_path / f"pneumo-{__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as content:
+        content.writestr("pneumo/inference/pyfunc.py", "")
+    tracker.register(tracker.run(), wheel=wheel)
+    folder = resolve("models:/pneumo@champion", tracker.uri, tmp_path).folder
+    assert (folder / "wheels" / wheel.name).read_bytes() == wheel.read_bytes()
+    assert (folder / "requirements.txt").read_text() == f"./wheels/{wheel.name}\n"
+    other = tmp_path / f"pneumo-{__version__}-cp311-none-any.whl"
+    for file in (tmp_path / "none.whl", tmp_path / "pneumo-0.0-py3-none-any.whl", other):
+        with pytest.raises(UserError, match=r"is not a wheel pneumo-.*pip wheel --no-deps"):
+            tracker.register("0" * 32, wheel=file)
+    with zipfile.ZipFile(other, "w") as content:
+        content.writestr("other.py", "")
+    with pytest.raises(UserError, match="does not contain pneumo"):
+        tracker.register("0" * 32, wheel=other)
+
+
+def test_two_machines_that_register_one_run_make_one_version(
+    tracker: ModelTracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The other machine, with a lock of its own, registers between our look at the versions and ours."""
+    run_id = tracker.run()
+    other = Registry(tracker.uri, tmp_path / "other")
+    register, calls = Registry._register, []
+
+    def other_first(registry: Registry, *arguments: object) -> object:
+        if registry is tracker.registry and not calls:
+            calls.append(registration.register(other, run_id, name="pneumo", alias="champion", force=False))
+        return register(registry, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Registry, "_register", other_first)
+    line = tracker.register(run_id)
+    assert calls[0].startswith("pneumo 1: registered") and line.startswith("pneumo 1: ")
+    assert [version.version for version in tracker.versions()] == [1]
+    assert tracker.client.get_model_version_by_alias("pneumo", "champion").version == 1
+    models = tracker.client.search_logged_models([tracker.experiment])
+    assert len(models) == 1, "no model without a version is left"
+
+
+def test_a_model_that_another_machine_registers_meanwhile_is_compared(
+    tracker: ModelTracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    better, worse = tracker.run(good), tracker.run(bad)
+    other = Registry(tracker.uri, tmp_path / "other")
+    register, calls = Registry._register, []
+
+    def other_first(registry: Registry, *arguments: object) -> object:
+        if registry is tracker.registry and not calls:
+            calls.append(registration.register(other, better, name="pneumo", alias="champion", force=False))
+        return register(registry, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Registry, "_register", other_first)
+    with pytest.raises(
+        UserError, match=rf"pneumo 2 is registered, but without the alias champion: .*{WORSE}"
+    ):
+        tracker.register(worse)
+    assert tracker.client.get_model_version_by_alias("pneumo", "champion").version == 1
 
 
 def test_a_run_without_a_reference_gets_one_where_its_images_are(phantom_run: Path, tmp_path: Path) -> None:

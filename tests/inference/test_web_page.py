@@ -74,7 +74,8 @@ def test_an_answer_is_the_predictors(predictor: Predictor, tmp_path: Path) -> No
     assert answer["past"] == predictor.bundle.similar_cases(answer["probability"])
     assert answer["image"].startswith("data:image/png;base64,")
     assert answer.keys() == {
-        *("probability", "decision", "threshold", "model", "warnings", "past", "image", "overlay")
+        *("probability", "decision", "threshold", "model", "warnings", "past", "image", "overlay"),
+        *("withheld", "differences", "answer", "prediction_set", "window"),
     }
 
 
@@ -120,7 +121,8 @@ def test_the_page_of_three_classes_lists_them(made_of_three: Path, tmp_path: Pat
     (expected,) = of_three.predictions([""], [of_three.prepare(file)])
     answer = web_page.answer(of_three, file)
     assert answer.keys() == {
-        *("prediction", "classes", "model", "warnings", "past", "explained", "image", "overlay")
+        *("prediction", "classes", "model", "warnings", "past", "explained", "image", "overlay"),
+        *("withheld", "differences", "answer", "prediction_set", "window"),
     }
     assert answer["prediction"] == answer["explained"] == expected.decision
     assert [one["name"] for one in answer["classes"]] == [*THREE]
@@ -145,7 +147,8 @@ def test_the_page_of_findings_lists_them(made_of_findings: Path, tmp_path: Path)
     (expected,) = predictor.predictions([""], [predictor.prepare(file)])
     answer = web_page.answer(predictor, file)
     assert answer.keys() == {
-        *("prediction", "reached", "classes", "model", "warnings", "past", "explained", "image", "overlay")
+        *("prediction", "reached", "classes", "model", "warnings", "past", "explained", "image", "overlay"),
+        *("withheld", "differences", "answer", "prediction_set", "window"),
     }
     assert (answer["prediction"], answer["reached"]) == (expected.decision, expected.reached)
     assert [one["name"] for one in answer["classes"]] == [*FINDINGS]
@@ -159,3 +162,12 @@ def test_the_page_of_findings_lists_them(made_of_findings: Path, tmp_path: Path)
     assert other["past"] == predictor.bundle.similar_cases(chances[1], 1)
     status, _, reply = ask(predictor, "POST", "/predict", encoded(GREY, "PNG"), x_pneumo="page")
     assert status == 200 and json.loads(reply)["reached"] == expected.reached
+
+
+def test_a_decision_that_is_withheld_is_null_on_the_page(
+    made: Path, made_of_three: Path, tmp_path: Path
+) -> None:
+    photo = save(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), tmp_path / "x.png")
+    for folder, key in ((made, "decision"), (made_of_three, "prediction")):
+        answer = web_page.answer(Predictor(model_folder.read(folder)), photo)
+        assert answer[key] is None and "colour in" in answer["withheld"]

@@ -1,8 +1,10 @@
 """The three architectures: they give torchvision's features from its weights and refuse other files."""
 
+import hashlib
 import os
 import pickle
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.error import URLError
 
@@ -248,12 +250,60 @@ def test_an_unknown_name_lists_the_models() -> None:
 
 @pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("invalid hash value")])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_pretrained_without_network(name: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_without_network(
+    name: str, error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
     with pytest.raises(
         UserError, match=r"model\.pretrained=true.*(no route|invalid hash).*model\.weights=PATH"
     ):
         build_model(name, pretrained=True)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Puts a file into torchvision's cache as its weights of ResNet-18."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+
+    def put(file: Path, digest: str = "") -> Path:
+        known = digest or hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+        weights = torchvision.models.get_model_weights("resnet18").DEFAULT
+        where = f"https://127.0.0.1:1/models/resnet18-{known}.pth"
+        monkeypatch.setattr(type(weights), "url", property(lambda _: where))
+        target = tmp_path / "hub" / "hub" / "checkpoints" / f"resnet18-{known}.pth"
+        target.parent.mkdir(parents=True)
+        shutil.copy(file, target)
+        return target
+
+    return put
+
+
+def test_pretrained_takes_a_cached_file_whose_hash_is_right(
+    hub: Callable[[Path], Path], backbones: dict[str, str]
+) -> None:
+    hub(Path(backbones["resnet18"]))
+    model = build_model("resnet18", pretrained=True)
+    state = torch.load(backbones["resnet18"], weights_only=True)
+    torch.testing.assert_close(model.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
+def test_pretrained_refuses_a_cached_file_of_another_hash(
+    hub: Callable[..., Path], backbones: dict[str, str]
+) -> None:
+    target = hub(Path(backbones["resnet18"]), digest="0" * 8)
+    with pytest.raises(UserError, match=r"was exchanged: its SHA-256 begins with .*, not 00000000\. Delete"):
+        build_model("resnet18", pretrained=True)
+    assert target.exists()
+
+
+def test_pretrained_runs_no_code_of_a_cached_file(hub: Callable[[Path], Path], tmp_path: Path) -> None:
+    """Eight digits of a hash can be found by trying, so the file's content is not trusted either."""
+    torch.save({"conv1.weight": Payload(tmp_path / "ran")}, tmp_path / "evil.pth")
+    hub(tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="cannot be read"):
+        build_model("resnet18", pretrained=True)
+    assert not (tmp_path / "ran").exists()

@@ -79,7 +79,7 @@ def test_it_answers_as_the_model_does(server: tuple[Serving, Bundle], tmp_path: 
         status, answer = serving.post(body)
         assert status == 200, answer
         rows = answer["predictions"]
-        assert [set(row) for row in rows] == [set(pyfunc.OUTPUTS)] * 3
+        assert [set(row) for row in rows] == [{*pyfunc.OUTPUTS, *pyfunc.LATER}] * 3
         np.testing.assert_allclose([row["probability"] for row in rows], model.calibrated(raw), atol=1e-5)
         assert [row["decision"] for row in rows] == model.decide(raw).tolist()
         assert {row["threshold"] for row in rows} == {model.threshold}

@@ -44,8 +44,12 @@ class ModelTracker:
         self.client.set_terminated(run_id, status)
         return run_id
 
-    def register(self, run_id: str, alias: str = "champion", force: bool = False) -> str:
-        return registration.register(self.registry, run_id, name="pneumo", alias=alias, force=force)
+    def register(
+        self, run_id: str, alias: str = "champion", force: bool = False, wheel: Path | None = None
+    ) -> str:
+        return registration.register(
+            self.registry, run_id, name="pneumo", alias=alias, force=force, wheel=wheel
+        )
 
     def versions(self) -> list[Any]:
         return list(self.client.search_model_versions("name = 'pneumo'"))

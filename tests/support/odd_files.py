@@ -347,13 +347,14 @@ def files(folder: Path) -> Iterator[tuple[str, str, bytes]]:
         "padded.dcm": dicom(np.pad(deep + 1, 9), stored=13, padding=0),
         "rescaled.dcm": dicom(deep, stored=12, slope=0.5, intercept=-100, window=(924, 2048)),
         "baseline.dcm": dicom(grey, syntax="1.2.840.10008.1.2.4.50", frame=rle),
+        "no_modality.dcm": dicom(deep, modality=""),  # its SOP class is that of a DX
     }  # fmt: skip
     for name, content in good.items():
         yield "DICOM, CR or DX", name, content
     unfolding = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\0" * 10**6
     bad = {
         "ct.dcm": dicom(deep, modality="CT"), "mr.dcm": dicom(deep, modality="MR"),
-        "no_modality.dcm": dicom(deep, modality=""), "frames.dcm": dicom(grey, frames=100),
+        "frames.dcm": dicom(grey, frames=100),
         "frames_bomb.dcm": dicom(grey, frames=2_000_000_000),
         "colour.dcm": dicom(grey, samples=3, colours="RGB"),
         "palette.dcm": dicom(grey, colours="PALETTE COLOR"), "no_pixels.dcm": dicom(None),
