@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SHOWN_PIXELS = 720
 EXPLANATION = "Regions that raised the score, by Grad-CAM. They do not prove that the model is right."
+MOST_SECONDS = 20.0  # to read a file; the largest X-rays take two
 NO_CACHE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -57,6 +58,7 @@ def serve(predictor: Predictor, port: int) -> int:
 
 def application(predictor: Predictor) -> "Starlette":
     """The page, and `POST /predict` with a file's bytes as the body."""
+    import anyio
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
@@ -90,14 +92,23 @@ def application(predictor: Predictor) -> "Starlette":
                         )
                     sink.write(part)
             try:
-                reply = await run_in_threadpool(answer_alone, file)
+                with anyio.fail_after(MOST_SECONDS):
+                    # Others do not wait for a file that is slow to read. Its thread ends later, by the limits
+                    # of size and scans.
+                    prepared = await anyio.to_thread.run_sync(read, file, abandon_on_cancel=True)
+            except TimeoutError:
+                reason = f"it took more than {MOST_SECONDS:g} seconds to read"
+                return JSONResponse({"error": reason}, 400, NO_CACHE)
             except BadImage as error:
                 return JSONResponse({"error": error.reason}, 400, NO_CACHE)
-        return JSONResponse(reply, headers=NO_CACHE)
+        return JSONResponse(await run_in_threadpool(answer_alone, prepared), headers=NO_CACHE)
 
-    def answer_alone(file: Path) -> dict[str, Any]:
+    def read(file: Path) -> PreparedImage:
+        return predictor.prepare(file, keep_grey=True)
+
+    def answer_alone(prepared: PreparedImage) -> dict[str, Any]:
         with one_at_a_time:
-            return answer(predictor, file)
+            return answer(predictor, prepared)
 
     routes = [Route("/", page), Route("/predict", predict, methods=["POST"])]
     # Refuses other host names that were made to point to this machine.
@@ -105,9 +116,8 @@ def application(predictor: Predictor) -> "Starlette":
     return Starlette(routes=routes, middleware=[hosts])
 
 
-def answer(predictor: Predictor, file: Path) -> dict[str, Any]:
-    """What the page shows about one file, for JSON; pictures are data URIs. Raises BadImage."""
-    prepared = predictor.prepare(file, keep_grey=True)
+def answer(predictor: Predictor, prepared: PreparedImage) -> dict[str, Any]:
+    """What the page shows about one file, for JSON; pictures are data URIs."""
     (prediction,) = predictor.predictions([""], [prepared])
     shown = _shown_of_many if predictor.bundle.many else _shown_of_two
     shown = _shown_of_findings if predictor.bundle.multilabel else shown

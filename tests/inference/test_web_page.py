@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,20 @@ def predictor(made: Path) -> Predictor:
     return Predictor(model_folder.read(made))
 
 
+def answered(predictor: Predictor, file: Path) -> dict[str, Any]:
+    return web_page.answer(predictor, predictor.prepare(file, keep_grey=True))
+
+
 def ask(
     predictor: Predictor, method: str, path: str, body: bytes = b"", **headers: str
 ) -> tuple[int, dict[str, str], str]:
     """Status, headers and text of the reply to one request."""
+    return asyncio.run(reply(web_page.application(predictor), method, path, body, **headers))
+
+
+async def reply(
+    application: Any, method: str, path: str, body: bytes = b"", **headers: str
+) -> tuple[int, dict[str, str], str]:
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -46,7 +57,7 @@ def ask(
         "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
     }
-    asyncio.run(web_page.application(predictor)(scope, receive, send))  # type: ignore[arg-type]
+    await application(scope, receive, send)
     got = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], got, b"".join(message.get("body", b"") for message in sent[1:]).decode()
 
@@ -69,7 +80,7 @@ def test_the_page_shows_what_the_model_is_and_loads_nothing(predictor: Predictor
 def test_an_answer_is_the_predictors(predictor: Predictor, tmp_path: Path) -> None:
     file = save(GREY, tmp_path / "x.png")
     (expected,) = predictor.predictions([""], [predictor.prepare(file)])
-    answer = web_page.answer(predictor, file)
+    answer = answered(predictor, file)
     assert (answer["probability"], answer["decision"]) == (expected.probability, expected.decision)
     assert answer["past"] == predictor.bundle.similar_cases(answer["probability"])
     assert answer["image"].startswith("data:image/png;base64,")
@@ -86,7 +97,7 @@ def test_no_overlay_where_captum_is_missing(
         raise UserError("explain=true needs captum")
 
     monkeypatch.setattr(explain, "overlay", missing)
-    assert web_page.answer(predictor, save(GREY, tmp_path / "x.png"))["overlay"] is None
+    assert answered(predictor, save(GREY, tmp_path / "x.png"))["overlay"] is None
 
 
 def test_what_cannot_be_answered_gets_its_status(
@@ -101,6 +112,50 @@ def test_what_cannot_be_answered_gets_its_status(
     monkeypatch.setattr(web_page, "MAX_BYTES", 10)
     status, _, text = ask(predictor, "POST", "/predict", b"x" * 11, x_pneumo="page")
     assert status == 413 and "the limit of 10" in text
+
+
+class Slow(Predictor):
+    """Reads a file of the bytes `slow` only when it may."""
+
+    def __init__(self, made: Path) -> None:
+        super().__init__(model_folder.read(made))
+        self.may = threading.Event()
+
+    def prepare(self, path: Path, **keys: Any) -> Any:
+        if path.read_bytes() == b"slow":
+            self.may.wait(60)
+        return super().prepare(path, **keys)
+
+
+def test_a_file_that_is_slow_to_read_blocks_no_other(made: Path) -> None:
+    slow = Slow(made)
+
+    async def both() -> tuple[int, str, int]:
+        application = web_page.application(slow)
+        waiting = asyncio.create_task(reply(application, "POST", "/predict", b"slow", x_pneumo="page"))
+        await asyncio.sleep(0.2)
+        other = await reply(application, "POST", "/predict", encoded(GREY, "PNG"), x_pneumo="page")
+        assert not waiting.done()
+        slow.may.set()
+        status, _, text = await waiting
+        return status, text, other[0]
+
+    status, text, other = asyncio.run(both())
+    assert other == 200 and status == 400 and "not a JPEG, PNG, TIFF" in text
+
+
+def test_a_file_has_a_time_limit(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(made)
+    monkeypatch.setattr(web_page, "MOST_SECONDS", 0.3)
+    application = web_page.application(slow)
+
+    async def first() -> tuple[int, dict[str, str], str]:
+        found = await reply(application, "POST", "/predict", b"slow", x_pneumo="page")
+        slow.may.set()
+        return found
+
+    status, _, text = asyncio.run(first())
+    assert status == 400 and "it took more than 0.3 seconds to read" in text
 
 
 def test_a_port_that_is_taken_is_named(predictor: Predictor) -> None:
@@ -119,7 +174,7 @@ def test_the_page_of_three_classes_lists_them(made_of_three: Path, tmp_path: Pat
     assert 'id="threshold"' not in text and "innerHTML" not in text, "names of classes are set as text alone"
     file = save(GREY, tmp_path / "x.png")
     (expected,) = of_three.predictions([""], [of_three.prepare(file)])
-    answer = web_page.answer(of_three, file)
+    answer = answered(of_three, file)
     assert answer.keys() == {
         *("prediction", "classes", "model", "warnings", "past", "explained", "image", "overlay"),
         *("withheld", "differences", "answer", "prediction_set", "window"),
@@ -132,7 +187,7 @@ def test_the_page_of_three_classes_lists_them(made_of_three: Path, tmp_path: Pat
     chance = expected.classes[called].probability
     assert answer["past"] == of_three.bundle.similar_cases(chance, called)
     asked = Predictor(of_three.bundle, explain_class=THREE[0])
-    assert web_page.answer(asked, file)["explained"] == THREE[0]
+    assert answered(asked, file)["explained"] == THREE[0]
     status, _, reply = ask(of_three, "POST", "/predict", encoded(GREY, "PNG"), x_pneumo="page")
     assert status == 200 and json.loads(reply)["prediction"] == expected.decision
 
@@ -145,7 +200,7 @@ def test_the_page_of_findings_lists_them(made_of_findings: Path, tmp_path: Path)
     assert "none without, Hernia: the threshold is 0.5" in text
     file = save(GREY, tmp_path / "x.png")
     (expected,) = predictor.predictions([""], [predictor.prepare(file)])
-    answer = web_page.answer(predictor, file)
+    answer = answered(predictor, file)
     assert answer.keys() == {
         *("prediction", "reached", "classes", "model", "warnings", "past", "explained", "image", "overlay"),
         *("withheld", "differences", "answer", "prediction_set", "window"),
@@ -157,7 +212,7 @@ def test_the_page_of_findings_lists_them(made_of_findings: Path, tmp_path: Path)
     assert answer["explained"] == FINDINGS[most]
     assert answer["past"] == predictor.bundle.similar_cases(chances[most], most)
     asked = Predictor(predictor.bundle, explain_class=FINDINGS[1])
-    other = web_page.answer(asked, file)
+    other = answered(asked, file)
     assert other["explained"] == FINDINGS[1]
     assert other["past"] == predictor.bundle.similar_cases(chances[1], 1)
     status, _, reply = ask(predictor, "POST", "/predict", encoded(GREY, "PNG"), x_pneumo="page")
@@ -169,5 +224,5 @@ def test_a_decision_that_is_withheld_is_null_on_the_page(
 ) -> None:
     photo = save(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), tmp_path / "x.png")
     for folder, key in ((made, "decision"), (made_of_three, "prediction")):
-        answer = web_page.answer(Predictor(model_folder.read(folder)), photo)
+        answer = answered(Predictor(model_folder.read(folder)), photo)
         assert answer[key] is None and "colour in" in answer["withheld"]
