@@ -168,17 +168,20 @@ def _compare(
 
 def _compare_tables(settings: CompareConfig) -> "Page":
     """Compare the predictions in tables, which need no run, and write the page."""
+    from threadpoolctl import threadpool_limits
+
     from pneumo.comparison import page, prediction_tables
 
     runs = prediction_tables.candidates(_read_tables(settings))
-    built = prediction_tables.compare(
-        runs,
-        command=_command(settings),
-        rank_by=settings.rank_by,
-        margin=settings.margin,
-        draws=settings.draws,
-        seed=settings.seed,
-    )
+    with threadpool_limits(limits=1, user_api="blas"):  # as for runs
+        built = prediction_tables.compare(
+            runs,
+            command=_command(settings),
+            rank_by=settings.rank_by,
+            margin=settings.margin,
+            draws=settings.draws,
+            seed=settings.seed,
+        )
     given = settings.data.root
     pictures = page.pictures(built["mistakes"], Path(given).expanduser() if given else None)
     folder = Path(settings.output or config.project_dir() / "reports" / "predictions").expanduser()

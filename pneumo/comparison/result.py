@@ -3,9 +3,12 @@
 That dict (comparison.json) holds everything the page shows, so that others can recompute it.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from types import ModuleType
@@ -41,6 +44,7 @@ from pneumo.evaluation.predictions import SplitResult
 from pneumo.fingerprint import value_of
 from pneumo.names import CLASS_RANKED_BY, RANKED_BY
 
+MANY_IMAGES = 20_000
 CURVES = 6  # configurations drawn over one another; more cannot be told apart
 RANK_BY = "auroc"
 MARGIN = 0.02  # a difference in the score that ranks, up to which configurations are equivalent
@@ -79,10 +83,9 @@ def build(
     for optimistic in (False, True):  # shown apart, so named apart
         mine = [group for group in groups if group[0].optimistic == optimistic]
         names = _names([group[0].config for group in mine])
-        configurations += [
-            configuration_of(test)(name, group, test, weights, seed=seed)
-            for name, group in zip(names, mine, strict=True)
-        ]
+        make = partial(configuration_of(test), test=test, weights=weights, seed=seed)
+        with ThreadPoolExecutor(_threads(test)) as threads:
+            configurations += threads.map(make, names, mine)
     configurations.sort(key=lambda each: (-each.value(rank_by), each.value("log_loss")))
     ranked = [configuration for configuration in configurations if not configuration.optimistic]
     apart = [configuration for configuration in configurations if configuration.optimistic]
@@ -92,8 +95,8 @@ def build(
     for better, worse in pairwise(ranked):
         if np.array_equal(better.probabilities, worse.probabilities):
             worse.row["rank"] = better.row["rank"]
-    for configuration in (ranked + apart)[:CURVES]:
-        configuration.add_curves(test, weights)
+    with ThreadPoolExecutor(_threads(test)) as threads:
+        list(threads.map(lambda each: each.add_curves(test, weights), (ranked + apart)[:CURVES]))
     ensembles = _ensembles(ranked, test, weights, seed)
     for place, ensemble in enumerate(ensembles, start=1):
         ensemble.row["id"] = f"e{place}"
@@ -136,6 +139,11 @@ def build(
     if left_out is not None:
         found["findings"] = left_out
     return found
+
+
+def _threads(test: SplitResult) -> int:
+    """How many configurations are scored at once: of few images, numpy leaves the other threads no time."""
+    return 1 if len(test.paths) < MANY_IMAGES else len(os.sched_getaffinity(0))
 
 
 def _refuse_a_missing_class(test: SplitResult, on_val: bool) -> None:

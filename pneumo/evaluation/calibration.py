@@ -15,7 +15,7 @@ of the draws. Below, it subtracts the whole bias of a calibrated network, and ab
 A bin's share of ill images has Wilson's interval with the variance over patients, of at most its patients.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of, checked, l
 from pneumo.evaluation.statistics import Z, clusters, small_sample, wilson
 
 CALIBRATED_DRAWS = 500
+AT_ONCE = 20_000_000  # images x draws, 160 MB
 MOST_STEPS = 100
 
 
@@ -106,12 +107,11 @@ def error_if_calibrated(
     labels: ArrayLike, patients: Sequence[str | None], networks: Sequence[ArrayLike], seed: int = 0
 ) -> Floats:
     """The networks' mean ECE [draws] if each of them were calibrated on these images."""
-    order, _, patient_of = clusters(labels, patients)
-    uniform = np.random.default_rng(seed).random((len(order), CALIBRATED_DRAWS))[patient_of]
     total = np.zeros(CALIBRATED_DRAWS)
-    for network in networks:
-        chances = checked(labels, network)[1]
-        total += _error_of_draws(chances, uniform < chances[:, None])
+    for some, uniform in _uniform(labels, patients, seed):
+        for network in networks:
+            chances = checked(labels, network)[1]
+            total[some] += _error_of_draws(chances, uniform < chances[:, None])
     return total / len(networks)
 
 
@@ -119,18 +119,28 @@ def class_errors_if_calibrated(
     labels: ArrayLike, patients: Sequence[str | None], networks: Sequence[ArrayLike], seed: int = 0
 ) -> Floats:
     """As `error_if_calibrated` for probabilities [N, K]: [K + 1, draws], of each class and the called one."""
-    order, _, patient_of = clusters(labels, patients)
-    uniform = np.random.default_rng(seed).random((len(order), CALIBRATED_DRAWS))[patient_of]
     classes = np.shape(networks[0])[1]
     total = np.zeros((classes + 1, CALIBRATED_DRAWS))
-    for network in networks:
-        chances = multiclass.checked(labels, network)[1]
-        below = np.cumsum(chances, axis=1)
-        drawn = sum((uniform >= below[:, [k]]).astype(np.int64) for k in range(classes - 1))
-        for k in range(classes):
-            total[k] += _error_of_draws(chances[:, k], np.equal(drawn, k))
-        total[classes] += _error_of_draws(chances.max(1), np.equal(drawn, chances.argmax(1)[:, None]))
+    for some, uniform in _uniform(labels, patients, seed):
+        for network in networks:
+            chances = multiclass.checked(labels, network)[1]
+            below = np.cumsum(chances, axis=1)
+            drawn = sum((uniform >= below[:, [k]]).astype(np.int64) for k in range(classes - 1))
+            for k in range(classes):
+                total[k, some] += _error_of_draws(chances[:, k], np.equal(drawn, k))
+            hits = np.equal(drawn, chances.argmax(1)[:, None])
+            total[classes, some] += _error_of_draws(chances.max(1), hits)
     return total / len(networks)
+
+
+def _uniform(labels: ArrayLike, patients: Sequence[str | None], seed: int) -> Iterator[tuple[slice, Floats]]:
+    """The draws by part, and each image's number u [N, draws] in them."""
+    order, _, patient_of = clusters(labels, patients)
+    numbers = np.random.default_rng(seed).random((len(order), CALIBRATED_DRAWS))
+    step = max(1, AT_ONCE // len(patient_of))
+    for start in range(0, CALIBRATED_DRAWS, step):
+        some = slice(start, start + step)
+        yield some, numbers[:, some][patient_of]
 
 
 def _error_of_draws(chances: Floats, hits: NDArray[np.bool_]) -> Floats:

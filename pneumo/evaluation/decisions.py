@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from pneumo.evaluation.metrics import Floats, checked
 
+AT_ONCE = 20_000_000  # images x draws, 160 MB
 THRESHOLDS = np.arange(1, 100) / 100  # threshold probabilities of a decision curve
 
 Interval = tuple[float, float]
@@ -57,11 +58,15 @@ def _less_than_one(entry: tuple[float, float, float]) -> tuple[float, float, flo
 def net_benefit(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> Floats:
     """Net benefit at each of THRESHOLDS on every draw: [thresholds, draws], of weights [N, draws]."""
     truth, chances = checked(labels, probabilities)
-    drawn = np.asarray(weights, dtype=np.float64)
+    every = np.asarray(weights)
     called = (chances >= THRESHOLDS[:, None]).astype(np.float64)
     price = (THRESHOLDS / (1 - THRESHOLDS))[:, None]
-    found, false = (called * truth) @ drawn, (called * (1 - truth)) @ drawn
-    return np.asarray((found - false * price) / drawn.sum(axis=0))
+    ill, normal = called * truth, called * (1 - truth)
+    parts, step = [], max(1, AT_ONCE // len(truth))
+    for start in range(0, every.shape[1], step):
+        drawn = every[:, start : start + step].astype(np.float64)
+        parts.append((ill @ drawn - normal @ drawn * price) / drawn.sum(axis=0))
+    return np.concatenate(parts, axis=1)
 
 
 def treat_all(labels: ArrayLike) -> Floats:

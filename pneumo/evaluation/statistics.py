@@ -22,8 +22,9 @@ Percentiles, normal intervals of logits, BCa and Clopper-Pearson were tried in s
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -37,9 +38,14 @@ DRAWS = 2000
 LEVEL = 0.95
 Z = 1.959963984540054  # of the normal distribution, at LEVEL
 BLOCK = 100  # draws at once: 624 images x 100 float64 stay in a core's cache; 250 took twice as long
+CACHED = (
+    400_000  # images x draws at once, at most: of 100,000 images, 100 draws at once took three times as long
+)
+PICKED = 4_000_000  # patients x draws that are picked at once
 LESS_IS_BETTER = ("brier", "log_loss", "ece", "ece_top")
 
 Weights = NDArray[np.uint16]
+Scorer = Callable[[Floats], dict[str, Floats]]  # the scores [draws] of weights [N, draws]
 
 
 def clusters(labels: ArrayLike, patients: Sequence[str | None]) -> tuple[list[str], Ints, Ints]:
@@ -49,10 +55,16 @@ def clusters(labels: ArrayLike, patients: Sequence[str | None]) -> tuple[list[st
     one, which has the number 2, or of more than two classes the highest label and one. Spellings of one
     patient count under the first of them (pneumo.patient_ids).
     """
-    truth = np.asarray(labels)
+    truth = np.asarray(labels, dtype=np.int64)
+    if len(patients) != len(truth):
+        raise UserError(f"{len(patients)} patients but {len(truth)} labels; give one patient for each image.")
+    return _clusters(truth.tobytes(), tuple(patients))
+
+
+@lru_cache(maxsize=16)  # a comparison asks for the same ones a hundred times
+def _clusters(labels: bytes, patients: tuple[str | None, ...]) -> tuple[list[str], Ints, Ints]:
+    truth = np.frombuffer(labels, dtype=np.int64)
     names = [patient or f"\x00row {row:09d}" for row, patient in enumerate(one_spelling(patients))]
-    if len(names) != len(truth):
-        raise UserError(f"{len(names)} patients but {len(truth)} labels; give one patient for each image.")
     classes: dict[str, set[int]] = {}
     for name, label in zip(names, truth, strict=True):
         classes.setdefault(name, set()).add(int(label))
@@ -60,7 +72,15 @@ def clusters(labels: ArrayLike, patients: Sequence[str | None]) -> tuple[list[st
     stratum = {name: several if len(held) > 1 else min(held) for name, held in classes.items()}
     order = sorted(classes, key=lambda name: (stratum[name], name))
     place = {name: index for index, name in enumerate(order)}
-    return order, np.array([stratum[n] for n in order]), np.array([place[name] for name in names])
+    found = order, np.array([stratum[n] for n in order]), np.array([place[name] for name in names])
+    found[1].setflags(write=False)
+    found[2].setflags(write=False)
+    return found
+
+
+def block_of(images: int) -> int:
+    """How many draws are scored at once."""
+    return max(4, min(BLOCK, CACHED // max(1, images)))
 
 
 def patients_of(patients: Sequence[str | None], rows: ArrayLike) -> int:
@@ -70,16 +90,23 @@ def patients_of(patients: Sequence[str | None], rows: ArrayLike) -> int:
 
 
 def resample(labels: ArrayLike, patients: Sequence[str | None], draws: int = DRAWS, seed: int = 0) -> Weights:
-    """How often each image counts in each draw, uint16 [N, draws]: whole patients, stratified by class."""
+    """How often each image counts in each draw, uint16 [N, draws]: whole patients, stratified by class.
+
+    In memory, the images of a draw are beside one another.
+    """
     _, strata, patient_of = clusters(labels, patients)
     rng = np.random.default_rng(seed)
-    counts = np.empty((len(strata), draws), dtype=np.uint16)
+    counts = np.empty((draws, len(strata)), dtype=np.uint16)
     for stratum in np.unique(strata):
         rows = np.flatnonzero(strata == stratum)
-        picks = rng.integers(len(rows), size=(draws, len(rows)))
-        picks += np.arange(draws)[:, None] * len(rows)
-        counts[rows] = np.bincount(picks.ravel(), minlength=draws * len(rows)).reshape(draws, -1).T
-    return counts[patient_of]
+        step = max(1, PICKED // len(rows))  # the numbers are those of one call for all draws
+        for start in range(0, draws, step):
+            some = min(step, draws - start)
+            picks = rng.integers(len(rows), size=(some, len(rows)))
+            picks += np.arange(some)[:, None] * len(rows)
+            drawn = np.bincount(picks.ravel(), minlength=some * len(rows)).reshape(some, -1)
+            counts[start : start + some, rows] = drawn
+    return counts[:, patient_of].T
 
 
 def resampled_scores(
@@ -94,74 +121,99 @@ def resampled_scores(
     `parts` names the scores to compute: counts (at `threshold`), losses (of probabilities) and areas.
     """
     truth, chances = checked(labels, probabilities)
-    blocks = []
-    for start in range(0, weights.shape[1], BLOCK):
-        some = weights[:, start : start + BLOCK].astype(np.float64)
-        block: dict[str, Floats] = {}
-        if "counts" in parts:
-            block |= _counts(truth, chances >= threshold, some)
-        if "losses" in parts:
-            block |= _losses(truth, chances, some)
-        if "areas" in parts:
-            block |= _areas(truth, chances, some)
-        blocks.append(block)
+    scorers: list[Scorer] = []  # what does not depend on the draw is computed once
+    if "counts" in parts:
+        scorers.append(_counts(truth, chances >= threshold))
+    if "losses" in parts:
+        scorers.append(_losses(truth, chances))
+    if "areas" in parts:
+        scorers.append(_areas(truth, chances))
+    blocks, size = [], block_of(len(truth))
+    for start in range(0, weights.shape[1], size):
+        some = weights[:, start : start + size].astype(np.float64)
+        blocks.append({name: draws for score in scorers for name, draws in score(some).items()})
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def _counts(truth: Ints, called: NDArray[np.bool_], weights: Floats) -> dict[str, Floats]:
+def _counts(truth: Ints, called: NDArray[np.bool_]) -> Scorer:
     cells = np.stack([(truth == t) & (called == c) for t in (0, 1) for c in (False, True)]).astype(float)
-    tn, fp, fn, tp = cells @ weights
-    recall, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
-    return {
-        "accuracy": (tn + tp) / (tn + fp + fn + tp),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "precision": _ratio(tp, tp + fp),
-        "recall": recall,
-        "specificity": specificity,
-        "balanced_accuracy": (recall + specificity) / 2,
-        "mcc": _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))),
-    }
+
+    def score(weights: Floats) -> dict[str, Floats]:
+        tn, fp, fn, tp = cells @ weights
+        recall, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
+        return {
+            "accuracy": (tn + tp) / (tn + fp + fn + tp),
+            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+            "precision": _ratio(tp, tp + fp),
+            "recall": recall,
+            "specificity": specificity,
+            "balanced_accuracy": (recall + specificity) / 2,
+            "mcc": _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))),
+        }
+
+    return score
 
 
-def _losses(truth: Ints, chances: Floats, weights: Floats) -> dict[str, Floats]:
+def _losses(truth: Ints, chances: Floats) -> Scorer:
     kept = np.clip(chances, np.finfo(np.float64).eps, 1 - np.finfo(np.float64).eps)  # as scikit-learn does
     loss = -np.log(np.where(truth == 1, kept, 1 - kept))
+    squares = (chances - truth) ** 2
     bins = np.searchsorted(np.arange(1, ECE_BINS) / ECE_BINS, chances, side="right")
     gaps = (np.arange(ECE_BINS)[:, None] == bins) * (chances - truth)
-    total = weights.sum(axis=0)
-    return {
-        "brier": (chances - truth) ** 2 @ weights / total,
-        "ece": np.abs(gaps @ weights).sum(axis=0) / total,
-        "log_loss": loss @ weights / total,
-    }
+
+    def score(weights: Floats) -> dict[str, Floats]:
+        total = weights.sum(axis=0)
+        return {
+            "brier": squares @ weights / total,
+            "ece": np.abs(gaps @ weights).sum(axis=0) / total,
+            "log_loss": loss @ weights / total,
+        }
+
+    return score
 
 
-def _counts_down(truth: Ints, chances: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """True and false positives [G, draws] at each distinct probability, from the highest down."""
+def _ranked(truth: Ints, chances: Floats) -> Callable[[Floats], tuple[Floats, Floats, Floats, Floats]]:
+    """What counts images at each distinct probability [draws, G], from the highest down.
+
+    Of weights [N, draws]: the ill and all images from that probability on, and those at it.
+    """
     order = np.argsort(-chances, kind="stable")
-    ordered = weights[order]
-    ill = ordered * truth[order][:, None]
-    ordered -= ill
-    tp, fp = np.cumsum(ill, axis=0), np.cumsum(ordered, axis=0)
+    ordered = truth[order].astype(np.float64)
     ends = np.flatnonzero(np.diff(chances[order], append=-1.0))  # the last image of each tie
-    return (tp, fp) if len(ends) == len(order) else (tp[ends], fp[ends])
+
+    def count(weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        # numpy.take: weights[order] took four times as long for 100,000 images.
+        every = np.take(np.ascontiguousarray(weights.T), order, axis=1)
+        ill = every * ordered
+        true, called = np.cumsum(ill, axis=1), np.cumsum(every, axis=1)
+        if len(ends) < len(order):
+            true, called = true[:, ends], called[:, ends]
+            ill, every = (np.diff(total, axis=1, prepend=0.0) for total in (true, called))
+        return true, called, ill, every
+
+    return count
 
 
-def _areas(truth: Ints, chances: Floats, weights: Floats) -> dict[str, Floats]:
+def _areas(truth: Ints, chances: Floats) -> Scorer:
     """AUROC (trapezoids, which count ties half) and average precision of every draw."""
-    if not 0 < truth.sum() < len(truth):
-        nan = np.full(weights.shape[1], np.nan)
-        return {"auroc": nan, "auprc": nan}
-    tp, fp = _counts_down(truth, chances, weights)
-    ill, normal = tp.copy(), fp.copy()  # of each step; numpy.add.reduceat took three times as long
-    ill[1:] -= tp[:-1]
-    normal[1:] -= fp[:-1]
-    called = fp + tp
-    np.maximum(called, 1, out=called)  # 0 / 0 where a draw lacks the surest images
-    return {
-        "auroc": np.einsum("gd,gd->d", normal, tp - ill / 2) / (tp[-1] * fp[-1]),
-        "auprc": np.einsum("gd,gd->d", ill, tp / called) / tp[-1],
-    }
+    count, both = _ranked(truth, chances), 0 < truth.sum() < len(truth)
+
+    def score(weights: Floats) -> dict[str, Floats]:
+        if not both:
+            nan = np.full(weights.shape[1], np.nan)
+            return {"auroc": nan, "auprc": nan}
+        true, called, ill, every = count(weights)
+        positive = true[:, -1].copy()
+        negative = called[:, -1] - positive
+        np.maximum(called, 1, out=called)  # 0 / 0 where a draw lacks the surest images
+        precision = np.divide(true, called, out=called)
+        found = {"auprc": np.einsum("dg,dg->d", ill, precision) / positive}
+        every -= ill  # the normal images at each probability; half of the ill ones at it are below them
+        ill /= 2
+        true -= ill
+        return {"auroc": np.einsum("dg,dg->d", every, true) / (positive * negative), **found}
+
+    return score
 
 
 def resampled_curves(
@@ -173,24 +225,24 @@ def resampled_curves(
     """
     truth, chances = checked(labels, probabilities)
     roc, precision = [], []
-    for start in range(0, weights.shape[1], BLOCK):
-        tp, fp = _counts_down(truth, chances, weights[:, start : start + BLOCK].astype(np.float64))
-        rates, recalls = fp / fp[-1], tp / tp[-1]
-        ratios = _ratio(tp, tp + fp)
+    size, count = block_of(len(truth)), _ranked(truth, chances)
+    for start in range(0, weights.shape[1], size):
+        true, called, _, _ = count(weights[:, start : start + size].astype(np.float64))
+        false = called - true
+        rates, recalls = false / false[:, -1:], true / true[:, -1:]
+        ratios = _ratio(true, called)
         # The grid's values count as reached within rounding: k / n * n is not always k.
         last = _places(rates, grid + 1e-12, "right")
-        above = np.concatenate([np.zeros((1, tp.shape[1])), recalls])
-        roc.append(np.take_along_axis(above, last, axis=0))
+        above = np.concatenate([np.zeros((len(true), 1)), recalls], axis=1)
+        roc.append(np.take_along_axis(above, last, axis=1))
         first = _places(recalls, grid - 1e-12, "left")
-        precision.append(np.take_along_axis(ratios, np.minimum(first, len(ratios) - 1), axis=0))
-    return np.concatenate(roc, axis=1), np.concatenate(precision, axis=1)
+        precision.append(np.take_along_axis(ratios, np.minimum(first, ratios.shape[1] - 1), axis=1))
+    return np.concatenate(roc).T, np.concatenate(precision).T
 
 
 def _places(rising: Floats, values: Floats, side: Literal["left", "right"]) -> Ints:
-    """Where `values` [G] belong in each column of `rising` [N, draws]: [G, draws]."""
-    return np.stack(
-        [np.searchsorted(column, values, side) for column in np.ascontiguousarray(rising.T)], axis=1
-    )
+    """Where `values` [G] belong in each row of `rising` [draws, N]: [draws, G]."""
+    return np.stack([np.searchsorted(row, values, side) for row in rising])
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
