@@ -1,11 +1,16 @@
 """What is claimed about configurations, and by which names."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from support.class_runs import candidates as candidates_of_three
 from support.comparison_runs import candidate, candidates
 
 from pneumo import UserError
 from pneumo.comparison import mistakes, result
+from pneumo.comparison.candidates import Candidate
+from pneumo.evaluation import calibration, decisions, statistics
 
 
 def test_permuted_test_labels_change_no_choice() -> None:
@@ -160,3 +165,27 @@ def test_what_cannot_be_compared_is_refused() -> None:
     run.test.labels[:] = 1
     with pytest.raises(UserError, match="all of one class"):
         result.build([run])
+
+
+@pytest.mark.parametrize("made", [candidates, candidates_of_three])
+def test_a_large_set_is_compared_in_parts(
+    made: Callable[[], list[Candidate]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the limits of memory are low here: parts of the draws, and threads, give the same figures."""
+    whole = result.build(made(), draws=100)
+    monkeypatch.setattr(result, "MANY_IMAGES", 1)
+    monkeypatch.setattr(statistics, "CACHED", 700)
+    monkeypatch.setattr(statistics, "PICKED", 300)
+    monkeypatch.setattr(calibration, "AT_ONCE", 3000)
+    monkeypatch.setattr(decisions, "AT_ONCE", 3000)
+    parts = result.build(made(), draws=100)
+    assert numbers(parts) == pytest.approx(numbers(whole), rel=1e-12, abs=1e-12, nan_ok=True)
+
+
+def numbers(found: object) -> list[float]:
+    """Every number of a comparison, in order."""
+    if isinstance(found, dict):
+        return [number for value in found.values() for number in numbers(value)]
+    if isinstance(found, list):
+        return [number for value in found for number in numbers(value)]
+    return [float(found)] if isinstance(found, int | float) else []
