@@ -1,7 +1,7 @@
 """Question: how long does comparing ten models take whose predictions have 100,000 rows each?
 
-Command: python benchmarks/compare_tables.py [rows] [models]. It writes a table for each model, with 1.7 images
-a patient, and times pneumo compare predictions=[...] on them, and the peak of its memory.
+Command: python benchmarks/compare_tables.py [rows] [models]. It writes a table for each model, with 1.7
+images a patient, and measures time and memory of pneumo compare predictions=[...] on them.
 Expected: less than 60 s and 2 GB on two cores.
 """
 
