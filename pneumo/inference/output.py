@@ -167,10 +167,7 @@ class PredictionFile:
                 file.write(before + json.dumps(entry.row))
                 before = ",\n"
             else:
-                cells = (
-                    "; ".join(value) if isinstance(value, list) else value for value in entry.row.values()
-                )
-                table.writerow("" if cell is None else cell for cell in cells)
+                table.writerow(_cell(value) for value in entry.row.values())
         if self.as_json:
             file.write("\n]\n")
 
