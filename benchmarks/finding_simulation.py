@@ -142,7 +142,7 @@ def verdicts(
 ) -> dict[str, float]:
     """What the page claims of equal recipes, so every claim is false.
 
-    `networks_differ` is no error: trained networks of one recipe do differ.
+    `networks_differ` is right, because trained networks of one recipe do differ.
     """
     rng = np.random.default_rng([seed, configurations, seeds, people, len(shares), round(auroc * 1e5)])
     pairs = [(i, j) for i in range(configurations) for j in range(i + 1, configurations)]

@@ -17,7 +17,7 @@ from pneumo.evaluation.contrasts import Spread
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.evaluation.statistics import LEVEL
 
-FEWEST_DRAWS = 50  # with patients of each class left out; with fewer there is no correction
+FEWEST_DRAWS = 50  # with patients of each class left out; fewer allow no correction
 PART = {"auroc": ("areas",), "auprc": ("areas",)}
 
 
@@ -82,7 +82,7 @@ def _validation_spreads(ranked: Sequence[Configuration], score: str, draws: int,
 def optimism(
     ranked: Sequence[Configuration], test: SplitResult, weights: statistics.Weights, score: str
 ) -> Optimism | None:
-    """How much of the first's `score` is luck with these patients; None if there is no choice."""
+    """How much of the first's `score` is luck with these patients; None for one configuration alone."""
     if len(ranked) < 2:
         return None
     first = ranked[0].value(score)

@@ -1,6 +1,6 @@
 """The scores of one configuration with more than two classes: macro scores, and each class against the rest.
 
-An image is called the class with the largest probability, so there are no thresholds to choose. Predictive
+An image is called the class with the largest probability, so no threshold is chosen. Predictive
 values and the decision curve need one positive class, and are left out. One class against the rest is judged
 by the functions that judge two classes.
 """

@@ -123,7 +123,7 @@ class Configuration:
         }
 
     def _set_error_interval(self, entry: ScoreInterval, score: str, if_calibrated: metrics.Floats) -> None:
-        """A calibration error has an interval of its own, from its draws if the networks were calibrated."""
+        """Set the interval of a calibration error, which needs its draws if the networks were calibrated."""
         entry["low"], entry["high"] = calibration.error_interval(
             entry["value"], if_calibrated, self.draws[score], self._counts.smaller_class
         )

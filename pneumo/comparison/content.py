@@ -2,7 +2,7 @@
 
 Scores are fractions. An interval's ends are NaN where there is none; the JSON then has null. Of more than two
 classes, keys that make sense for two alone are absent or empty, and `class_names`, `classes` are present.
-So it is with several findings: what is said of a class holds for a finding, present or absent.
+Several findings have the same keys: a finding, present or absent, takes the place of a class.
 """
 
 from typing import NotRequired, TypedDict
@@ -194,7 +194,7 @@ class RecipeTest(TypedDict):
 
     low: float
     high: float
-    p: float | None  # None: nothing varied, so there is no test
+    p: float | None  # None: nothing varied, so no test is possible
     p_holm: float | None
     error: float
     freedom: float

@@ -31,7 +31,7 @@ SOP_CLASSES = {
 FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 CHEST = ("CHEST", "THORAX", "LUNG", "RIB", "TORSO", "CLAVICLE", "STERNUM", "HEART")
 LATERAL = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD")
-FEWEST_LEVELS = 4  # grey levels; with fewer there is no picture of a chest
+FEWEST_LEVELS = 4  # grey levels; fewer show no picture of a chest
 FEW_LEVELS = 32  # of 256 that hold nearly all pixels
 TAGS = (
     "Modality SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns BitsAllocated BitsStored "

@@ -11,7 +11,7 @@ _FOLD_STREAM = 2  # so that equal seeds do not give the folds and the validation
 
 
 def carve(table: pd.DataFrame, settings: DataSettings, groups: pd.Series) -> pd.DataFrame:
-    """`table` with fold `settings.fold` as validation and the others as train. Test stays as it is.
+    """`table` with fold `settings.fold` as validation and the others as train. Test does not change.
 
     Raises UserError if a fold would lack a class.
     """

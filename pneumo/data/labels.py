@@ -40,7 +40,7 @@ _NUMBER = re.compile(r"[+-]?\d+(?:\.0*)?")
 
 
 def fold(value: Any) -> str:
-    """A label as it is compared: without case and outer blanks; 1, 1.0 and "1" are equal."""
+    """A label for comparisons: without case and outer blanks; 1, 1.0 and "1" are equal."""
     text = " ".join(str(value).split()).casefold()
     if _NUMBER.fullmatch(text):
         return str(int(float(text)))

@@ -282,7 +282,7 @@ class _Paths:
         return found
 
     def _below(self, path: str) -> str:
-        """An absolute path inside the root as a relative one; any other path as it is."""
+        """An absolute path inside the root as a relative one; any other path unchanged."""
         if path.startswith("/"):
             for root in self.roots:
                 if path.startswith(f"{root.rstrip('/')}/"):

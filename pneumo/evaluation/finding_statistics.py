@@ -17,7 +17,7 @@ Behind the mean of K proportions of n_1 ... n_K patients are K ** 2 / (1 / n_1 +
 never more than all. Behind precision are the patients with the finding, also where few are called.
 
 Calibration is that of each finding; as if the network were calibrated, each is drawn as one of two classes.
-There is no DeLong test. McNemar's test counts the images of which every known finding is called right.
+DeLong's test is left out. McNemar's test counts the images of which every known finding is called right.
 """
 
 from collections.abc import Iterator, Sequence

@@ -2,7 +2,7 @@
 
 Labels are [N, K]: 1, 0, or -1 where it is not known whether the image has the finding. Each finding is scored
 on the images whose label is known. A score of the run is the mean over the findings that have it: a finding
-that all or none of the images have has no AUROC, and leaves the mean of the others as it is.
+that all or none of the images have has no AUROC, and does not change the mean of the others.
 """
 
 from collections.abc import Iterator, Sequence

@@ -362,7 +362,7 @@ def placements(labels: ArrayLike, models: Sequence[ArrayLike]) -> tuple[Floats, 
 def delong_p(areas: Floats, covariance: Floats, contrast: ArrayLike) -> tuple[float, float | None]:
     """Difference and two-sided p of a contrast [K] of `delong`'s AUROCs: [1, -1], or means over seeds.
 
-    The same ranking has p 1. None if the AUROCs differ and nothing varies: there is no test then.
+    The same ranking has p 1. None, no test, if the AUROCs differ and nothing varies.
     """
     from scipy.special import ndtr
 
@@ -397,7 +397,7 @@ def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values adjusted for their number (Holm 1979); None, where there is no test, stays and does not count.
+    """p values adjusted for their number (Holm 1979). None, no test, stays None and does not count.
 
     statsmodels collects garbage for 0.3 s in each call.
     """

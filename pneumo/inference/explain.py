@@ -85,7 +85,7 @@ def on_image(heat: Maps, grey: Grey, placement: Placement) -> Maps:
     """A map [S, S] of a prepared square, laid on the image [H, W] that it was prepared from.
 
     It is 0 where the square shows nothing of the image: in the black border that preparing cut off. The
-    square's own padding is no part of the image.
+    square's padding does not belong to the image.
     """
     height, width = grey.shape
     left, top, right, bottom = placement.in_pixels(width, height)
@@ -122,7 +122,7 @@ def picture(grey: Grey, heat: Maps, of_class: str) -> Image.Image:
 
 
 def legend_text(of_class: str, heat: Maps) -> list[str]:
-    """The lines under an overlay; an empty map is said in words."""
+    """The lines under an overlay, another one if the map is empty."""
     name = of_class if len(of_class) <= MOST_NAME_CHARS else f"{of_class[: MOST_NAME_CHARS - 3]}..."
     first = f"Regions that raised the score of {name}, relative to the highest in this image."
     if not heat.any():
