@@ -198,8 +198,9 @@ def _check_header(path: str | Path, header: Any) -> None:
     known = SOP_CLASSES.get(str(header.get("SOPClassUID", "")), "none")
     if (kind := str(header.get("Modality") or known)) not in MODALITIES:
         word = kind if len(kind) == 2 and kind.isalnum() else ANOTHER
-        of_class = dicom_kinds.of_class(
-            str(getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID", ""))
+        of_file = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID", "")
+        of_class = dicom_kinds.of_class(str(of_file)) or dicom_kinds.of_class(
+            str(header.get("SOPClassUID", ""))
         )
         if kind == "none" and of_class is None:
             raise BadImage(path, f"DICOM: no modality; only {', '.join(MODALITIES)} can be chest X-rays")
