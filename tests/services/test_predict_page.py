@@ -48,6 +48,7 @@ document.querySelector('iframe').onload = async event => {
       past: at('past').textContent, image: at('image').naturalWidth,
       overlay: at('explained').hidden ? 0 : at('overlay').naturalWidth,
       warnings: [...at('warnings').querySelectorAll('li')].map(item => item.textContent),
+      withheld: at('withheld').hidden ? '' : at('reason').textContent, answered: !at('answer').hidden,
       warned: !at('warnings').hidden, width: page.documentElement.scrollWidth,
       classes: [...page.querySelectorAll('#classes tr')].map(
         row => [...row.cells].map(cell => cell.textContent).join('\\t')),
@@ -200,8 +201,9 @@ def test_dropped_files_in_a_real_browser(probed: str, tmp_path: Path) -> None:
     good, photo, text = (seen[name] for name in FILES)
     assert good["state"] == "Done." and good["shown"] and re.fullmatch(r"[\d.]+\s%", good["probability"])
     assert good["decision"] in ("NORMAL", "PNEUMONIA") and good["image"] > 200 and not good["warned"]
+    assert good["answered"] and not good["withheld"]
     assert re.search(r"Of the \d+ validation images .* interval \d+\s% to \d+\s%", good["past"])
-    assert photo["shown"] and photo["warned"] and "colour" in photo["warnings"][0]
+    assert photo["shown"] and "colour" in photo["withheld"] and not photo["answered"]
     assert not text["shown"] and "not a JPEG, PNG, TIFF" in text["state"]
     assert "Not a medical device" in result["text"] and "synthetic images" in result["text"]
     assert all(state["width"] == 390 for state in seen.values())
