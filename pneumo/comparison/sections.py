@@ -126,9 +126,11 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
 
 
 def _by_class(comparison: Comparison) -> Section | None:
-    if several_findings(comparison):
-        return finding_sections.by_finding(comparison)
-    return class_sections.by_class(comparison) if many(comparison) else None
+    return class_sections.by_class(comparison, _wording(comparison)) if many(comparison) else None
+
+
+def _wording(comparison: Comparison) -> class_sections.Wording:
+    return finding_sections.FINDINGS if several_findings(comparison) else class_sections.CLASSES
 
 
 def _calls(comparison: Comparison) -> list[Section]:
@@ -138,9 +140,9 @@ def _calls(comparison: Comparison) -> list[Section]:
 
 
 def _calibration(comparison: Comparison) -> Sequence[Section]:
-    if several_findings(comparison):
-        return [finding_sections.calibration(comparison)]
-    return class_sections.sections(comparison) if many(comparison) else clinical.sections(comparison)
+    if many(comparison):
+        return [class_sections.calibration(comparison, _wording(comparison))]
+    return clinical.sections(comparison)
 
 
 def _and_classes(comparison: Comparison) -> str:

@@ -27,7 +27,7 @@ from pneumo import UserError
 from pneumo.evaluation import finding_statistics, statistics
 from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of
 from pneumo.evaluation.multiclass import checked
-from pneumo.evaluation.statistics import DRAWS, Counts, PatientCounts, Weights, block_of
+from pneumo.evaluation.statistics import DRAWS, Counts, PatientCounts, Weights
 
 PARTS = ("counts", "losses", "areas")
 OF_COUNTS = ("recall", "specificity", "precision", "f1")  # of a class, from the called classes
@@ -145,14 +145,9 @@ def _matrices(truth: Ints, chances: Floats, weights: Weights) -> Floats:
     """Images by true and called class on every draw [K, K, draws]."""
     classes = chances.shape[1]
     cell = classes * truth + chances.argmax(1)
-    found = np.empty((classes**2, weights.shape[1]))
     rows = [np.flatnonzero(cell == number) for number in range(classes**2)]
-    size = block_of(len(truth))
-    for start in range(0, weights.shape[1], size):
-        some = weights[:, start : start + size].astype(np.float64)
-        for number, mine in enumerate(rows):
-            found[number, start : start + size] = some[mine].sum(axis=0)
-    return found.reshape(classes, classes, -1)
+    found = [np.stack([some[mine].sum(axis=0) for mine in rows]) for some in statistics.blocks(weights)]
+    return np.concatenate(found, axis=1).reshape(classes, classes, -1)
 
 
 def _of_each(matrices: Floats) -> dict[str, Floats]:
@@ -206,9 +201,7 @@ def _losses(truth: Ints, chances: Floats, weights: Weights) -> dict[str, Floats]
         for chance, gap in zip((*chances.T, top), gaps, strict=True)
     ]
     blocks = []
-    size = block_of(len(truth))
-    for start in range(0, weights.shape[1], size):
-        some = weights[:, start : start + size].astype(np.float64)
+    for some in statistics.blocks(weights):
         total = some.sum(axis=0)
         errors = np.stack([np.abs(of_bins @ some).sum(axis=0) for of_bins in binned])
         blocks.append(np.concatenate([images @ some, errors]) / total)

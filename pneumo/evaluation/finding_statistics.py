@@ -59,12 +59,11 @@ class FindingCounts:
 
     def behind(self, score: str) -> float:
         """How many patients a mean over the findings is a proportion of, at most."""
-        if not self.by_finding:
-            return 0
         if score == "exact_match":
             return self.all
         patients = [one.ill if score == "precision" else one.behind(score) for one in self.by_finding]
-        return min(self.all, len(patients) ** 2 / sum(1 / n for n in patients))
+        shares = [1 / n for n in patients if n]
+        return min(self.all, len(patients) ** 2 / sum(shares)) if shares else 0
 
 
 def counts_of_finding(labels: Ints, patients: Sequence[str | None]) -> PatientCounts:

@@ -22,7 +22,7 @@ Percentiles, normal intervals of logits, BCa and Clopper-Pearson were tried in s
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -78,9 +78,11 @@ def _clusters(labels: bytes, patients: tuple[str | None, ...]) -> tuple[list[str
     return found
 
 
-def block_of(images: int) -> int:
-    """How many draws are scored at once."""
-    return max(4, min(BLOCK, CACHED // max(1, images)))
+def blocks(weights: Weights) -> Iterator[Floats]:
+    """`weights` [N, draws] as numbers [N, some], so many draws as are scored at once."""
+    size = max(4, min(BLOCK, CACHED // max(1, len(weights))))
+    for start in range(0, weights.shape[1], size):
+        yield weights[:, start : start + size].astype(np.float64)
 
 
 def patients_of(patients: Sequence[str | None], rows: ArrayLike) -> int:
@@ -128,11 +130,10 @@ def resampled_scores(
         scorers.append(_losses(truth, chances))
     if "areas" in parts:
         scorers.append(_areas(truth, chances))
-    blocks, size = [], block_of(len(truth))
-    for start in range(0, weights.shape[1], size):
-        some = weights[:, start : start + size].astype(np.float64)
-        blocks.append({name: draws for score in scorers for name, draws in score(some).items()})
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    each = [
+        {name: draws for score in scorers for name, draws in score(some).items()} for some in blocks(weights)
+    ]
+    return {name: np.concatenate([block[name] for block in each]) for name in each[0]}
 
 
 def _counts(truth: Ints, called: NDArray[np.bool_]) -> Scorer:
@@ -225,9 +226,9 @@ def resampled_curves(
     """
     truth, chances = checked(labels, probabilities)
     roc, precision = [], []
-    size, count = block_of(len(truth)), _ranked(truth, chances)
-    for start in range(0, weights.shape[1], size):
-        true, called, _, _ = count(weights[:, start : start + size].astype(np.float64))
+    count = _ranked(truth, chances)
+    for some in blocks(weights):
+        true, called, _, _ = count(some)
         false = called - true
         rates, recalls = false / false[:, -1:], true / true[:, -1:]
         ratios = _ratio(true, called)

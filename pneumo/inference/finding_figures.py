@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pneumo.evaluation import finding_statistics, multilabel, statistics
+from pneumo.evaluation.finding_statistics import FindingCounts
 from pneumo.evaluation.metrics import Floats
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.evaluation.statistics import PatientCounts, Weights
@@ -54,22 +55,14 @@ def testable(test: SplitResult) -> SplitResult | None:
 
 def auroc_draws(test: SplitResult, weights: Weights) -> Floats:
     """The mean AUROC over the findings that have one, on every draw."""
-    draws = []
-    for k, label in enumerate(test.labels.T):
-        known = label != multilabel.UNKNOWN
-        if len(np.unique(label[known])) > 1:
-            draws.append(areas(label[known], test.probabilities[known, k], weights[known])["auroc"])
-    return np.asarray(np.mean(draws, axis=0)) if draws else np.full(weights.shape[1], np.nan)
+    found = finding_statistics.resampled_scores(test.labels, test.probabilities, weights, parts=("areas",))
+    return found["auroc"]
 
 
 def smallest_class(test: SplitResult) -> int:
     """The harmonic mean, over the findings with both values, of the patients of the rarer value."""
-    return _harmonic(
-        [
-            finding_statistics.counts_of_finding(test.labels[:, k], test.patients).smaller_class
-            for k in range(len(test.class_names))
-        ]
-    )
+    counts = FindingCounts.of(test.labels, test.patients)
+    return _harmonic([one.smaller_class for one in counts.by_finding])
 
 
 def _harmonic(patients: Sequence[int]) -> int:
@@ -115,10 +108,8 @@ def _mean(score: str, each: Sequence[_OneFinding], test: SplitResult) -> Figure:
     some = [one for one in each if np.isfinite(one.observed[score])]
     if not some:
         return {"value": None, "low": None, "high": None}
-    # Of precision, not the called patients: a finding that is never called has none, and precision 0.
-    patients = [one.counts.ill if score == "precision" else one.counts.behind(score) for one in some]
     everyone = PatientCounts.of(np.zeros(len(test.paths), dtype=np.int64), test.patients).all
-    behind = min(everyone, len(some) ** 2 / sum(1 / n for n in patients if n)) if any(patients) else 0
+    behind = FindingCounts(by_finding=tuple(one.counts for one in some), all=everyone).behind(score)
     smaller = _harmonic([one.counts.smaller_class for one in some])
     counts = PatientCounts(normal=everyone - smaller, ill=smaller, all=everyone)
     observed = float(np.mean([one.observed[score] for one in some]))

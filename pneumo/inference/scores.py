@@ -57,7 +57,7 @@ def of_many(
     of `calibrated` probabilities [N, K].
     """
     weights = resample(test)
-    # A temperature leaves every call as it is recorded, a bias of the classes does not.
+    # A temperature changes no recorded call; a bias of the classes can.
     called = calibrated.argmax(1)
     same = bool((called == test.predictions).all())
     decided = test.probabilities if same else calibrated

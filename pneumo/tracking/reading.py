@@ -96,13 +96,8 @@ class Reader:
 
     def find(self, experiment: str, sweep: str | None = None) -> Found:
         """The runs of `experiment` (of `sweep` only, where given), the oldest first, with their files."""
-        ids = {known.name: known.experiment_id for known in self._experiments()}
-        if experiment not in ids:
-            raise UserError(
-                f"tracking.experiment={experiment} is not in {redact(self.uri)}; it holds "
-                f"{', '.join(sorted(ids)) or 'none'}."
-            )
-        every = [tracked(run) for run in self._search(ids[experiment])]
+        experiment_id = self._id_of(experiment, f"tracking.experiment={experiment}")
+        every = [tracked(run) for run in self._search(experiment_id)]
         # A training run carries its fingerprint; what belongs to a sweep without one is the sweep itself.
         parents = [run for run in every if SWEEP_TAG in run.tags and FINGERPRINT_TAG not in run.tags]
         runs = [run for run in every if run not in parents]
@@ -132,19 +127,13 @@ class Reader:
             runs=finished,
             unfinished=[run for run in runs if run.status != "FINISHED"],
             parent=mine[-1] if mine else None,
-            experiment_id=str(ids[experiment]),
+            experiment_id=experiment_id,
             missing=missing,
         )
 
     def with_artifact(self, experiment: str, artifact: str) -> list[TrackedRun]:
         """The finished runs of an experiment, of any program, that hold this text file; it is in `files`."""
-        ids = {known.name: known.experiment_id for known in self._experiments()}
-        if experiment not in ids:
-            raise UserError(
-                f"experiment {experiment} is not in {redact(self.uri)}; it holds "
-                f"{', '.join(sorted(ids)) or 'none'}."
-            )
-        found = [tracked(run) for run in self._search(ids[experiment])]
+        found = [tracked(run) for run in self._search(self._id_of(experiment, f"experiment {experiment}"))]
         finished = [run for run in found if run.status == "FINISHED"]
         for run in finished:
             self._fetch(run, (artifact,))
@@ -171,6 +160,14 @@ class Reader:
     def _experiments(self) -> list[Any]:
         """Every experiment: a server gives them in pages of a thousand."""
         return self._pages(partial(self._client.search_experiments, max_results=PAGE))
+
+    def _id_of(self, experiment: str, said: str) -> str:
+        """MLflow's id of an experiment; UserError, with the name as it was `said`, if there is none."""
+        ids = {known.name: known.experiment_id for known in self._experiments()}
+        if experiment not in ids:
+            held = ", ".join(sorted(ids)) or "none"
+            raise UserError(f"{said} is not in {redact(self.uri)}; it holds {held}.")
+        return str(ids[experiment])
 
     def _sweep_table(self, parents: list[TrackedRun]) -> dict[str, str]:
         """The sweep's jobs that have a run: its overrides by its fingerprint; empty without a table."""

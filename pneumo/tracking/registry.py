@@ -363,7 +363,7 @@ def _describe(folder: Path, run_id: str, model_id: str | None, served: ServingSp
         "serving_input_path": "serving_input_example.json",
     }
     python = platform.python_version()
-    # Not "pneumo==VERSION": whoever owns that name on a public index would run code where a model is served.
+    # Not "pneumo==VERSION": the owner of that name on a public index could run code where it is served.
     wheels = sorted(file.name for file in (folder / WHEELS).glob("*.whl"))
     lines = [f"./{WHEELS}/{name}" for name in wheels] or [f"# {NO_WHEEL}"]
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n")

@@ -66,11 +66,10 @@ def test_an_environment_installs_pneumo_from_the_wheel_of_the_model(
         tracker.register("0" * 32, wheel=other)
 
 
-def test_two_machines_that_register_one_run_make_one_version(
-    tracker: ModelTracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The other machine, with a lock of its own, registers between our look at the versions and ours."""
-    run_id = tracker.run()
+def let_another_machine_register(
+    run_id: str, tracker: ModelTracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> list[str]:
+    """Before the tracker's machine registers a model, another one registers `run_id`: what that says."""
     other = Registry(tracker.uri, tmp_path / "other")
     register, calls = Registry._register, []
 
@@ -80,6 +79,15 @@ def test_two_machines_that_register_one_run_make_one_version(
         return register(registry, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Registry, "_register", other_first)
+    return calls
+
+
+def test_two_machines_that_register_one_run_make_one_version(
+    tracker: ModelTracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The other machine has another lock. It registers after we looked for versions, before we register."""
+    run_id = tracker.run()
+    calls = let_another_machine_register(run_id, tracker, monkeypatch, tmp_path)
     line = tracker.register(run_id)
     assert calls[0].startswith("pneumo 1: registered") and line.startswith("pneumo 1: ")
     assert [version.version for version in tracker.versions()] == [1]
@@ -92,15 +100,7 @@ def test_a_model_that_another_machine_registers_meanwhile_is_compared(
     tracker: ModelTracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     better, worse = tracker.run(good), tracker.run(bad)
-    other = Registry(tracker.uri, tmp_path / "other")
-    register, calls = Registry._register, []
-
-    def other_first(registry: Registry, *arguments: object) -> object:
-        if registry is tracker.registry and not calls:
-            calls.append(registration.register(other, better, name="pneumo", alias="champion", force=False))
-        return register(registry, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Registry, "_register", other_first)
+    let_another_machine_register(better, tracker, monkeypatch, tmp_path)
     with pytest.raises(
         UserError, match=rf"pneumo 2 is registered, but without the alias champion: .*{WORSE}"
     ):

@@ -8,7 +8,7 @@ from pneumo.comparison import result
 from pneumo.comparison.candidates import Candidate, unscored
 from pneumo.comparison.content import Comparison
 from pneumo.evaluation.predictions import SplitResult
-from support.comparison_runs import DIGEST, FOLDS, part_of
+from support.comparison_runs import DIGEST, FOLDS, candidate_of, part_of
 
 NAMES = ("NORMAL", "BACTERIA", "VIRUS")
 PATIENTS_A_CLASS = 15
@@ -47,18 +47,8 @@ def candidate(
     **keys: object,
 ) -> Candidate:
     """A candidate in memory; `keys` replace its fields."""
-    fields: dict = {
-        "run_id": f"{model}{seed}",
-        "name": f"{model}-{seed}",
-        "seed": seed,
-        "config": {"model.name": model},
-        "protocol": "patient_val",
-        "digest": DIGEST,
-        "test": split("test", seed, quality, class_names),
-        "val": split("val", seed, quality, class_names),
-        "epoch": seed,
-    }
-    return Candidate(**(fields | keys))
+    test, val = (split(name, seed, quality, class_names) for name in ("test", "val"))
+    return candidate_of(model, seed, {"test": test, "val": val} | keys)
 
 
 def candidates(class_names: tuple[str, ...] = NAMES) -> list[Candidate]:

@@ -151,6 +151,12 @@ SIZES = {
 
 def candidate(model: str = "resnet18", seed: int = 0, quality: float = 2.0, **keys: object) -> Candidate:
     """A candidate in memory; `keys` replace its fields."""
+    test, val = (split(name, seed, quality) for name in ("test", "val"))
+    return candidate_of(model, seed, {"test": test, "val": val} | keys)
+
+
+def candidate_of(model: str, seed: int, keys: dict) -> Candidate:
+    """A candidate whose other fields are `keys`."""
     fields: dict = {
         "run_id": f"{model}{seed}",
         "name": f"{model}-{seed}",
@@ -158,8 +164,6 @@ def candidate(model: str = "resnet18", seed: int = 0, quality: float = 2.0, **ke
         "config": {"model.name": model},
         "protocol": "patient_val",
         "digest": DIGEST,
-        "test": split("test", seed, quality),
-        "val": split("val", seed, quality),
         "epoch": seed,
     }
     return Candidate(**(fields | keys))

@@ -4,7 +4,7 @@ import numpy as np
 
 from pneumo.comparison.candidates import Candidate
 from pneumo.evaluation.predictions import SplitResult
-from support.comparison_runs import DIGEST
+from support.comparison_runs import candidate_of
 
 NAMES = ("Edema", "Mass, large", "Hernia", "Nodule")
 SHARES = (0.4, 0.25, 0.015, 0.3)  # of the images; three patients have a hernia
@@ -32,15 +32,5 @@ def split(name: str, seed: int, quality: float) -> SplitResult:
 
 def candidate(model: str = "resnet18", seed: int = 0, quality: float = 2.0, **keys: object) -> Candidate:
     """A candidate in memory; `keys` replace its fields."""
-    fields: dict = {
-        "run_id": f"{model}{seed}",
-        "name": f"{model}-{seed}",
-        "seed": seed,
-        "config": {"model.name": model},
-        "protocol": "patient_val",
-        "digest": DIGEST,
-        "test": split("test", seed, quality),
-        "val": split("val", seed, quality),
-        "epoch": seed,
-    }
-    return Candidate(**(fields | keys))
+    test, val = (split(name, seed, quality) for name in ("test", "val"))
+    return candidate_of(model, seed, {"test": test, "val": val} | keys)
