@@ -408,6 +408,19 @@ def seeds_needed(first: Spread, second: Spread, least: int, margin: float, level
     return None
 
 
+def check_bins(same: Check, where: str, given: list[dict[str, Any]], table: pd.DataFrame) -> None:
+    """The bins of a reliability diagram, from a probability `p`, a `hit` and a `patient` for each image."""
+    bins = [rows for _, rows in table.groupby(np.digitize(table.p, [k / 15 for k in range(1, 15)]))]
+    for entry, rows in zip(given, bins, strict=True):
+        share = rows.hit.mean()
+        expected = [len(rows), rows.p.mean(), share]
+        same(f"{where} bin", [entry[k] for k in ("images", "mean", "share")], expected)
+        sums = (rows.hit - share).groupby(rows.patient).sum()
+        counted = len(sums)
+        variance = (sums**2).sum() / len(rows) ** 2 * (counted / (counted - 1) if counted > 1 else 1)
+        same(f"{where} bin interval", (entry["low"], entry["high"]), wilson(share, variance, counted))
+
+
 class Row:
     """One configuration or ensemble, recomputed from its runs' predictions."""
 
@@ -505,13 +518,7 @@ class Row:
     def check(self, same: Check, seed: int) -> None:
         where, facts = self.facts["name"], self.facts
         self.check_calibration(same, seed)
-        for name, entry in facts["scores"].items():
-            values = [scored[name] for scored in self.single]
-            same(f"{where} {name}", entry["value"], self.mean[name])
-            same(f"{where} {name} each", entry["per_run"], values)
-            same(f"{where} {name} sd", entry["sd"], np.std(values, ddof=1) if len(values) > 1 else None)
-            if name != "ece":
-                same(f"{where} {name} interval", (entry["low"], entry["high"]), self.ends(name))
+        self.check_scores(same)
         same(
             f"{where} confusion",
             facts["confusion"],
@@ -537,6 +544,17 @@ class Row:
         ]
         for name, value in facts["temperature"]["after"].items():
             same(f"{where} tempered {name}", value, np.mean([scored[name] for scored in cooled]))
+
+    def check_scores(self, same: Check) -> None:
+        """Each score with its spread and its interval; those of calibration errors are checked elsewhere."""
+        where = self.facts["name"]
+        for name, entry in self.facts["scores"].items():
+            values = [scored[name] for scored in self.single]
+            same(f"{where} {name}", entry["value"], self.mean[name])
+            same(f"{where} {name} each", entry["per_run"], values)
+            same(f"{where} {name} sd", entry["sd"], np.std(values, ddof=1) if len(values) > 1 else None)
+            if name not in ("ece", "ece_top"):
+                same(f"{where} {name} interval", (entry["low"], entry["high"]), self.ends(name))
 
     def check_calibration(self, same: Check, seed: int) -> None:
         where, facts = self.facts["name"], self.facts
@@ -572,22 +590,11 @@ class Row:
         table = pd.DataFrame(
             {
                 "p": np.concatenate(self.test),
-                "y": np.tile(self.y, len(self.test)),
+                "hit": np.tile(self.y, len(self.test)),
                 "patient": np.tile(names, len(self.test)),
             }
         )
-        bins = [rows for _, rows in table.groupby(np.digitize(table.p, [k / 15 for k in range(1, 15)]))]
-        for entry, rows in zip(facts["curves"]["calibration"], bins, strict=True):
-            share = rows.y.mean()
-            same(
-                f"{where} bin",
-                [entry[k] for k in ("images", "mean", "share")],
-                [len(rows), rows.p.mean(), share],
-            )
-            sums = (rows.y - share).groupby(rows.patient).sum()
-            counted = len(sums)
-            variance = (sums**2).sum() / len(rows) ** 2 * (counted / (counted - 1) if counted > 1 else 1)
-            same(f"{where} bin interval", (entry["low"], entry["high"]), wilson(share, variance, counted))
+        check_bins(same, where, facts["curves"]["calibration"], table)
 
     def ends(self, name: str) -> tuple[float, float]:
         return interval(

@@ -14,6 +14,7 @@ from recompute import (
     Row,
     Spread,
     Z,
+    check_bins,
     correction,
     interval,
     patient_counts,
@@ -297,14 +298,7 @@ class ClassRow(Row):
     def check(self, same: Check, seed: int) -> None:
         where, facts = self.facts["name"], self.facts
         assert facts["scores"].keys() == self.mean.keys()
-        for name, entry in facts["scores"].items():
-            values = [scored[name] for scored in self.single]
-            same(f"{where} {name}", entry["value"], self.mean[name])
-            same(f"{where} {name} each", entry["per_run"], values)
-            same(f"{where} {name} sd", entry["sd"], np.std(values, ddof=1) if len(values) > 1 else None)
-            if name not in ("ece", "ece_top"):
-                ends = macro_interval(name, self.mean[name], self.draws[name], self.people)
-                same(f"{where} {name} interval", (entry["low"], entry["high"]), ends)
+        self.check_scores(same)
         matrices = [sk.confusion_matrix(self.y, p.argmax(axis=1), labels=range(len(self.names)))
                     for p in self.test]  # fmt: skip
         same(f"{where} confusion", facts["confusion"], matrices)
@@ -313,16 +307,23 @@ class ClassRow(Row):
             same(f"{where} validation {name}", facts["validation"][name], np.mean(values) if values else None)
         for name, value in facts["validation"]["scores"].items():
             same(f"{where} validation {name}", value, np.mean([scores(y, p)[name] for y, p in self.val]))
-        if self.heats:
-            same(f"{where} temperature", facts["temperature"]["values"], self.heats)
-            after = [scores(self.y, p) for p in self.cooled]
-            for name, value in facts["temperature"]["after"].items():
-                same(f"{where} {name} after", value, np.mean([scored[name] for scored in after]))
-        else:
-            assert facts["temperature"] is None
+        self.check_tempered(same)
         self.check_errors(same, seed)
         if "curves" in facts:
             self.check_curves(same)
+
+    def ends(self, name: str) -> tuple[float, float]:
+        return macro_interval(name, self.mean[name], self.draws[name], self.people)
+
+    def check_tempered(self, same: Check) -> None:
+        where, given = self.facts["name"], self.facts["temperature"]
+        if not self.heats:
+            assert given is None
+            return
+        same(f"{where} temperature", given["values"], self.heats)
+        after = [self.scores_of(self.y, p) for p in self.cooled]
+        for name, value in given["after"].items():
+            same(f"{where} {name} after", value, np.mean([scored[name] for scored in after]))
 
     def check_errors(self, same: Check, seed: int) -> None:
         """Calibration errors, and all of each class."""
@@ -366,29 +367,27 @@ class ClassRow(Row):
     def check_curves(self, same: Check) -> None:
         where, curves = self.facts["name"], self.facts["curves"]
         identities = np.array([patient or f"row {row}" for row, patient in enumerate(self.patients)])
-        table = pd.DataFrame(
-            {
-                "p": np.concatenate([p.max(axis=1) for p in self.test]),
-                "right": np.concatenate([p.argmax(axis=1) == self.y for p in self.test]).astype(float),
-                "patient": np.tile(identities, len(self.test)),
-            }
-        )
-        bins = [rows for _, rows in table.groupby(np.digitize(table.p, BINS))]
-        for entry, rows in zip(curves["calibration"], bins, strict=True):
-            share = rows.right.mean()
-            same(f"{where} bin", [entry[k] for k in ("images", "mean", "share")],
-                 [len(rows), rows.p.mean(), share])  # fmt: skip
-            sums = (rows.right - share).groupby(rows.patient).sum()
-            counted = len(sums)
-            variance = (sums**2).sum() / len(rows) ** 2 * (counted / (counted - 1) if counted > 1 else 1)
-            same(f"{where} bin interval", (entry["low"], entry["high"]), wilson(share, variance, counted))
+        check_bins(same, where, curves["calibration"], self.pooled(identities))
         w = np.column_stack([np.ones(len(self.y)), self.w[:, :500]])
-        grid = np.linspace(0, 1, 101)
-        stacks = [steps(self.y == k, p[:, k], w, grid) for p in self.test for k in range(len(self.names))]
+        stacks = self.stacks(w, np.linspace(0, 1, 101))
         for name, drawn in zip(("roc", "pr"), np.mean(stacks, axis=0), strict=True):
             same(f"{where} {name}", curves[name]["value"], drawn[:, 0])
             low, high = np.quantile(drawn[:, 1:], (0.025, 0.975), axis=1)
             same(f"{where} {name} band", (curves[name]["low"], curves[name]["high"]), (low, high))
+
+    def pooled(self, identities: np.ndarray) -> pd.DataFrame:
+        """What the reliability diagram shows, the runs pooled: the called class's probability."""
+        return pd.DataFrame(
+            {
+                "p": np.concatenate([p.max(axis=1) for p in self.test]),
+                "hit": np.concatenate([p.argmax(axis=1) == self.y for p in self.test]).astype(float),
+                "patient": np.tile(identities, len(self.test)),
+            }
+        )
+
+    def stacks(self, w: np.ndarray, grid: np.ndarray) -> list[np.ndarray]:
+        """The curves of each run and class."""
+        return [steps(self.y == k, p[:, k], w, grid) for p in self.test for k in range(len(self.names))]
 
 
 def steps(own: np.ndarray, p: np.ndarray, w: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from recompute import (
     Check,
-    Row,
     Spread,
     Z,
     correction,
@@ -26,7 +25,7 @@ from recompute import (
     temperature,
     wilson,
 )
-from recompute_classes import BINS, error_ends, steps
+from recompute_classes import ClassRow, error_ends, steps
 from scipy import stats
 from sklearn import metrics as sk
 
@@ -131,7 +130,7 @@ def mean_interval(
     return wilson(mean, variance, most)
 
 
-class FindingRow(Row):
+class FindingRow(ClassRow):
     """One configuration or ensemble that looks for several findings, recomputed from its predictions."""
 
     scores_of = staticmethod(mean_scores)
@@ -201,36 +200,23 @@ class FindingRow(Row):
             draws.append(np.mean(drawn, axis=0))
         return self.spread_of(values, draws)
 
-    def check_subtypes(self, same: Check, patients: pd.Series) -> None:
-        assert self.facts["subtypes"] == {} and self.facts["points"] == {}
-
     def check(self, same: Check, seed: int) -> None:
         where, facts = self.facts["name"], self.facts
         assert facts["scores"].keys() == self.mean.keys()
-        for name, entry in facts["scores"].items():
-            values = [scored[name] for scored in self.single]
-            same(f"{where} {name}", entry["value"], self.mean[name])
-            same(f"{where} {name} each", entry["per_run"], values)
-            same(f"{where} {name} sd", entry["sd"], np.std(values, ddof=1) if len(values) > 1 else None)
-            if name != "ece":
-                ends = mean_interval(name, self.mean[name], self.draws[name], self.people, self.everyone)
-                same(f"{where} {name} interval", (entry["low"], entry["high"]), ends)
+        self.check_scores(same)
         same(f"{where} calls", facts["confusion"], [calls(self.y, p) for p in self.test])
         same(f"{where} calls on validation", facts["validation"]["confusion"], [calls(*v) for v in self.val])
         for name, value in facts["validation"]["scores"].items():
             same(f"{where} validation {name}", value, np.mean([mean_scores(*v)[name] for v in self.val]))
-        if self.heats:
-            same(f"{where} temperature", facts["temperature"]["values"], self.heats)
-            after = [mean_scores(self.y, p) for p in self.cooled]
-            for name, value in facts["temperature"]["after"].items():
-                same(f"{where} {name} after", value, np.mean([scored[name] for scored in after]))
-        else:
-            assert facts["temperature"] is None
-        self.check_findings(same, seed)
+        self.check_tempered(same)
+        self.check_errors(same, seed)
         if "curves" in facts:
             self.check_curves(same)
 
-    def check_findings(self, same: Check, seed: int) -> None:
+    def ends(self, name: str) -> tuple[float, float]:
+        return mean_interval(name, self.mean[name], self.draws[name], self.people, self.everyone)
+
+    def check_errors(self, same: Check, seed: int) -> None:
         """Everything of each finding, and the calibration errors."""
         where, facts = self.facts["name"], self.facts
         assert list(facts["classes"]) == self.names
@@ -272,31 +258,17 @@ class FindingRow(Row):
         ends = error_ends(self.mean["ece"], drawn, self.draws["ece"], least)
         same(f"{where} ece interval", [facts["scores"]["ece"][end] for end in ("low", "high")], ends)
 
-    def check_curves(self, same: Check) -> None:
-        where, curves = self.facts["name"], self.facts["curves"]
-        identities = np.array([patient or f"row {row}" for row, patient in enumerate(self.patients)])
+    def pooled(self, identities: np.ndarray) -> pd.DataFrame:
+        """The findings are pooled, too."""
         parts = [
             pd.DataFrame({"p": q, "hit": own.astype(float), "patient": identities[known]})
             for p in self.test
             for known, own, q in each(self.y, p)
         ]
-        table = pd.concat(parts)
-        bins = [rows for _, rows in table.groupby(np.digitize(table.p, BINS))]
-        for entry, rows in zip(curves["calibration"], bins, strict=True):
-            share = rows.hit.mean()
-            same(f"{where} bin", [entry[k] for k in ("images", "mean", "share")],
-                 [len(rows), rows.p.mean(), share])  # fmt: skip
-            sums = (rows.hit - share).groupby(rows.patient).sum()
-            counted = len(sums)
-            variance = (sums**2).sum() / len(rows) ** 2 * (counted / (counted - 1) if counted > 1 else 1)
-            same(f"{where} bin interval", (entry["low"], entry["high"]), wilson(share, variance, counted))
-        w = np.column_stack([np.ones(len(self.y)), self.w[:, :500]])
-        grid = np.linspace(0, 1, 101)
-        stacks = [steps(own == 1, q, w[known], grid) for p in self.test for known, own, q in each(self.y, p)]
-        for name, drawn in zip(("roc", "pr"), np.mean(stacks, axis=0), strict=True):
-            same(f"{where} {name}", curves[name]["value"], drawn[:, 0])
-            low, high = np.quantile(drawn[:, 1:], (0.025, 0.975), axis=1)
-            same(f"{where} {name} band", (curves[name]["low"], curves[name]["high"]), (low, high))
+        return pd.concat(parts)
+
+    def stacks(self, w: np.ndarray, grid: np.ndarray) -> list[np.ndarray]:
+        return [steps(own == 1, q, w[known], grid) for p in self.test for known, own, q in each(self.y, p)]
 
 
 def calls(y: np.ndarray, p: np.ndarray) -> list[np.ndarray]:
