@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from pneumo.inference.bundle import Bundle, Floats, SimilarCases
 from pneumo.inference.conformal import PredictionSets
 from pneumo.inference.neighbours import NeighbourDetector
 from pneumo.inference.prevalence import PriorShift
+from pneumo.inference.time_limit import TimeLimit
 from pneumo.models.head import Penultimate
 from pneumo.names import CONFIG, TEST_SELECTED
 from pneumo.tracking import registry
@@ -43,6 +45,7 @@ DISCLAIMER = "Not a medical device: for research and teaching, not for patient c
 SHOWN_SIDE = 2048  # pixels of the longer side of an overlay at most
 COVERAGE = 0.9  # of prediction sets
 BATCHES_AHEAD = 2  # batches that run or wait, per thread
+FILE_TIMEOUT_S = 60.0  # to read and prepare a file; the largest X-rays take two
 
 
 @dataclass
@@ -132,6 +135,9 @@ class Predictor:
     `predict` works in `num_workers` threads (default: one per core). Each thread reads, prepares and computes
     whole batches. On a CPU each thread computes alone, which is faster than sharing every operation: where
     OpenMP has more threads than cores, they wait without spinning, and that doubles the time.
+
+    A file that takes longer than `file_timeout_s` (None: no limit) gets an error. What becomes of its read is
+    in pneumo.inference.time_limit.
     """
 
     def __init__(
@@ -146,6 +152,7 @@ class Predictor:
         prevalence: Any = None,
         coverage: float | None = COVERAGE,
         window: dicom.Window = dicom.FILE,
+        file_timeout_s: float | None = FILE_TIMEOUT_S,
     ) -> None:
         if explain_class is not None:
             one_of("explain_class", explain_class, bundle.class_names)
@@ -161,6 +168,7 @@ class Predictor:
         self.sets = None if coverage is None else PredictionSets(bundle, coverage)
         self.alarms = self._alarms()
         self.workers = worker_count(num_workers)
+        self.time_limit = TimeLimit(file_timeout_s, 2 * self.workers)
         self.pool = ThreadPoolExecutor(self.workers, initializer=self._start_worker)
         self._explaining = threading.Lock()
         self._explained_network: nn.Module | None = None
@@ -363,8 +371,8 @@ class Predictor:
     ) -> Iterator[list[tuple[Prediction, PreparedImage | None]]]:
         """Predictions in the order of `paths`, one batch at a time.
 
-        A file that cannot be read affects only its own prediction. A batch has at most `batch_size` files, on
-        a CPU fewer.
+        A file that cannot be read affects only its own prediction. One that is slow to read delays the others
+        of its batch by the time limit at most. A batch has at most `batch_size` files, on a CPU fewer.
         """
         remaining = iter(paths)
         images_per_batch = self.files_per_batch(batch_size)
@@ -386,7 +394,8 @@ class Predictor:
         prepared: list[tuple[str, PreparedImage | BadImage]] = []
         for path in paths:
             try:
-                prepared.append((path, self.prepare(path, keep_grey)))
+                image = self.time_limit.run(path, partial(self.prepare, path, keep_grey))
+                prepared.append((path, image))
             except BadImage as error:
                 prepared.append((path, error))
         good = [(path, image) for path, image in prepared if isinstance(image, PreparedImage)]
@@ -412,6 +421,7 @@ def load(
     prevalence: Any = None,
     coverage: float | None = COVERAGE,
     window: dicom.Window = dicom.FILE,
+    file_timeout_s: float | None = FILE_TIMEOUT_S,
 ) -> tuple[Predictor, list[str]]:
     """The predictor of `model` (see registry.FORMS), and notes on it for the user.
 
@@ -438,6 +448,7 @@ def load(
         prevalence=prevalence,
         coverage=coverage,
         window=window,
+        file_timeout_s=file_timeout_s,
     )
     return predictor, notes + predictor.notes()
 
