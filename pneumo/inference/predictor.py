@@ -227,16 +227,25 @@ class Predictor:
         """The model's answers for prepared `images`; `paths` are their names in the answers."""
         if not images:
             return []
+        raw, doubts = self.raw(images)
+        found = list(map(self._of_classes if self.bundle.many else self._of_two, raw))
+        for path, image, one, doubt in zip(paths, images, found, doubts, strict=True):
+            one.path, one.model, one.window = str(path), self.bundle.version, image.facts.window
+            one.doubt(doubt, self.abstain)
+        return found
+
+    def raw(self, images: Sequence[PreparedImage]) -> tuple[Floats, list[ood.Doubts]]:
+        """Uncalibrated probabilities [B] or [B, K] of prepared `images`, and what speaks against each."""
         squares = np.stack([image.square for image in images])
         raw = self.bundle.probabilities(squares, self.network)
         reasons: list[list[str]] = [[] for _ in images]
         if self.neighbours and self.penultimate:
             reasons = self.neighbours.reasons(self.penultimate.last())
-        found = list(map(self._of_classes if self.bundle.many else self._of_two, raw))
-        for path, image, one, unlike in zip(paths, images, found, reasons, strict=True):
-            one.path, one.model, one.window = str(path), self.bundle.version, image.facts.window
-            one.doubt(self.doubts(image) + ood.Doubts([*unlike], [*unlike]), self.abstain)
-        return found
+        doubts = [
+            self.doubts(image) + ood.Doubts([*unlike], [*unlike])
+            for image, unlike in zip(images, reasons, strict=True)
+        ]
+        return raw, doubts
 
     def _of_two(self, raw: float) -> Prediction:
         """The answer for the uncalibrated probability of one image."""
@@ -317,7 +326,9 @@ class Predictor:
         if facts.age is not None and self.bundle.ages is not None:
             low, high = self.bundle.ages
             if not low <= facts.age <= high:
-                found.warnings.append(f"another age than the validation images ({low:g} to {high:g} years)")
+                found.warnings.append(
+                    f"another age than the {self.bundle.chosen_on} ({low:g} to {high:g} years)"
+                )
         if image.largest is not None and white is not None and image.largest > white:
             text = f"brighter than any training film: values up to {image.largest}, white is {white}"
             found.warnings.append(text)
@@ -326,7 +337,7 @@ class Predictor:
         return found + self.detector.doubts(image.square, image.colour_share)
 
     def similar_cases(self, prediction: Prediction, label: int = 1) -> SimilarCases | None:
-        """Validation images like this one; None where the probability is for another share of ill."""
+        """Validation or site images like this one; None where the probability is for another share of ill."""
         if self.shift:
             return None
         chance = prediction.classes[label].probability if self.bundle.many else prediction.probability
@@ -339,10 +350,12 @@ class Predictor:
         if self.shift:
             names = self.bundle.class_names if self.bundle.many else self.bundle.class_names[1:]
             shares = [
-                f"{after:.1%} {name} (validation: {before:.1%})"
+                f"{after:.1%} {name} ({'site' if self.bundle.site else 'validation'}: {before:.1%})"
                 for name, before, after in zip(names, self.shift.before, self.shift.after, strict=True)
             ]
             notes.append(f"The probabilities are for a clinic with {', '.join(shares)}.")
+        if self.bundle.site:
+            notes.append(f"This model is {self.bundle.site_words}.")
         if self.bundle.synthetic:
             notes.append("This model was trained on synthetic images: it has never seen a real patient.")
         if self.bundle.protocol == TEST_SELECTED:

@@ -203,7 +203,7 @@ def _page(predictor: Predictor, nonce: str) -> str:
             area = "macro AUROC" if bundle.many else "AUROC"
             area = "mean AUROC" if bundle.multilabel else area
             facts.append(
-                f"{area} on the test images {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})"
+                f"{area} on {bundle.scored_on} {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})"
             )
     template = (Path(__file__).parent / "web_page.html").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -216,6 +216,7 @@ def _page(predictor: Predictor, nonce: str) -> str:
         many=bundle.many,
         findings=bundle.multilabel,
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
+        chosen_on=bundle.chosen_on,
         coverage=predictor.coverage,
         shifted=predictor.shift is not None,
         disclaimer=DISCLAIMER,
