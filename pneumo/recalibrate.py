@@ -102,7 +102,7 @@ def recalibrate(request: Request) -> int:
         _refuse_other_network(parent, request.alias, request.force)
     labels = labelled_set.labels_of(site.manifest)
     kept = recalibration.refuse_few(parent.bundle.class_names, labels, site.patients)
-    rows, unlike = _scored(parent.bundle, site, device_of(request.device))
+    rows, unlike = score(parent.bundle, site, device_of(request.device))
     made = recalibration.recalibrated(
         parent.bundle, rows, name=parent.called, digest=site.digest, unlike=unlike
     )
@@ -323,7 +323,7 @@ def _known_images(parent: Parent, site: Site) -> KnownImages | None:
     return None
 
 
-def _scored(bundle: Bundle, site: Site, device: str) -> tuple[SplitResult, NDArray[np.bool_]]:
+def score(bundle: Bundle, site: Site, device: str) -> tuple[SplitResult, NDArray[np.bool_]]:
     """The network's probabilities of all images, prepared as `pneumo predict` does, and which look unlike."""
     predictor = Predictor(bundle, device=device, num_workers=site.settings.num_workers, coverage=None)
     found = site.manifest
@@ -409,8 +409,8 @@ def _print_before_and_after(parent: Bundle, made: Bundle, rows: SplitResult, kep
     print(table(lines))
     if blind := _not_told_apart(made):
         print(
-            f"note: the network does not tell {', '.join(blind)} apart on the site (95 % interval of the AUROC "
-            "reaches 0.5). No calibration changes that: the threshold flags most of the others, too."
+            f"note: the network does not tell {', '.join(blind)} apart on the site (95 % interval of the "
+            "AUROC reaches 0.5). No calibration changes that: the threshold flags most of the others, too."
         )
     if kept:
         fewest = recalibration.FEWEST_PATIENTS

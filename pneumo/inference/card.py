@@ -241,8 +241,8 @@ def _figures(bundle: Bundle) -> str:
     if bundle.multilabel:
         words = {name: f"mean {word}" for name, word in SCORE_WORDS.items()}
         counted = (
-            f"Scores that count decisions\nuse {_threshold_words(bundle)}. A mean is over the findings that have "
-            "the score; an image counts for a finding\nif its label of it is known."
+            f"Scores that count decisions\nuse {_threshold_words(bundle)}. A mean is over the findings that "
+            "have the score; an image counts for a finding\nif its label of it is known."
         )
     rows = "".join(
         f"| {words.get(name, name)} | {_value(figure)} | {_interval(figure)} |\n"

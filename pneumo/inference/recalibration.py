@@ -190,12 +190,16 @@ def _figures(
         return figures, of_class
     if rows.many:
         figures, of_class = scores.of_many(rows, fitted.chances, half)
-        _, counted_of = scores.of_many(rows, decided, half)
-        at_threshold = [f"{score}_at_threshold" for score in scores.AT_THRESHOLD]
-        return figures, {
-            name: known | {score: counted_of[name][score] for score in at_threshold}
-            for name, known in of_class.items()
-        }
+        for k, name in enumerate(rows.class_names):
+            counted = _of_decisions(rows, (rows.labels == k).astype(np.int64), decided[:, k])
+            of_class[name] |= {f"{score}_at_threshold": counted[score] for score in scores.AT_THRESHOLD}
+        return figures, of_class
     figures = scores.of_two(rows, fitted.chances, HALF)
-    counted = scores.of_two(replace(rows, probabilities=decided), decided, HALF)
-    return figures | {name: counted[name] for name in OF_DECISIONS}, None
+    return figures | _of_decisions(rows, rows.labels, decided), None
+
+
+def _of_decisions(rows: SplitResult, labels: Ints, decided: Floats) -> dict[str, Figure]:
+    """OF_DECISIONS of one class against the rest, from 0 and 1 for each image."""
+    one = SplitResult(paths=rows.paths, patients=rows.patients, labels=labels, probabilities=decided)
+    found = scores.of_two(one, decided, HALF)
+    return {name: found[name] for name in OF_DECISIONS}
