@@ -96,7 +96,6 @@ class Scored:
     result: SplitResult
     unlike: np.ndarray | None
     overlap: OverlapRow
-    features: np.ndarray | None = None
 
 
 @dataclass
@@ -315,9 +314,7 @@ def _score(request: Request, model: Model, sets: _Sets, device: str, place: str)
         "words": words,
         "unchecked": overlap.unchecked,
     }
-    scored = Scored(
-        model=model, result=found.result, unlike=found.unlike, overlap=row, features=found.features
-    )
+    scored = Scored(model=model, result=found.result, unlike=found.unlike, overlap=row)
     figures = _metrics(request, scored)
     unlike = None if found.unlike is None else np.flatnonzero(found.unlike).tolist()
     facts = {**mark, "name": request.name, "overlap": row, "unlike": unlike, "scores": figures}
@@ -460,6 +457,7 @@ def _compare(
                 internal=internal,
                 threshold=None if bundle.many else bundle.raw_threshold,
                 calibrated=bundle.calibrated(one.result.probabilities),
+                calibration=_calibration(bundle),
                 unlike=one.unlike,
             )
         )
@@ -484,6 +482,16 @@ def _compare(
     )
     about["data"], about["synthetic"] = request.data.name, request.data.layout == "drawn"
     return {**built, "about": about, "left_out": left_out, "unscored": [], "splits": None}
+
+
+def _calibration(bundle: Bundle) -> dict[str, Any] | None:
+    """The model's calibration; None for several findings, which have one each."""
+    if bundle.multilabel:
+        return None
+    if bundle.calibration is not None:
+        return bundle.calibration
+    assert bundle.temperature is not None
+    return {"kind": "temperature", "slope": 1 / bundle.temperature, "bias": [0.0]}
 
 
 def _command(request: Request) -> str:

@@ -266,4 +266,4 @@ def test_the_probabilities_are_those_of_predict(tmp_path: Path) -> None:
     )
     assert brighter.white == 4095
     other = bundle.probabilities(np.stack([brighter.images[row] for row in brighter.rows]))
-    assert abs(other - rows.probabilities).min() > 0.01, "as bright as the site's brightest one"
+    assert abs(other - rows.probabilities).min() > 1e-4, "as bright as the site's brightest one"

@@ -26,6 +26,7 @@ from pneumo.names import (
     CORE_TAG,
     DATA_DIGEST_TAG,
     DIRTY_TAG,
+    EXTERNAL_TAG,
     FINGERPRINT_TAG,
     MIXED_TAG,
     PIXELS_TAG,
@@ -72,6 +73,7 @@ class Candidate:
     precision: str | None = None
     weights_bytes: int | None = None
     measured: dict[str, float] = field(default_factory=dict)  # time/... (median), memory/... (peak)
+    external_sets: list[str] = field(default_factory=list)  # the other sets that it was scored on
     synthetic: bool = False
     data_name: str | None = None
     data_root: str | None = None  # where the run found its images
@@ -220,6 +222,7 @@ def of_run(run: TrackedRun, history: Callable[[], list[EpochScores]]) -> Candida
         precision=run.params.get("precision"),
         weights_bytes=run.weights_bytes,
         measured=run.measured,
+        external_sets=run.tags.get(EXTERNAL_TAG, "").split(),
         synthetic=run.tags.get(SYNTHETIC_TAG) == "true",
         data_name=data.get("name"),
         data_root=data.get("root"),

@@ -427,6 +427,14 @@ class ExternalRow(TypedDict):
     unlike: UnlikeRow | None
 
 
+class DeployedModel(TypedDict):
+    """How a run's model turns probabilities into answers, and what cross-fitting on the other set gave."""
+
+    threshold: float | None  # of uncalibrated probabilities; None: more than two classes
+    calibration: dict[str, Any] | None  # pneumo.evaluation.calibrators; None: several findings
+    recalibration: list[dict[str, Any]]  # that of each fold; empty: too few patients of a class
+
+
 class Tau(TypedDict):
     """Kendall's tau-b of the internal and the external ranking of the configurations."""
 
@@ -454,6 +462,7 @@ class ExternalSet(TypedDict):
     patients_per_class: int  # of the smaller class
     overlap: list[OverlapRow]
     rows: dict[str, ExternalRow]  # by the configuration's id
+    models: dict[str, DeployedModel]  # by the run's id
     tau: Tau | None
     subgroups: NotRequired[dict[str, Any]]  # pneumo.evaluation.subgroups, of `subgroups_of`
     subgroups_of: NotRequired[str]  # the configuration
@@ -499,6 +508,7 @@ class About(TypedDict):
     synthetic: bool
     runs_at: NotRequired[str]  # the address of a run in MLflow, up to its id
     show_runs: NotRequired[str]  # the command that shows the runs
+    external: NotRequired[list[str]]  # the other sets that runs were scored on
 
 
 class LeftOut(TypedDict):

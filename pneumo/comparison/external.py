@@ -7,6 +7,7 @@ The scores on the set itself are those of a comparison. Here they meet those on 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from pneumo.evaluation import class_statistics, statistics, transfer
 from pneumo.evaluation.metrics import Floats
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.evaluation.statistics import Weights
-from pneumo.evaluation.transfer import SetScores
+from pneumo.evaluation.transfer import Recalibrated, SetScores
 
 AT_THRESHOLD = {"recall": "recall_at_threshold", "specificity": "specificity_at_threshold"}
 MAIN = ("auroc", "accuracy", "balanced_accuracy")
@@ -42,13 +43,14 @@ class ExternalRun:
 
     `threshold` is the model's own, for uncalibrated probabilities, and None with more than two classes.
     `calibrated` are the probabilities of the other set as the model gives them to its users. `unlike` has
-    True for the images that look unlike the training images.
+    True for the images that look unlike the training images. `calibration` is the model's own.
     """
 
     run: Candidate
     internal: SplitResult | None
     threshold: float | None
     calibrated: Floats
+    calibration: dict[str, Any] | None
     unlike: NDArray[np.bool_] | None
 
 
@@ -75,6 +77,10 @@ def compare(
     }
     ranked = [row for row in result["configurations"] if row["id"] in scores]
     ranks = _ranks(ranked, scores, result["rank_by"])
+    again = {
+        each.run.run_id: transfer.recalibrate(test.labels, each.run.test.probabilities, test.patients, rule)
+        for each in runs
+    }
     counts = sets["external"].counts
     return {
         "name": name,
@@ -89,9 +95,17 @@ def compare(
                 sets["external"],
                 ranks.get(row["id"]),
                 row["rank"] or 0,
-                rule,
+                again,
             )
             for row in all_rows(result)
+        },
+        "models": {
+            each.run.run_id: {
+                "threshold": each.threshold,
+                "calibration": each.calibration,
+                "recalibration": one.folds if (one := again[each.run.run_id]) else [],
+            }
+            for each in runs
         },
         "tau": _tau(ranked, scores, result["rank_by"]),
     }
@@ -106,6 +120,7 @@ def _without_rows(test: SplitResult, name: str, rule: str, overlap: list[Overlap
         "patients_per_class": counts.smaller_class,
         "overlap": overlap,
         "rows": {},
+        "models": {},
         "tau": None,
     }
 
@@ -183,7 +198,7 @@ def _row(
     external: _Set,
     internal_rank: int | None,
     external_rank: int,
-    rule: str,
+    again: Mapping[str, Recalibrated | None],
 ) -> ExternalRow:
     internal = scores.get("internal", {})
     return {
@@ -193,7 +208,7 @@ def _row(
         },
         "internal_rank": internal_rank,
         "external_rank": external_rank,
-        "use": _use(runs, external, rule),
+        "use": _use(runs, external, again),
         "unlike": _unlike(runs, external),
     }
 
@@ -243,21 +258,15 @@ def _tau(
     return {"value": value, "low": low, "high": high, "configurations": len(each)}
 
 
-def _use(runs: Sequence[ExternalRun], external: _Set, rule: str) -> UseRow:
+def _use(runs: Sequence[ExternalRun], external: _Set, again: Mapping[str, Recalibrated | None]) -> UseRow:
     """Losses of the probabilities as users get them and after recalibration; of two classes the calls too."""
-    used: list[dict[str, tuple[float, Floats]]] = []
-    again: list[dict[str, tuple[float, Floats]]] = []
-    for each in runs:
-        used.append(_of_use(external, each.calibrated, each.run.test.probabilities, each.threshold))
-        if external.split.multilabel:
-            continue
-        found = transfer.recalibrate(
-            external.labels, each.run.test.probabilities, external.split.patients, rule
-        )
-        if found is not None:
-            called = found.called if each.threshold is not None else None
-            again.append(_of_use(external, found.probabilities, called, 0.5 if called is not None else None))
-    return {"used": _mean(used, external.counts), "recalibrated": _mean(again, external.counts)}
+    used = [_of_use(external, run.calibrated, run.run.test.probabilities, run.threshold) for run in runs]
+    found = [again[run.run.run_id] for run in runs]
+    after = [_of_use(external, one.probabilities, one.called, 0.5) for one in found if one is not None]
+    return {
+        "used": _mean(used, external.counts),
+        "recalibrated": _mean(after, external.counts) if len(after) == len(runs) else {},
+    }
 
 
 def _of_use(

@@ -14,6 +14,7 @@ from pneumo.comparison.words import (
     short_number,
     with_interval,
 )
+from pneumo.names import EXTERNAL
 
 WORDS = {
     "recall_at_threshold": "sensitivity at the model's threshold",
@@ -33,6 +34,16 @@ def sections(comparison: Comparison) -> list[Section]:
         return []
     found = [_conclusion(comparison, external), _use(comparison, external), _shift(external)]
     return [section for section in found if section is not None]
+
+
+def elsewhere(comparison: Comparison) -> list[str]:
+    """Where the pages are that show the runs on other sets."""
+    found = [] if "external" in comparison else comparison["about"].get("external", [])
+    return [
+        f"Some of these runs were scored on {name} too: {EXTERNAL}/{name}/index.html among the artifacts of "
+        "the sweep's parent run (or of the run, if one was scored alone)."
+        for name in found
+    ]
 
 
 def verdict(comparison: Comparison) -> list[str]:

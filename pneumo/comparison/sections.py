@@ -88,7 +88,11 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
         Section(
             title="Conclusions",
             verdicts=verdicts(comparison),
-            text=[lead(comparison), *fold_words.conclusions(comparison)],
+            text=[
+                lead(comparison),
+                *fold_words.conclusions(comparison),
+                *external_sections.elsewhere(comparison),
+            ],
             open=True,
         ),
         _warnings(comparison),

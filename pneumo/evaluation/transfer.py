@@ -78,10 +78,14 @@ def tau_interval(draws: Floats) -> tuple[float, float]:
 
 @dataclass(kw_only=True, slots=True)
 class Recalibrated:
-    """Cross-fitted on the set itself: calibrated probabilities, and of two classes calls [N] of 0 and 1."""
+    """Cross-fitted on the set itself: calibrated probabilities, and of two classes calls [N] of 0 and 1.
+
+    `folds` has the calibration that was fitted without each fold.
+    """
 
     probabilities: Floats
     called: Floats | None
+    folds: list[calibrators.Record]
 
 
 def recalibrate(
@@ -99,13 +103,15 @@ def recalibrate(
         return None
     found = np.empty_like(chances)
     called = np.zeros(len(truth)) if chances.ndim == 1 else None
+    records = []
     for fold in range(FOLDS):
         out = patient_of % FOLDS == fold
         others = [name for name, left in zip(patients, ~out, strict=True) if left]
         record = calibrators.choose(truth[~out], chances[~out], others)
         record = record or calibrators.fit("temperature", truth[~out], chances[~out])
+        records.append(record)
         found[out] = calibrators.applied(record, chances[out])
         if called is not None:
             points = metrics.operating_points(truth[~out], chances[~out])
             called[out] = chances[out] >= points.get(rule, points["half"])
-    return Recalibrated(probabilities=found, called=called)
+    return Recalibrated(probabilities=found, called=called, folds=records)

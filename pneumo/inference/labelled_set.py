@@ -29,14 +29,12 @@ BATCH = 64
 class LabelledScores:
     """What a model gives on a labelled set.
 
-    `unlike` has True for the images whose decision `pneumo predict` would withhold. `features` [N, D] are
-    those of the network, along the main directions of its training images. Both are None for a model without
-    a reference of its training images.
+    `unlike` has True for the images whose decision `pneumo predict` would withhold. It is None
+    for a model without a reference of its training images.
     """
 
     result: SplitResult
     unlike: NDArray[np.bool_] | None
-    features: NDArray[np.float64] | None
 
 
 def score(bundle: Bundle, data: ImageCache, device: str) -> LabelledScores:
@@ -52,15 +50,14 @@ def score(bundle: Bundle, data: ImageCache, device: str) -> LabelledScores:
     neighbours = NeighbourDetector(near) if near else None
     penultimate = Penultimate.of(network) if near else None
     together = evaluation_batch(BATCH, bundle.image_size, torch.device(device))
-    chances, features, unlike = [], [], np.zeros(len(data.rows), dtype=bool)
+    chances, unlike = [], np.zeros(len(data.rows), dtype=bool)
     for start in range(0, len(data.rows), together):
         some = data.rows[start : start + together]
         squares = np.stack([data.images[row] for row in some])
         chances.append(bundle.probabilities(squares, network))
         if neighbours and penultimate:
-            last = penultimate.last()
-            features.append(neighbours.along(last))
-            unlike[start : start + len(some)] = [bool(found) for found in neighbours.reasons(last)]
+            reasons = neighbours.reasons(penultimate.last())
+            unlike[start : start + len(some)] = [bool(found) for found in reasons]
         if look:
             unlike[start : start + len(some)] |= [_is_unlike(look, square) for square in squares]
     probabilities = np.concatenate(chances)
@@ -69,7 +66,6 @@ def score(bundle: Bundle, data: ImageCache, device: str) -> LabelledScores:
     return LabelledScores(
         result=_result(bundle, data, probabilities),
         unlike=unlike if reference else None,
-        features=np.concatenate(features) if features else None,
     )
 
 
