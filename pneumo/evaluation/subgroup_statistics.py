@@ -62,7 +62,7 @@ class Gap(TypedDict):
 
 
 class Group(TypedDict):
-    """A group of images; `by_class` are its patients with a normal image and with an ill one, or of K classes.
+    """A group of images; `by_class` are its patients with a normal and with an ill image, or of K classes.
 
     `few` are the scores for which it has too few patients; `gaps` the scores for which it has a gap.
     """
@@ -259,7 +259,9 @@ class _Scorer:
     thresholds: list[float]
     patients: Sequence[str | None]
     weights: Weights
-    known: dict[bytes, _Scored] = field(default_factory=dict)  # by the rows: two groups are each other's others
+    known: dict[bytes, _Scored] = field(
+        default_factory=dict
+    )  # by the rows: two groups are each other's others
 
     def of(self, rows: Rows) -> _Scored:
         key = rows.tobytes()
@@ -333,9 +335,7 @@ def _auroc(truth: Ints, chances: Floats, weights: Floats) -> Floats:
         placed += np.take(below, np.searchsorted(chances[normal], chances[ill], side), axis=1)
     picked = np.take(by_draw, ill, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(
-            np.einsum("di,di->d", placed, picked) / (2 * below[:, -1] * picked.sum(axis=1))
-        )
+        return np.asarray(np.einsum("di,di->d", placed, picked) / (2 * below[:, -1] * picked.sum(axis=1)))
 
 
 def _variance(draws: Floats, behind: _Behind) -> float:

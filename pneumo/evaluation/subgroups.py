@@ -1,8 +1,9 @@
-"""The groups of images that a column of a table makes: sexes, ages in decades, views, quartiles, given cuts."""
+"""The groups of images that a column of a table makes: sexes, ages in decades, views, quartiles, cuts."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ ADULT = 18  # children always are a group of their own
 DECADES = (*range(20, 91, 10),)  # after 18-29: 30-39, ..., 90 and over
 OLDEST = 120  # an age above it is a typing error: a public set has ages of 148 and 412
 _UNKNOWN = ("", "?", "-", "nan", "na", "n/a", "none", "null", "unknown", "unspecified", NOT_KNOWN)
-_AGE = re.compile(r"(>?)\s*(\d+(?:\.\d*)?)\s*([YMWD+]?)")
+_AGE = re.compile(r"(>?)\s*(-?\d+(?:\.\d*)?)\s*([YMWD+]?)")
 _PER_YEAR = {"M": 12, "W": 52.18, "D": 365.25}
 _PLACED = re.compile(r"(under |up to |over )?(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(-| to | and over|$)")
 
@@ -54,19 +55,19 @@ def _cuts(text: str, given: Sequence[str]) -> tuple[float, ...]:
             f"by={text}: the cut {wrong[0] or '(empty)'} is not a number; give cuts as in age:18:40:65."
         )
     found = tuple(cut for cut in cuts if cut is not None)
-    if any(later <= cut for cut, later in zip(found, found[1:], strict=False)):
+    if any(later <= cut for cut, later in pairwise(found)):
         raise UserError(f"by={text}: the cuts do not rise; give each once, the lowest first.")
     return found
 
 
-def columns_of(by: Sequence[str], table: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def columns_of(by: str | Sequence[str], table: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """The group of each image [N] in each item of `by`, by the item's name: `sex`, `sex*age`.
 
     `table` has the values [N] of each column, as they are given. A column is found by its name, without case,
     blanks and punctuation, or by the names of public sets: `sex` finds `Patient Gender`.
     """
     found: dict[str, list[str]] = {}
-    for text in by:
+    for text in [by] if isinstance(by, str) else by:
         columns = (Column(text),) if text in table else parse_by(text)
         names = [_column(text, column.name, table) for column in columns]
         each = [
@@ -105,7 +106,7 @@ def groups_of(name: str, values: Sequence[str], cuts: Sequence[float] | None = N
 
     Ages are put into decades (under 18, 18-29, 30-39, ..., 90 and over), other numbers with more than ten
     different values into quartiles of the images; with `cuts`, numbers are cut there instead. Text stays. An
-    empty value, and an age above 120, is NOT_KNOWN. Raises UserError for more than 20 groups.
+    empty value, and an age below 0 or above 120, is NOT_KNOWN. Raises UserError for more than 20 groups.
     """
     texts = [NOT_KNOWN if _unknown(value) else str(value).strip() for value in values]
     known = [text for text in texts if text != NOT_KNOWN]
@@ -176,18 +177,16 @@ def _number(text: str) -> float | None:
 
 
 def _years(text: str) -> float | None:
-    """An age in years: `36`, `36.0`, `036Y`, `007M`, `90+`, `>89`; NaN if nobody is so old."""
+    """An age in years: `36`, `36.0`, `036Y`, `007M`, `90+`, `>89`; NaN below 0 and above OLDEST."""
     match = _AGE.fullmatch(text.upper())
     if match is None:
         return None
     years = float(match[2]) / _PER_YEAR.get(match[3], 1) + (1 if match[1] else 0)
-    return years if years <= OLDEST else math.nan
+    return years if 0 <= years <= OLDEST else math.nan
 
 
 def _numbers(numbers: Mapping[str, float | None]) -> dict[str, float]:
-    return {
-        text: number for text, number in numbers.items() if number is not None and not math.isnan(number)
-    }
+    return {text: number for text, number in numbers.items() if number is not None and not math.isnan(number)}
 
 
 def _decade(years: float) -> str:
@@ -213,10 +212,13 @@ def _cut(number: float, cuts: Sequence[float], age: bool) -> str:
 
 
 def _quartiles(values: Sequence[float], numbers: Mapping[str, float | None]) -> dict[str, str]:
-    """Quarters of the images by these numbers; fewer than four where many are equal. A cut is below itself."""
-    # Cuts are values of the column, so that a rounded cut does not separate equal ones.
+    """Quarters of the images by these numbers; fewer than four where many are equal.
+
+    Cuts are values of the column, and belong to the group below.
+    """
+    below = [value for value in values if value < max(values)]
     cuts = np.unique(np.quantile(values, (0.25, 0.5, 0.75), method="lower"))
-    cuts = cuts[cuts < max(values)]
+    cuts = np.unique(np.minimum(cuts, max(below)))
     shown = [_short(cut) for cut in cuts]
     if len(set(shown)) < len(shown):
         shown = [repr(float(cut)) for cut in cuts]
