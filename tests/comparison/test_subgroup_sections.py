@@ -12,7 +12,7 @@ from pneumo.evaluation.subgroups import columns_of
 
 
 def found(lower: float = 0.0, by: tuple[str, ...] = ("sex", "age", "view", "sex*age:40")) -> SubgroupResult:
-    """600 patients; `lower` is taken from the logits of women's pneumonias. Nine ill patients are children."""
+    """600 patients, nine ill ones are children; `lower` is taken from the logits of women's pneumonias."""
     rng = np.random.default_rng(0)
     truth = (np.arange(600) < 350).astype(int)
     women = rng.random(600) < 0.5
