@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from pneumo import UserError
 from pneumo.data.settings import NO_COLUMN, DataSettings
-from pneumo.names import PREDICTION_COLUMNS, SUBGROUP_COLUMNS
+from pneumo.names import PREDICTION_COLUMNS
+from pneumo.names import SUBGROUP_COLUMNS as SUBGROUPS
 from pneumo.names import plain_column as plain
 
 # The names of public sets and of spreadsheets, best first. Compared without case, blanks and punctuation:
@@ -201,7 +202,7 @@ def _split(names: Sequence[str], settings: DataSettings, place: str, taken: set[
 def _subgroups(names: Sequence[str], settings: DataSettings, place: str, roles: Columns) -> list[str]:
     """The columns that predictions end with. Raises UserError for one that says who the patient is."""
     if settings.columns.subgroups is None:
-        known = [_first(names, known) for known in SUBGROUP_COLUMNS.values()]
+        known = [_first(names, known) for known in SUBGROUPS.values()]
         return [name for name in known if name is not None]
     wanted = [_asked(names, "subgroups", name, place) for name in settings.columns.subgroups]
     found = list(dict.fromkeys(name for name in wanted if name is not None))
