@@ -75,18 +75,20 @@ def verdict(comparison: Comparison) -> list[str]:
         return []
     groups = subgroups(comparison)
     of_groups = [f"{external['subgroups_of']}: {subgroup_sections.answer(groups)}"] if groups else []
-    return [
-        *_overlap(external),
-        *_drops(comparison, external),
-        *_ranking(external),
-        *of_groups,
-    ]
+    return [*_drops(comparison, external), *_ranking(external), *of_groups, *_overlap(external)]
+
+
+def headline(comparison: Comparison) -> str:
+    """The drop of the configuration that validation prefers, if there are own test images."""
+    external = comparison.get("external")
+    found = _drops(comparison, external) if external else []
+    return found[0] if found else ""
 
 
 def _overlap(external: ExternalSet) -> list[str]:
     known = [row for row in external["overlap"] if row["images"]]
     sentences = [
-        f"NOT INDEPENDENT (allow_overlap=true): {row['run']} knows {row['words']} from its training."
+        f"Not independent (allow_overlap=true): {row['run']} knows {row['words']} from its training."
         for row in known
     ]
     unchecked = sorted({reason for row in external["overlap"] for reason in row["unchecked"]})
@@ -156,12 +158,13 @@ def _conclusion(comparison: Comparison, external: ExternalSet) -> Section:
                     caption=words[score],
                     columns=[
                         *("configuration", "own test images", external["name"], "difference"),
-                        *("95 % interval", "p", "place: own, here"),
+                        *("95 % interval", "p"),
+                        *(["place: own, here"] if score == comparison["rank_by"] else []),
                     ],
                     rows=[
                         [
                             *_drop_cells(ranked(row), external["rows"][row["id"]]["drops"][score]),
-                            _places(external, row["id"]) if score == comparison["rank_by"] else "",
+                            *([_places(external, row["id"])] if score == comparison["rank_by"] else []),
                         ]
                         for row in rows
                     ],
