@@ -89,8 +89,21 @@ THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
 # ---- the task of a run or model with several findings an image; the other task has no name in files
 MULTILABEL = "multilabel"
 
+# ---- columns of a table that make subgroups; names as `plain_column` has them
+SUBGROUP_COLUMNS = {
+    "sex": "sex gender patientsex patientgender patientsexdicom".split(),
+    "age": "age patientage ageyears".split(),
+    "view": "view viewposition projection appa frontallateral viewpositiondicom".split(),
+}
+AGE_COLUMNS = (*SUBGROUP_COLUMNS["age"], "ageinyears")
+
 # ---- classes of the public set: 0 and 1
 CLASS_NAMES = ("NORMAL", "PNEUMONIA")
+
+
+def plain_column(name: str) -> str:
+    """A column's name without case, blanks and punctuation."""
+    return "".join(sign for sign in name.casefold() if sign.isalnum())
 
 
 def many_classes(class_names: Sequence[str]) -> bool:
