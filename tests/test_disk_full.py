@@ -15,7 +15,7 @@ from support.commands import Hold, import_path, small_run
 
 from pneumo.tracking.journal import Journal
 
-EPOCHS = 9
+EPOCHS = 6
 SMALL = small_run(
     epochs=EPOCHS,
     limit_batches=1,

@@ -56,7 +56,7 @@ def test_no_server_never_blocks_and_no_credential_shows(tmp_path: Path) -> None:
     journal.end("FINISHED")
     began = time.monotonic()
     assert sender.finish(0.3) == journal.last
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SETTINGS.flush_s / 2
     assert "127.0.0.1" in (sender.error or "") and "secret" not in (sender.error or "")
     result = sync(journal.folder, TrackingSettings(flush_s=0), uri)
     assert result.left == journal.last and "secret" not in (result.error or "secret")
