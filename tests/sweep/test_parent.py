@@ -37,16 +37,20 @@ def finished_and_best(folder: Path) -> tuple[list[Any], Any]:
     return done, next(run for run in done if run.info.run_id == one.data.tags["best_child"])
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests that change nothing look at one sweep."""
+    return tmp_path_factory.mktemp("one")
+
+
+@pytest.fixture(scope="module")
+def ended() -> list[Ending]:
+    """How that sweep ended, once it has run."""
+    return []
+
+
 class TestAFinishedSweep:
     """What the sweep `one` left, seen from several sides; nothing changes it."""
-
-    @pytest.fixture(scope="class")
-    def ended(self) -> list[Ending]:
-        return []
-
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return tmp_path_factory.mktemp("one")
 
     @pytest.fixture
     def tmp_path(self, folder: Path) -> Path:
@@ -146,7 +150,7 @@ def test_force_runs_all_again_as_new_runs(command: Command, tiny: dict, tmp_path
 
 
 def _send(folder: str, uri: str) -> None:
-    assert sync(Path(folder), TrackingSettings(uri=uri, flush_s=60), uri).error is None
+    assert sync(Path(folder), TrackingSettings(uri=uri, flush_s=600), uri).error is None
 
 
 def test_children_sent_at_once_share_one_parent(tmp_path: Path) -> None:
@@ -160,7 +164,7 @@ def test_children_sent_at_once_share_one_parent(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     one, children = family(tmp_path)
     assert one.info.status == "RUNNING" and one.data.tags["mlflow.note.content"] == "why?"
