@@ -28,6 +28,8 @@ if (forced := os.environ.get("PNEUMO_TEST_BF16", "")) not in ("", "on", "off"):
     raise pytest.UsageError(f"PNEUMO_TEST_BF16={forced} is not known; the options are on, off")
 # `PNEUMO_TEST_BLANK= make test` draws the figures of every run.
 os.environ.setdefault("PNEUMO_TEST_BLANK", "on")
+# `PNEUMO_TEST_ONE_CORE= make test` starts processes for the images of each run.
+os.environ.setdefault("PNEUMO_TEST_ONE_CORE", "on")
 hooks = runpy.run_path(str(HOOKS / "sitecustomize.py"))  # this process has started already
 os.environ["PYTHONPATH"] = import_path(HOOKS)
 

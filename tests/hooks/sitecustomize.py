@@ -5,6 +5,7 @@
     PNEUMO_TEST_BF16=on|off    pneumo believes that the CPU has bf16 units, or that it has none
     PNEUMO_TEST_HOLD=FILE      training waits while FILE holds its epoch back; commands.Hold writes FILE
     PNEUMO_TEST_TINY=on        every model is support.training.Tiny, whose states and weights have some 10 kB
+    PNEUMO_TEST_ONE_CORE=on    images are prepared as on one core: a process costs more than tiny images take
     PNEUMO_TEST_TEAR=N GLOB    the N-th write to a file like GLOB (its full path) ends half-way, by kill -9
 
 conftest.py runs this file for the test process itself and puts its folder on PYTHONPATH for child processes.
@@ -65,6 +66,10 @@ def shrink_models(models: Any) -> None:
     models.build_model = lambda name, dropout, **_: Tiny(dropout=dropout)
 
 
+def prepare_on_one_core(cache: Any) -> None:
+    cache.worker_count = lambda wanted: wanted or 1
+
+
 def tear_a_write(_: Any) -> None:
     """Change the three calls that write files here: Path.open, os.write, and MLflow's copy."""
     number, pattern = os.environ["PNEUMO_TEST_TEAR"].split(maxsplit=1)
@@ -121,6 +126,7 @@ CHANGES = {
     "PNEUMO_TEST_BF16": ("pneumo.models.precision", force_bf16),
     "PNEUMO_TEST_HOLD": ("pneumo.training.trainer", hold_epochs),
     "PNEUMO_TEST_TINY": ("pneumo.models", shrink_models),
+    "PNEUMO_TEST_ONE_CORE": ("pneumo.data.cache", prepare_on_one_core),
     "PNEUMO_TEST_TEAR": ("pneumo.files", tear_a_write),
 }
 
