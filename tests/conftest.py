@@ -170,6 +170,15 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def blank_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a comparison are built but not drawn, for tests that do not look at them."""
+    from pneumo.comparison import figures
+
+    monkeypatch.setattr(figures, "draw_twice", figures.draw_twice)  # taken back at the end
+    hooks["leave_page_blank"](figures)
+
+
+@pytest.fixture
 def command(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -188,11 +197,8 @@ def command(
 
         from pneumo import compare, data_command, evaluate, predict, runs, train, ui
 
-        if module == "compare":  # the tests of the page draw its figures
-            from pneumo.comparison import figures
-
-            monkeypatch.setattr(figures, "draw_twice", figures.draw_twice)  # taken back at the end
-            hooks["leave_page_blank"](figures)
+        if module == "compare":
+            request.getfixturevalue("blank_page")
         if module == "train" and not {"tracking.enabled=false", "--help", "--cfg"} & {*arguments}:
             request.getfixturevalue("store")
         os.environ["HYDRA_FULL_ERROR"] = "0"

@@ -104,6 +104,7 @@ def test_the_cost_of_training_is_the_runs_own(result: dict) -> None:
         assert (cost["images_per_s"], cost["epoch_s"], cost["peak_memory_mib"]) == (91, 50, 2001)
 
 
+@pytest.mark.usefixtures("blank_page")
 def test_an_unusual_last_epoch_does_not_decide_the_cost(empty_store: Path, tmp_path: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     store = Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
@@ -200,6 +201,7 @@ def test_the_mistakes_are_shown_with_their_images(page: Page, result: dict) -> N
     assert all((entry["probability"] >= 0.5) != entry["label"] for entry in result["mistakes"])
 
 
+@pytest.mark.usefixtures("blank_page")
 def test_a_sweep_is_compared_alone_and_its_parent_gets_the_page(store: Store) -> None:
     page = store.compare("sweep", sweep_id="architectures-1", draws=100)
     found = json.loads((page.folder / "comparison.json").read_text())
@@ -214,6 +216,7 @@ def test_a_sweep_is_compared_alone_and_its_parent_gets_the_page(store: Store) ->
         store.compare(sweep_id="nothing")
 
 
+@pytest.mark.usefixtures("blank_page")
 def test_a_sweep_that_shares_jobs_with_another_is_compared_whole(store: Store) -> None:
     """Jobs that it skipped, because another sweep had made them, carry the other sweep's tag."""
     client = MlflowClient(store.uri)
@@ -235,6 +238,7 @@ def test_a_sweep_that_shares_jobs_with_another_is_compared_whole(store: Store) -
     ]
 
 
+@pytest.mark.usefixtures("blank_page")
 def test_one_run_alone_and_runs_without_patients(store: Store, empty_store: Path, tmp_path: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     alone = Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
@@ -264,6 +268,7 @@ def test_the_command(store: Store) -> None:
     assert runs == f"Runs: pneumo ui tracking.experiment=pneumo tracking.uri={store.uri}"
 
 
+@pytest.mark.usefixtures("blank_page")
 def test_predictions_of_any_program_are_compared(store: Store, empty_store: Path, tmp_path: Path) -> None:
     """As files, and as an artifact of runs that another program logged."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
