@@ -68,16 +68,16 @@ COMMANDS: dict[str, Command] = {
         lists=("input",),
     ),
     "evaluate": Command(
-        purpose="score finished runs on their own test set, once",
+        purpose="score trained models on their own test set, once, or on another labelled set",
         examples=(
             "pneumo evaluate model=RUN split=test",
-            "pneumo evaluate sweep_id=dropout_lr-0123456789 split=test",
-            "pneumo evaluate model=outputs/0123456789abcdef data.root=DIR device=cpu",
+            "pneumo evaluate sweep_id=dropout_lr-0123456789 data=csv data.root=DIR name=city_hospital",
+            "pneumo evaluate model=models:/pneumo@champion data=csv data.table=FILE 'by=[sex,age,view]'",
         ),
         module="pneumo.evaluate",
         config_name="evaluate",
         renamed={"sweep": "sweep_id"},
-        paths=("model", "output_dir", "data.root", "data.cache_dir"),
+        paths=("model", "output", "output_dir", "cache_dir", "data.root", "data.table", "data.cache_dir"),
     ),
     "runs": Command(
         purpose="look at finished and unfinished runs, and use them",

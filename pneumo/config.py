@@ -32,7 +32,7 @@ from pneumo import (
 )
 from pneumo.config_arguments import prepare
 from pneumo.config_errors import NO_NAME, Typed, explain, unknown_key
-from pneumo.config_files import groups, project_dir, shipped_dir
+from pneumo.config_files import groups, options, project_dir, shipped_dir
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
 from pneumo.models.settings import ModelSettings
 from pneumo.text import first_line, printable
@@ -131,9 +131,15 @@ def data_root(table: str | None, default: str) -> str:
 
 
 def _register_small(config_name: str, schema: type) -> None:
-    """Make a command's own schema and keys known to Hydra. It has no groups."""
+    """Make a command's own schema and keys known to Hydra, and the groups of conf/ that its file names.
+
+    Other groups stay unknown: in `pneumo evaluate`, `model` is a key.
+    """
     store = ConfigStore.instance()
     store.repo.pop("sweep", None)
+    for group in groups(config_name):
+        for file in options(group):
+            store.store(group=group, name=file.stem, node=OmegaConf.load(file))
     store.store(name="schema", node=schema)
     keys = OmegaConf.load(shipped_dir("conf") / f"{config_name}.yaml")
     store.store(name=config_name, node=OmegaConf.merge(_SMALL, keys))
@@ -213,9 +219,7 @@ def run_hydra(
     command = commands.find(name)
     register()
     folder: str | None = str(shipped_dir("conf"))
-    if schema is not Config and groups(command.config_name):
-        ConfigStore.instance().store(name="schema", node=schema)
-    elif schema is not Config:
+    if schema is not Config:
         _register_small(command.config_name, schema)
         folder = None
         # Hydra would look for options beside the task's module and complete our packages as groups.

@@ -1,24 +1,39 @@
-"""`pneumo evaluate model=RUN|sweep_id=ID split=test`: score finished runs on their own test set, once."""
+"""`pneumo evaluate model=RUN|sweep_id=ID`: score finished runs on labelled images that chose nothing.
 
+With split=test, the images are the run's own test set, which is read once. With data=csv data.root=DIR, they
+are another labelled set.
+"""
+
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pneumo import UserError, config, one_of
 from pneumo.commands import RUN_FORMS
-from pneumo.run_lookup import find_run, find_sweep
-from pneumo.sweep import jobs
+from pneumo.data.found import SPLITS
+from pneumo.data.settings import DataSettings
+from pneumo.evaluation.statistics import DRAWS
+from pneumo.names import CLASS_RANKED_BY
+from pneumo.run_lookup import find_run, sweep_runs
 from pneumo.tracking.run_log import RunLog
 from pneumo.tracking.settings import TrackingSettings
 from pneumo.training.settings import check_device
 
+OWN = "own"  # the name of the data if no set is given: the run's own
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,59}", re.ASCII)
+
 
 @dataclass(kw_only=True)
-class Images:
-    """Where the images and their prepared copies are; null: where the run had them."""
+class EvaluatedData(DataSettings):
+    """The set to score, or where the run's own images are."""
 
-    root: str | None = None
-    cache_dir: str | None = None
+    name: str = OWN
+
+    def __post_init__(self) -> None:
+        if self.name != OWN:
+            super().__post_init__()
 
 
 @dataclass(kw_only=True)
@@ -27,10 +42,19 @@ class EvaluateConfig:
 
     model: str | None = None
     sweep_id: str | None = None
-    split: str = "test"
+    split: str | None = None
+    name: str | None = None
+    by: list[str] | None = None
+    allow_overlap: bool = False
+    rank_by: str = "auroc"
+    margin: float = 0.02
+    draws: int = DRAWS
+    seed: int = 0
+    output: str | None = None
     output_dir: str = "${pneumo.project:outputs}"
+    cache_dir: str = "${pneumo.project:.cache}"
     device: str = "auto"
-    data: Images = field(default_factory=Images)
+    data: EvaluatedData = field(default_factory=EvaluatedData)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
@@ -43,8 +67,53 @@ class EvaluateConfig:
             raise UserError(
                 f"model={self.model} and sweep_id={self.sweep_id} both say which runs; give one of them."
             )
-        one_of("split", self.split, ("test",))
+        if self.split is not None:
+            one_of("split", self.split, SPLITS)
         check_device("device", self.device)
+        if self.external:
+            self._check_external()
+        else:
+            self._check_own()
+
+    @property
+    def external(self) -> bool:
+        """Another set than the runs' own?"""
+        return self.data.name != OWN
+
+    @property
+    def set_name(self) -> str:
+        """What the other set is called."""
+        if self.name is not None:
+            return self.name
+        base = Path(self.data.root or "").expanduser().resolve().name if self.data.root else ""
+        name = self.data.name if self.data.layout == "drawn" else base or self.data.name
+        return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip("_.-")[:60] or self.data.name
+
+    def _check_own(self) -> None:
+        if self.split not in (None, "test"):
+            raise UserError(
+                f"split={self.split}: of its own images, only a run's test set is scored later: split=test."
+            )
+        for key in ("name", "by"):
+            if getattr(self, key) is not None:
+                raise UserError(
+                    f"{key}={getattr(self, key)} is for another set than the run's own; name the set with "
+                    "data=csv data.root=DIR."
+                )
+
+    def _check_external(self) -> None:
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            raise UserError(
+                f"name={self.name} names a folder and metrics: give at most 60 letters, digits, '_', '-' and "
+                "'.', for example name=city_hospital."
+            )
+        one_of("rank_by", self.rank_by, CLASS_RANKED_BY)
+        if not 0 < self.margin < 1:
+            raise UserError(f"margin={self.margin} must be between 0 and 1, for example 0.02.")
+        if not 50 <= self.draws <= 100_000:
+            raise UserError(f"draws={self.draws}: give 50 to 100,000; 2000 is usual.")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} must not be negative.")
 
 
 def main() -> None:
@@ -53,14 +122,18 @@ def main() -> None:
 
 
 def evaluate(settings: EvaluateConfig) -> int:
-    """Score the test set of a run or of a sweep's runs, or print what was recorded when it was scored.
+    """Score a run or a sweep's runs on another set, or on their own test set.
 
     Returns 1 if a run could not be scored or sent. In a sweep, the others are scored all the same.
     """
+    if settings.external:
+        from pneumo import external_set  # it imports torch, which takes seconds: --help does without
+
+        return external_set.evaluate(external_set.Request(**_request(settings)))
     if settings.sweep_id is None:
         return _score(settings, find_run(settings.output_dir, str(settings.model)))
     code = 0
-    for folder in _runs_of(settings.output_dir, settings.sweep_id):
+    for folder in sweep_runs(settings.output_dir, settings.sweep_id):
         try:
             code = max(code, _score(settings, folder))
         except UserError as error:
@@ -68,15 +141,12 @@ def evaluate(settings: EvaluateConfig) -> int:
     return code
 
 
-def _runs_of(output_dir: str, sweep_id: str) -> list[Path]:
-    """The folders of the runs of a sweep's jobs, in the order of the jobs; UserError if none has a run."""
-    sweep = find_sweep(output_dir, sweep_id)
-    records = sorted(jobs.records(sweep), key=lambda job: (job["number"] or 0, job["key"]))
-    runs = dict.fromkeys(sweep.parents[1] / job["fingerprint"] for job in records if job["fingerprint"])
-    found = [folder for folder in runs if (folder / "journal.jsonl").is_file()]
-    if not found:
-        raise UserError(f"sweep_id={sweep_id} has no run in output_dir={output_dir}. Train it first.")
-    return found
+def _request(settings: EvaluateConfig) -> dict[str, Any]:
+    keys = (
+        *("model", "sweep_id", "split", "by", "allow_overlap", "rank_by", "margin", "draws", "seed"),
+        *("output", "output_dir", "cache_dir", "device", "data", "tracking"),
+    )
+    return {key: getattr(settings, key) for key in keys} | {"name": settings.set_name}
 
 
 def _score(settings: EvaluateConfig, folder: Path) -> int:

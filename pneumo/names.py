@@ -11,6 +11,7 @@ STARTS = "starts.json"  # what each start was computed with
 BEST_WEIGHTS = "checkpoints/best.safetensors"
 BEST_FACTS = "checkpoints/best.json"
 TRAINING_REFERENCE = "checkpoints/familiarity.json"  # what the training images look like
+TRAINING_IMAGES = "checkpoints/training_images.json"  # hashes of the images that trained or chose the model
 VAL_PREDICTIONS = "predictions/val.csv"
 TEST_PREDICTIONS = "predictions/test.csv"
 FIGURES = "figures"
@@ -18,6 +19,7 @@ REPORTS = "reports"
 PREDICTIONS = "predictions"
 PREDICTION_COLUMNS = ("path", "patient", "label", "probability", "prediction")  # the table's subgroups follow
 SWEEP_TABLE = "sweep.json"  # on the parent run: the sweep's jobs
+EXTERNAL = "external"  # the folder of scores on other labelled sets, on a run and on the parent of a sweep
 COMPARISON = "comparison"  # the folder of a comparison, on the parent run of a sweep
 
 FETCHED_MODELS = "models"  # in the cache folder: models from a tracking server
@@ -39,6 +41,9 @@ CORE_TAG = "pneumo.core"  # the version of training and evaluation; if absent, 1
 PIXELS_TAG = "pneumo.pixels"  # the pixel rule; if absent, 1
 CLASSES_TAG = "pneumo.classes"  # the class names as JSON, where there are more than two
 TASK_TAG = "pneumo.task"  # multilabel; if absent, one class an image
+EXTERNAL_TAG = (
+    "pneumo.external"  # the names of the other sets that the model was scored on, with blanks between
+)
 SCORED_TAG = "pneumo.test_scored"  # when the model was given its test images (UTC)
 MIXED_TAG = "pneumo.mixed"  # what changed when a run was continued with on_code_change=keep
 STATE_TAG = "pneumo.state"  # PRUNED, which MLflow does not know
@@ -81,8 +86,21 @@ THRESHOLD_RULES = ("half", "sensitivity_95", "youden")
 # ---- the task of a run or model with several findings an image; the other task has no name in files
 MULTILABEL = "multilabel"
 
+# ---- columns of a table that make subgroups; names as `plain_column` has them
+SUBGROUP_COLUMNS = {
+    "sex": "sex gender patientsex patientgender patientsexdicom".split(),
+    "age": "age patientage ageyears".split(),
+    "view": "view viewposition projection appa frontallateral viewpositiondicom".split(),
+}
+AGE_COLUMNS = (*SUBGROUP_COLUMNS["age"], "ageinyears")
+
 # ---- classes of the public set: 0 and 1
 CLASS_NAMES = ("NORMAL", "PNEUMONIA")
+
+
+def plain_column(name: str) -> str:
+    """A column's name without case, blanks and punctuation."""
+    return "".join(sign for sign in name.casefold() if sign.isalnum())
 
 
 def many_classes(class_names: Sequence[str]) -> bool:

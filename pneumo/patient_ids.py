@@ -21,3 +21,9 @@ def one_spelling(patients: Sequence[str | None]) -> list[str | None]:
             first[match[1]] = min(spelling, first.get(match[1], spelling))
     changed = {spelling: first[number] for spelling, number in numbers.items() if first[number] != spelling}
     return [patient if patient is None else changed.get(patient, patient) for patient in patients]
+
+
+def canonical(patient: str) -> str:
+    """One spelling of an id, whatever other ids there are: a number without leading zeros."""
+    match = _NUMBER.fullmatch(patient)
+    return match[1] if match else patient

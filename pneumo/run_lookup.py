@@ -30,6 +30,17 @@ def find_sweep(output_dir: str, sweep_id: str) -> Path:
     return known[sweep_id]
 
 
+def sweep_runs(output_dir: str, sweep_id: str) -> list[Path]:
+    """The folders of the runs of a sweep's jobs, in the order of the jobs; UserError if none has a run."""
+    sweep = find_sweep(output_dir, sweep_id)
+    records = sorted(jobs.records(sweep), key=lambda job: (job["number"] or 0, job["key"]))
+    runs = dict.fromkeys(sweep.parents[1] / job["fingerprint"] for job in records if job["fingerprint"])
+    found = [folder for folder in runs if (folder / "journal.jsonl").is_file()]
+    if not found:
+        raise UserError(f"sweep_id={sweep_id} has no run in output_dir={output_dir}. Train it first.")
+    return found
+
+
 def find_run(output_dir: str, name: str, uri: str | None = None) -> Path:
     """The folder of the run that `name` means (see commands.RUN_FORMS); UserError for none or several.
 

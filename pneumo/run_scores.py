@@ -2,16 +2,20 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pneumo import UserError, config, models, names, run_note
 from pneumo.data import cache, manifest
+from pneumo.data.cache import ImageCache
 from pneumo.data.loader import Split, splits
 from pneumo.data.pseudonyms import Pseudonyms
 from pneumo.data.settings import DataSettings
+from pneumo.data.training_images import KnownImages
 from pneumo.evaluation import multiclass, run_report
 from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_any_predictions
 from pneumo.files import write_atomically
@@ -78,6 +82,7 @@ def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
     )
     content = json.dumps(reference, indent=1).encode()
     write_atomically(log.artifacts / names.TRAINING_REFERENCE, content)
+    _write_known_images(plan, log, plan.settings.data)
     results = {
         name: _result(plan, trainer.splits[name], evaluation, plan.settings.data)
         for name, evaluation in scored.items()
@@ -108,28 +113,40 @@ def is_scored(journal: Journal) -> bool:
     return names.TEST_PREDICTIONS in journal.artifacts
 
 
-def plan_again(log: RunLog, *, root: str | None, cache_dir: str | None, device: str) -> RunPlan:
-    """The plan of the finished run that `log` recorded, on its own images with its own pixel rule.
+def images_again(
+    artifacts: Path, tags: Mapping[str, str], name: str, *, root: str | None, cache_dir: str | None
+) -> tuple[DataSettings, ImageCache]:
+    """The images of a finished run, with its own splits and pixel rule, and the settings that gave them.
 
     `root` and `cache_dir` say where the images are now, None: where the run had them. Raises UserError if
-    the images or this version's numbers are not those of the run.
+    they are not those of the run, which the message calls `name`.
     """
-    tags = log.journal.tags_logged
-    saved = config.from_saved(log.artifacts / names.CONFIG)
-    data = replace(
-        saved.data,
-        pixels=saved.data.pixels or int(tags.get(names.PIXELS_TAG, "1")),
-        root=root or saved.data.root,
-        cache_dir=cache_dir or saved.data.cache_dir,
+    saved = config.from_saved(artifacts / names.CONFIG).data
+    settings = replace(
+        saved,
+        pixels=saved.pixels or int(tags.get(names.PIXELS_TAG, "1")),
+        root=root or saved.root,
+        cache_dir=cache_dir or saved.cache_dir,
     )
-    settings = replace(saved, data=data, trainer=replace(saved.trainer, device=device))
-    plan = plan_run(settings, cache.prepare(manifest.build(data), data))
-    if plan.data.digest != tags[names.DATA_DIGEST_TAG]:
+    data = cache.prepare(manifest.build(settings), settings)
+    if data.digest != tags[names.DATA_DIGEST_TAG]:
         raise UserError(
-            f"data.root={data.root} does not hold the images and labels of {log.folder.name} (digest "
-            f"{plan.data.digest[:12]} instead of {tags[names.DATA_DIGEST_TAG][:12]}). Give data.root= with "
+            f"data.root={settings.root} does not hold the images and labels of {name} (digest "
+            f"{data.digest[:12]} instead of {tags[names.DATA_DIGEST_TAG][:12]}). Give data.root= with "
             "the images that the run was trained on."
         )
+    return settings, data
+
+
+def plan_again(log: RunLog, *, root: str | None, cache_dir: str | None, device: str) -> RunPlan:
+    """The plan of the finished run that `log` recorded, on its own images (see `images_again`).
+
+    Raises UserError if the images or this version's numbers are not those of the run.
+    """
+    tags = log.journal.tags_logged
+    data, images = images_again(log.artifacts, tags, log.folder.name, root=root, cache_dir=cache_dir)
+    saved = config.from_saved(log.artifacts / names.CONFIG)
+    plan = plan_run(replace(saved, data=data, trainer=replace(saved.trainer, device=device)), images)
     if plan.fingerprint != tags[names.FINGERPRINT_TAG]:
         raise UserError(
             f"{log.folder.name} was trained under core {tags.get(names.CORE_TAG, '1')}; this version "
@@ -209,9 +226,16 @@ def change_naming(plan: RunPlan, log: RunLog, changes: dict[str, Any]) -> None:
             write_atomically(file, predictions_csv(_hidden(plan, result, after, before=saved.data)))
     if after.pseudonymise and plan.data.bad:
         log.keep_text(names.BAD_IMAGES, bad_images(plan, after))
+    if (log.artifacts / names.TRAINING_IMAGES).is_file():  # an older run has none
+        _write_known_images(plan, log, after)
     # Last, because it says that all the others are done.
     write_atomically(log.artifacts / names.CONFIG, replace(saved, data=after).as_yaml().encode())
     log.record_artifacts()
+
+
+def _write_known_images(plan: RunPlan, log: RunLog, naming: DataSettings) -> None:
+    known = KnownImages.of(plan.data, naming)
+    write_atomically(log.artifacts / names.TRAINING_IMAGES, known.as_json().encode())
 
 
 def bad_images(plan: RunPlan, naming: DataSettings) -> str:

@@ -75,6 +75,7 @@ class RegisterConfig:
     alias: str | None = None
     name: str = "pneumo"
     force: bool = False
+    require_external: str | None = None
     wheel: str | None = None
     output_dir: str = _OUTPUTS
     cache_dir: str | None = None
@@ -304,7 +305,13 @@ def register(settings: RegisterConfig) -> int:
     wheel = Path(settings.wheel).expanduser() if settings.wheel else None
     print(
         registration.register(
-            registry, run_id, name=settings.name, alias=settings.alias, force=settings.force, wheel=wheel
+            registry,
+            run_id,
+            name=settings.name,
+            alias=settings.alias,
+            force=settings.force,
+            wheel=wheel,
+            require_external=settings.require_external,
         )
     )
     print(f"use it: pneumo predict model=models:/{settings.name}@{settings.alias} input=DIR")

@@ -794,6 +794,7 @@ def recompute(file: Path, artifacts: Path) -> Check:
 
 def _recompute(file: Path, artifacts: Path) -> Check:
     import recompute_classes as classes  # they use this module
+    import recompute_external as external
     import recompute_findings as findings
 
     gc.freeze()  # statsmodels collects garbage in each call, half a second in a large process
@@ -802,21 +803,27 @@ def _recompute(file: Path, artifacts: Path) -> Check:
     files: dict[str, dict[str, pd.DataFrame]] = {}
     names = page.get("class_names")
     on_val = page["scored_on"] == "val"
+
+    def read(table: Path) -> pd.DataFrame:
+        found = pd.read_csv(
+            table,
+            dtype={
+                "patient": str
+            },  # patients are texts, also where all are numbers; an empty one is not known
+            converters=dict.fromkeys(["probability", *(f"p_{name}" for name in names or ())], float),
+            keep_default_na=False,
+            encoding_errors="backslashreplace",  # file names may not be UTF-8
+        )
+        found["patient"] = one_name_each(found.patient)
+        return found
+
     for folder in artifacts.rglob("predictions"):
+        tables = {name: folder / f"{name}.csv" for name in ("test", "val")}
         files[folder.parent.parent.name] = {
-            # Patients are texts, also where all are numbers; an empty one is not known.
-            name: pd.read_csv(
-                folder / f"{name}.csv",
-                dtype={"patient": str},
-                converters=dict.fromkeys(["probability", *(f"p_{name}" for name in names or ())], float),
-                keep_default_na=False,
-                encoding_errors="backslashreplace",  # file names may not be UTF-8
-            )
-            for name in ("test", "val")
-            if (folder / f"{name}.csv").is_file()
+            name: read(table) for name, table in tables.items() if table.is_file()
         }
-        for read in files[folder.parent.parent.name].values():
-            read["patient"] = one_name_each(read.patient)
+    if "external" in page:
+        external.use(files, page["external"]["name"], artifacts, read)
     same = Check()
     folds = join_folds(same, page, files, on_val)
     for held in files.values() if on_val else ():
@@ -858,6 +865,8 @@ def _recompute(file: Path, artifacts: Path) -> Check:
     same("test images", page["test"]["images"], len(table))
     order = [row["scores"][page["rank_by"]]["value"] for row in page["configurations"]]
     assert order == sorted(order, reverse=True)
+    if "external" in page:
+        external.check(same, page, files)
     if "findings" in page:
         findings.check_images(same, page, table, rows["c1"])
         return same

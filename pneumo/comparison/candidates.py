@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pneumo.names import (
     CORE_TAG,
     DATA_DIGEST_TAG,
     DIRTY_TAG,
+    EXTERNAL_TAG,
     FINGERPRINT_TAG,
     MIXED_TAG,
     PIXELS_TAG,
@@ -71,6 +73,7 @@ class Candidate:
     precision: str | None = None
     weights_bytes: int | None = None
     measured: dict[str, float] = field(default_factory=dict)  # time/... (median), memory/... (peak)
+    external_sets: list[str] = field(default_factory=list)  # the other sets that it was scored on
     synthetic: bool = False
     data_name: str | None = None
     data_root: str | None = None  # where the run found its images
@@ -79,6 +82,7 @@ class Candidate:
     parts: list["Candidate"] = field(default_factory=list)  # of a cross-validation: its folds' runs
     ensemble: SplitResult | None = None  # of a cross-validation: its networks' mean on test, if scored
     temperature: float | list[float] | None = None  # of a fold's network, which its `val` has already
+    external: bool = False  # `test` is another set, which chose no epoch
 
     @property
     def split(self) -> str:
@@ -92,7 +96,7 @@ class Candidate:
 
     @property
     def optimistic(self) -> bool:
-        return self.protocol == TEST_SELECTED
+        return self.protocol == TEST_SELECTED and not self.external
 
 
 def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
@@ -120,7 +124,7 @@ def read(found: Found, reader: Reader) -> tuple[list[Candidate], list[LeftOut]]:
             left_out.append({"run": run.name, "reason": reason})
             continue
         try:
-            candidates.append(_candidate(run, reader))
+            candidates.append(of_run(run, partial(reader.history, run)))
         except UserError as error:
             left_out.append({"run": run.name, "reason": f"its artifacts cannot be read: {error}"})
     return candidates, left_out
@@ -170,7 +174,11 @@ def _version(run: TrackedRun, tag: str) -> int:
     return int(text) if text.isdigit() else 1
 
 
-def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
+def of_run(run: TrackedRun, history: Callable[[], list[EpochScores]]) -> Candidate:
+    """A finished run as a candidate. `history` gives its epochs where its own facts lack them.
+
+    Raises UserError for artifacts that cannot be read.
+    """
     config = _config(run.files[CONFIG])
     core, pixels = (_version(run, tag) for tag in (CORE_TAG, PIXELS_TAG))
     settings = fingerprint.relevant(config, core, pixels)
@@ -207,13 +215,14 @@ def _candidate(run: TrackedRun, reader: Reader) -> Candidate:
         fingerprint=run.tags.get(FINGERPRINT_TAG, ""),
         started_ms=run.started_ms,
         epoch=None if epoch is None else int(epoch),
-        history=facts.get("history") or reader.history(run),
+        history=facts.get("history") or history(),
         notes=notes,
         commit=run.tags.get(COMMIT_TAG),
         device=run.params.get("device"),
         precision=run.params.get("precision"),
         weights_bytes=run.weights_bytes,
         measured=run.measured,
+        external_sets=run.tags.get(EXTERNAL_TAG, "").split(),
         synthetic=run.tags.get(SYNTHETIC_TAG) == "true",
         data_name=data.get("name"),
         data_root=data.get("root"),

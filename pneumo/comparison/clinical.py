@@ -1,6 +1,6 @@
 """What a user of a model asks on the page: calibration, thresholds, and whether acting on it helps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def add_temperatures(section: Section, comparison: Comparison) -> None:
     """Add what the temperatures of validation do, for two classes or more."""
     rows, words = all_rows(comparison), score_words(comparison)
     if any(row["temperature"] for row in rows):
-        section.tables.append(_temperatures(rows, words))
+        section.tables.append(_temperatures(comparison))
     pairs = [pair for pair in pairs_in_tables(comparison) if pair["tempered"]]
     if pairs:
         names = {row["id"]: ranked(row) for row in comparison["configurations"]}
@@ -82,7 +82,8 @@ def add_temperatures(section: Section, comparison: Comparison) -> None:
         section.details.append(Details(summary=table.caption, text=_pairs_text(comparison), tables=[table]))
 
 
-def _temperatures(rows: Sequence[ConfigurationRow], words: Mapping[str, str]) -> Table:
+def _temperatures(comparison: Comparison) -> Table:
+    rows, words, where = all_rows(comparison), score_words(comparison), images_word(comparison)
     scores = [score for score in ("ece_top", "ece", "log_loss", "brier") if score in rows[0]["scores"]]
     lines = []
     for row in rows:
@@ -95,7 +96,7 @@ def _temperatures(rows: Sequence[ConfigurationRow], words: Mapping[str, str]) ->
         ]
         lines.append([ranked(row), values, *changes])
     return Table(
-        caption="Temperature fitted on validation, and the calibration of the test images before → after",
+        caption=f"Temperature fitted on validation, and the calibration of the {where} images before → after",
         columns=["configuration", "temperature by seed", *(words[score] for score in scores)],
         rows=lines,
     )
@@ -103,9 +104,9 @@ def _temperatures(rows: Sequence[ConfigurationRow], words: Mapping[str, str]) ->
 
 def _thresholds(comparison: Comparison) -> Section:
     text = (
-        "Thresholds are chosen on the validation images and applied unchanged to the test images. Predictive "
-        "values follow from Bayes' rule for three prevalences: the worth of a positive or negative call "
-        "depends on how many patients are ill."
+        "Thresholds are chosen on the validation images and applied unchanged to the "
+        f"{images_word(comparison)} images. Predictive values follow from Bayes' rule for three prevalences: "
+        "the worth of a positive or negative call depends on how many patients are ill."
     )
     rows, chosen = all_rows(comparison), RULE_WORDS
     if comparison["scored_on"] == "val":

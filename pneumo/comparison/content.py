@@ -5,7 +5,7 @@ classes, keys that make sense for two alone are absent or empty, and `class_name
 Several findings have the same keys: a finding, present or absent, takes the place of a class.
 """
 
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from pneumo.names import CLASS_NAMES
 
@@ -387,6 +387,88 @@ class FindingSet(TypedDict):
     left_out: dict[str, int]  # patients of the rarer value
 
 
+class Drop(TypedDict):
+    """One score of a configuration on its own test images and on another set, and the difference.
+
+    `low`, `high` and `p` are over the patients of both sets, and over the seeds where there are several. They
+    are nan and None without internal test images.
+    """
+
+    internal: float | None
+    external: float
+    difference: float | None
+    low: float
+    high: float
+    p: float | None
+
+
+class UseRow(TypedDict):
+    """Scores of a configuration as its models are used, and cross-fitted on the other set."""
+
+    used: dict[str, ScoreInterval]
+    recalibrated: dict[str, ScoreInterval]  # empty: too few patients of a class
+
+
+class UnlikeRow(TypedDict):
+    """The share of images that look unlike the training images, and scores with and without them."""
+
+    share: float
+    every: dict[str, ScoreInterval]
+    without: dict[str, ScoreInterval]  # empty: a class has no images left
+
+
+class ExternalRow(TypedDict):
+    """What becomes of one configuration on another set."""
+
+    drops: dict[str, Drop]
+    internal_rank: int | None
+    external_rank: int
+    use: UseRow
+    unlike: UnlikeRow | None
+
+
+class DeployedModel(TypedDict):
+    """How a run's model turns probabilities into answers, and what cross-fitting on the other set gave."""
+
+    threshold: float | None  # of uncalibrated probabilities; None: more than two classes
+    calibration: dict[str, Any] | None  # pneumo.evaluation.calibrators; None: several findings
+    recalibration: list[dict[str, Any]]  # that of each fold; empty: too few patients of a class
+
+
+class Tau(TypedDict):
+    """Kendall's tau-b of the internal and the external ranking of the configurations."""
+
+    value: float
+    low: float
+    high: float
+    configurations: int
+
+
+class OverlapRow(TypedDict):
+    """Images of the other set that a run's model knows from its training, and what was not compared."""
+
+    run: str
+    images: int
+    words: str
+    unchecked: list[str]
+
+
+class ExternalSet(TypedDict):
+    """Another labelled set: how the models do on it, and how it differs from their own."""
+
+    name: str
+    rule: str  # of the thresholds
+    patients: int
+    patients_per_class: int  # of the smaller class
+    overlap: list[OverlapRow]
+    rows: dict[str, ExternalRow]  # by the configuration's id
+    models: dict[str, DeployedModel]  # by the run's id
+    tau: Tau | None
+    subgroups: NotRequired[dict[str, Any]]  # pneumo.evaluation.subgroups, of `subgroups_of`
+    subgroups_of: NotRequired[str]  # the configuration
+    shift: NotRequired[dict[str, Any]]
+
+
 class Result(TypedDict):
     """What the runs' predictions give."""
 
@@ -394,6 +476,7 @@ class Result(TypedDict):
     margin: float
     class_names: NotRequired[list[str]]  # of more than two classes, or of the findings compared
     findings: NotRequired[FindingSet]  # of several findings an image
+    external: NotRequired[ExternalSet]  # if the images are another set's, not the runs' own test images
     scored_on: str  # test, or val if a run has no test predictions
     bootstrap: Bootstrap
     test: ImageSet
@@ -425,6 +508,7 @@ class About(TypedDict):
     synthetic: bool
     runs_at: NotRequired[str]  # the address of a run in MLflow, up to its id
     show_runs: NotRequired[str]  # the command that shows the runs
+    external: NotRequired[list[str]]  # the other sets that runs were scored on
 
 
 class LeftOut(TypedDict):

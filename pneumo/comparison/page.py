@@ -7,7 +7,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from pneumo import UserError
-from pneumo.comparison import second_process, sections
+from pneumo.comparison import external_sections, second_process, sections
 from pneumo.comparison.content import Comparison, Mistake
 from pneumo.comparison.figures import Rendered
 from pneumo.comparison.words import answer, caption, headlines, number, ranked_by, score_words, with_interval
@@ -72,19 +72,25 @@ def html(comparison: Comparison, rendered: Mapping[str, Rendered], pictures: Map
 
 
 def pictures(
-    mistakes: Sequence[Mistake], root: Path | None, synthetic: PhantomSettings | None = None
+    mistakes: Sequence[Mistake],
+    root: Path | None,
+    synthetic: PhantomSettings | None = None,
+    file_of: Callable[[str], str] = str,
 ) -> dict[str, str]:
     """The mistakes' images as small JPEG data URIs, by path.
 
     Those of a `synthetic` set are drawn again; others are read below `root`, if they are on this machine.
+    `file_of` gives an image's file below it.
     """
     shown = {}
     for mistake in mistakes:
         try:
             if synthetic is not None:
                 picture = Image.fromarray(phantom.render(mistake["path"], synthetic))
-            elif root is not None and (root / mistake["path"]).resolve().is_relative_to(root.resolve()):
-                picture = Image.fromarray(images.read(root / mistake["path"]))
+            elif root is not None and (file := root / file_of(mistake["path"])).resolve().is_relative_to(
+                root.resolve()
+            ):
+                picture = Image.fromarray(images.read(file))
             else:  # a path in a CSV may lead elsewhere
                 continue
         except (images.BadImage, UserError):
@@ -114,7 +120,7 @@ def terminal(comparison: Comparison) -> str:
         }
         for row in [*comparison["configurations"], *comparison["ensembles"], *comparison["optimistic"]]
     ]
-    lines = [table(rows), "", answer(comparison)]
+    lines = [table(rows), "", answer(comparison), *external_sections.verdict(comparison)]
     if titles := " ".join(headlines(comparison)):
         lines.append(f"Warnings (the page says more): {titles}")
     return "\n".join(lines)

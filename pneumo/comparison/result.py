@@ -180,6 +180,7 @@ def about(runs: Sequence[Candidate], *, experiment: str, sweep: str | None, comm
         "digest": runs[0].digest,
         "data": runs[0].data_name,
         "synthetic": any(run.synthetic for run in runs),
+        "external": sorted({name for run in runs for name in run.external_sets}),
     }
 
 

@@ -4,7 +4,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from pneumo.comparison import appendix, class_sections, clinical, finding_sections, fold_words
+from pneumo.comparison import (
+    appendix,
+    class_sections,
+    clinical,
+    external_sections,
+    finding_sections,
+    fold_words,
+)
 from pneumo.comparison.appendix import MOST_REPORTS
 from pneumo.comparison.blocks import (
     Cell,
@@ -81,10 +88,15 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
         Section(
             title="Conclusions",
             verdicts=verdicts(comparison),
-            text=[lead(comparison), *fold_words.conclusions(comparison)],
+            text=[
+                lead(comparison),
+                *fold_words.conclusions(comparison),
+                *external_sections.elsewhere(comparison),
+            ],
             open=True,
         ),
         _warnings(comparison),
+        *external_sections.sections(comparison),
         Section(title="What this does not show", bullets=limits(comparison)),
         _scores(comparison),
         fold_words.section(comparison),
@@ -116,7 +128,7 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
     about = comparison["about"]
     return PageContent(
         title=title(comparison),
-        answer=answer(comparison),
+        answer=" ".join([answer(comparison), *external_sections.verdict(comparison)[:1]]),
         warnings=headlines(comparison),
         ranking=_ranking(comparison),
         sections=sections,
@@ -523,12 +535,13 @@ def _curves(comparison: Comparison) -> Section:
 def _confusions(comparison: Comparison) -> Section:
     rows, names = all_rows(comparison), class_names(comparison)
     most = CLASS_MATRICES if many(comparison) else MOST_REPORTS
+    scored = f"{images_word(comparison).capitalize()} images"
     matrices_of: dict[str, Callable[[ConfigurationRow], list[Confusion]]] = {
-        "Test images": lambda row: row["confusion"],
+        scored: lambda row: row["confusion"],
         "Validation images": lambda row: row["validation"]["confusion"],
     }
     if comparison["scored_on"] == "val":
-        del matrices_of["Test images"]
+        del matrices_of[scored]
     if not all(row["validation"]["confusion"] for row in rows):
         del matrices_of["Validation images"]
     groups = [

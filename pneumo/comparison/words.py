@@ -74,6 +74,8 @@ def title(comparison: Comparison) -> str:
     about = comparison["about"]
     sweep = f", sweep {about['sweep']}" if about["sweep"] else ""
     count = plural(len(all_rows(comparison)), "configuration")
+    if "external" in comparison:
+        return f"{count} scored on {comparison['external']['name']}: {about['experiment']}{sweep}"
     return f"{count} compared: {about['experiment']}{sweep}"
 
 
@@ -455,12 +457,15 @@ def _choice(comparison: Comparison) -> list[str]:
             f"{number(choice['log_loss'])})."
         )
         if not over_folds(comparison):
-            sentence += f" Test {word} {with_interval(row['scores'][score])}."
+            sentence += (
+                f" {images_word(comparison).capitalize()} {word} {with_interval(row['scores'][score])}."
+            )
         if choice["tied"]:
             sentence += f" They cannot tell it from {_listed([rows[id]['name'] for id in choice['tied']])}."
         return [sentence]
     sentence = (
-        f"Validation prefers {row['name']} (validation {word} {number(choice['score'])}): test {word} "
+        f"Validation prefers {row['name']} (validation {word} {number(choice['score'])}): "
+        f"{images_word(comparison)} {word} "
         f"{with_interval(row['scores'][score])}."
     )
     if choice["tied"]:
@@ -585,7 +590,9 @@ def chosen_by(comparison: Result) -> str:
 
 
 def images_word(comparison: Result) -> str:
-    """What the runs were scored on: test images, validation images, or all images outside test by folds."""
+    """What the runs were scored on: test images, another set's, validation images, or all outside test."""
+    if "external" in comparison:
+        return comparison["external"]["name"]
     if over_folds(comparison):
         return "out-of-fold"
     return "validation" if comparison["scored_on"] == "val" else "test"
@@ -606,7 +613,7 @@ def limits(comparison: Comparison) -> list[str]:
         "these. How much another training would differ is the SD over seeds, shown separately. From three "
         "seeds it is itself uncertain. Only the paired differences over "
         f"{'folds' if over_folds(comparison) else 'seeds and patients'} count both.",
-        "Patients from other places, devices, ages or diseases: nothing was tested on them.",
+        "Patients from other places, devices, ages or diseases than these: nothing was tested on them.",
         "Whether doctors decide better with such a model: no reader took part.",
         "Explanations, and fairness by age, sex or origin: the data do not record these.",
     ]
@@ -712,7 +719,7 @@ def caption(figure: str, comparison: Comparison) -> str:
         if many(comparison)
         else "F1 of pneumonia by epoch.",
         "curves_loss": f"Loss ({'binary ' if several else ''}cross-entropy, nats) by epoch.",
-        "confusion_test": "Confusion matrices of the test images.",
+        "confusion_test": f"Confusion matrices of the {where} images.",
         "confusion_validation": "Confusion matrices of the validation images.",
         "class_distribution": "Images by split and class.",
     }[figure]

@@ -57,7 +57,8 @@ class ImageCache:
     `problems` lists what forbids training on the data. `copies` counts the files that repeat another file's
     bytes. `preprocess` holds the arguments of images.preprocess. `white` is the 16-bit value that became 255
     in files that do not declare their range; None if there is no such file. `digests` identifies parts of the
-    data (manifest.digests); no fingerprint contains them.
+    data (manifest.digests); no fingerprint contains them. `hashes` has the SHA-256 of each file's bytes by
+    path.
     """
 
     manifest: Manifest
@@ -70,6 +71,7 @@ class ImageCache:
     preprocess: dict[str, Any] = field(default_factory=dict)
     white: int | None = None
     digests: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 class BadImages(UserError):
@@ -187,6 +189,7 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path, keep: 
         preprocess=pixels,
         white=white,
         digests=digests(manifest, hashes),
+        hashes=hashes,
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pneumo import UserError
 from pneumo.data.settings import NO_COLUMN, DataSettings
 from pneumo.names import PREDICTION_COLUMNS
+from pneumo.names import SUBGROUP_COLUMNS as SUBGROUPS
+from pneumo.names import plain_column as plain
 
 # The names of public sets and of spreadsheets, best first. Compared without case, blanks and punctuation:
 # `Patient ID`, `patient_id` and `PatientID` are one name.
@@ -26,11 +28,6 @@ PATIENT = (
 ).split()
 SPLIT = "split splits datasplit subset partition set datasettype dataset phase traintest usage".split()
 CLEARLY_SPLIT = ("split", "splits", "datasplit")  # the others count only if their values are names of splits
-SUBGROUPS = {
-    "sex": "sex gender patientsex patientgender patientsexdicom".split(),
-    "age": "age patientage ageyears".split(),
-    "view": "view viewposition projection appa frontallateral viewpositiondicom".split(),
-}
 # Other names that may say who the patient is. They are not used by themselves, and not passed over either.
 _PERSON = ("patient", "pacient", "pazient", "subject", "person", "participant")
 _SUSPECTS = "pat patno patnr pt ptno case caseid caseno casenr casenumber hospitalid hospitalnumber".split()
@@ -58,11 +55,6 @@ class Columns:
         if self.subgroups:
             shown["subgroups"] = ", ".join(self.subgroups)
         return shown
-
-
-def plain(name: str) -> str:
-    """A column's name without case, blanks and punctuation."""
-    return "".join(sign for sign in name.casefold() if sign.isalnum())
 
 
 def find(names: Sequence[str], settings: DataSettings, place: str) -> Columns:

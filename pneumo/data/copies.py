@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,13 @@ def _search(data: ImageCache) -> list[NearCopy]:
     ]
 
 
-def find(images: NDArray[np.uint8], rows: Ints, groups: Ints) -> list[tuple[int, int, float]]:
+class Squares(Protocol):
+    """Prepared images [M, S, S], one by one."""
+
+    def __getitem__(self, row: Any, /) -> Any: ...
+
+
+def find(images: Squares, rows: Ints, groups: Ints) -> list[tuple[int, int, float]]:
     """(first, second, correlation) of the near-copies among the prepared `images` [M, S, S].
 
     `rows` [N] gives the row in `images` of each image, `groups` [N] its group. Only pairs of two groups are

@@ -81,14 +81,7 @@ def build(settings: DataSettings) -> Manifest:
 
 def describe(settings: DataSettings) -> Manifest:
     """The manifest, even if it has `problems`."""
-    if settings.layout == "drawn":
-        found = Found(Path("phantom"), phantom.table(settings.phantom)[COLUMNS])
-    else:
-        root = find_root(settings)
-        try:
-            found = _read(root, settings)
-        except OSError as error:
-            raise UserError(f"data.root={root} cannot be read: {error}") from None
+    found = _found(settings)
     made_test = not found.has_split
     table = found.table
     if settings.val_protocol == "official" and not (table["split"] == "val").any():
@@ -114,16 +107,54 @@ def describe(settings: DataSettings) -> Manifest:
     if made_test:
         notes += _made_test_notes(table, settings)
     table = table.sort_values(["split", "path"], kind="stable").reset_index(drop=True)
+    manifest = _manifest(found, table, settings, made_test)
+    manifest.notes = notes
+    return manifest
+
+
+def labelled(settings: DataSettings, split: str | None = None) -> Manifest:
+    """Every image with a label, or those of one `split` of the set, all as the split test.
+
+    So a set is described that models are only scored on: nothing is split. Raises UserError if the data
+    cannot be read, if the set has no such split, or if an image is listed twice.
+    """
+    found = _found(settings)
+    table = found.table
+    if split is not None:
+        if not found.has_split:
+            raise UserError(f"split={split}: {found.root} says of no image which split it is in.")
+        table = table[table["split"] == split]
+        if table.empty:
+            raise UserError(f"split={split}: {found.root} has no images of this split.")
+    table = table.assign(split="test").sort_values("path", kind="stable").reset_index(drop=True)
+    manifest = _manifest(found, table, settings, made_test=False)
+    manifest.notes = found.notes + patients.spelling_note(table)
+    if messages := _contradictions(manifest):
+        raise UserError("\n".join(messages))
+    return manifest
+
+
+def _found(settings: DataSettings) -> Found:
+    """What the folders or tables of the set hold."""
+    if settings.layout == "drawn":
+        return Found(Path("phantom"), phantom.table(settings.phantom)[COLUMNS])
+    root = find_root(settings)
+    try:
+        return _read(root, settings)
+    except OSError as error:
+        raise UserError(f"data.root={root} cannot be read: {error}") from None
+
+
+def _manifest(found: Found, table: pd.DataFrame, settings: DataSettings, made_test: bool) -> Manifest:
     return Manifest(
-        found.root,
-        table,
-        notes,
-        found.files,
-        made_test,
-        found.columns,
-        found.subgroups,
-        settings.stratum_names,
-        settings.class_names if settings.multilabel else (),
+        root=found.root,
+        table=table,
+        files=found.files,
+        made_test=made_test,
+        columns=found.columns,
+        subgroups=found.subgroups,
+        class_names=settings.stratum_names,
+        findings=settings.class_names if settings.multilabel else (),
     )
 
 

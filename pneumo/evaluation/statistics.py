@@ -317,16 +317,19 @@ def interval(
     return wilson(observed, float(values.var(ddof=1)) * factor, behind)
 
 
-def wilson(share: float, variance: float, most: float) -> tuple[float, float]:
-    """Wilson's interval of a proportion whose `variance` is known, as of a sample of `most` or fewer."""
+def wilson(share: float, variance: float, most: float, z: float = Z) -> tuple[float, float]:
+    """Wilson's interval of a proportion whose `variance` is known, as of a sample of `most` or fewer.
+
+    `z` is the normal distribution's quantile of the level: of 95 % if it is left out.
+    """
     spread = share * (1 - share)
     size = min(most, spread / variance) if variance > 1e-15 and spread > 0 else most
-    centre = (share + Z**2 / (2 * size)) / (1 + Z**2 / size)
-    half = Z / (1 + Z**2 / size) * math.sqrt(max(0.0, spread) / size + Z**2 / (4 * size**2))
+    centre = (share + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * math.sqrt(max(0.0, spread) / size + z**2 / (4 * size**2))
     low, high = max(0.0, centre - half), min(1.0, centre + half)
     # Of three patients who are all found, Wilson's bound is .44: as many are found by chance in 8 % of such
     # sets. The exact one is .37.
-    exact = (1 - LEVEL) ** (1 / size)
+    exact = (1 - LEVEL if z == Z else math.erfc(z / math.sqrt(2))) ** (1 / size)
     if share >= 1:
         return min(low, exact), 1.0
     return (0.0, max(high, 1 - exact)) if share <= 0 else (low, high)

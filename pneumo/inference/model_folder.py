@@ -5,7 +5,6 @@ Files are read as data only: no pickle, and every value of a JSON is checked bef
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from pneumo.inference import card, finding_figures, schema, scores
 from pneumo.inference.bundle import Bundle, of_rule
 from pneumo.inference.schema import Figure
 from pneumo.names import (
+    AGE_COLUMNS,
     BEST_FACTS,
     BEST_WEIGHTS,
     MODEL_CARD,
@@ -33,6 +33,7 @@ from pneumo.names import (
     THRESHOLD_RULES,
     TRAINING_REFERENCE,
     VAL_PREDICTIONS,
+    plain_column,
 )
 from pneumo.patient_ids import one_spelling
 from pneumo.text import finite, first_line
@@ -258,7 +259,7 @@ def _past(val: SplitResult, calibrated: Floats) -> dict[str, Any]:
 def _ages(val: SplitResult) -> list[float] | None:
     """The range of a column of ages in years, if the table has one and it is filled."""
     for name, values in val.subgroups.items():
-        if re.sub(r"[\W_]", "", name.lower()) not in ("age", "patientage", "ageyears", "ageinyears"):
+        if plain_column(name) not in AGE_COLUMNS:
             continue
         with suppress(ValueError):
             years = [float(value.strip().upper().removesuffix("Y")) for value in values if value.strip()]

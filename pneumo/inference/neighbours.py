@@ -124,6 +124,10 @@ class NeighbourDetector:
                 "it; train the model again."
             ) from None
 
+    def along(self, features: Floats) -> Floats:
+        """Features [N, D] along the main directions of the training images [N, components]."""
+        return np.asarray((features - self.mean) / self.spread @ self.components.T)
+
     def distances(self, features: Floats) -> Floats:
         """The distance [N] of features [N, D] to the training images."""
         standard = (features - self.mean) / self.spread

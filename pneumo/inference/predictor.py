@@ -430,7 +430,7 @@ def load(
             notes.append(f"{missing}: {error}")
     predictor = Predictor(
         bundle,
-        device=_device(device),
+        device=device_of(device),
         threshold=threshold,
         num_workers=num_workers,
         explain_class=explain_class,
@@ -442,7 +442,8 @@ def load(
     return predictor, notes + predictor.notes()
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """The torch device that `name` means; UserError for CUDA where there is none."""
     if name != "auto":
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"device={name}, but this machine has no CUDA device: give device=cpu or auto.")

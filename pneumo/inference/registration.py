@@ -19,6 +19,7 @@ from pneumo.names import (
     CLASSES_TAG,
     CONFIG,
     DATA_DIGEST_TAG,
+    EXTERNAL_TAG,
     FINGERPRINT_TAG,
     PROTOCOL_TAG,
     SYNTHETIC_TAG,
@@ -34,11 +35,19 @@ FORCE = "force=true registers it anyway"
 
 
 def register(
-    registry: Registry, run_id: str, *, name: str, alias: str, force: bool, wheel: Path | None = None
+    registry: Registry,
+    run_id: str,
+    *,
+    name: str,
+    alias: str,
+    force: bool,
+    wheel: Path | None = None,
+    require_external: str | None = None,
 ) -> str:
     """Register the model of a run and give it `alias`; returns a line that says what was done.
 
-    `wheel` is pneumo's own, for environments that serve the model.
+    `wheel` is pneumo's own, for environments that serve the model. `require_external` names another labelled
+    set: UserError for a run that was not scored on it, also with `force`.
 
     Unless `force` is set: UserError for a run that is not finished, whose epoch was chosen on the test
     images, or that is worse than the model that has the alias now.
@@ -54,6 +63,13 @@ def register(
     run = registry.run(run_id)
     folder = registry.run_folder(run)
     _refuse_unfit(run, force)
+    scored_on = run.tags.get(EXTERNAL_TAG, "").split()
+    if require_external and require_external not in scored_on:
+        others = ", ".join(scored_on) or "no other set"
+        raise UserError(
+            f"run {run_id} was not scored on {require_external} (it was on {others}): pneumo evaluate "
+            f"model={run_id} data=csv data.root=DIR name={require_external}."
+        )
     candidate = model_folder.from_run(folder, run_id=run_id)
     if not candidate.figures and not force:
         raise UserError(

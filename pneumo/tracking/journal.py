@@ -233,6 +233,7 @@ class Journal:
         self.reason: str | None = None
         self.journal_id: str | None = None
         self.name: str | None = None
+        self.started_ms = 0
         self.params_logged: dict[str, str] = {}
         self.tags_logged: dict[str, str] = {}
         self.artifacts: dict[str, Record] = {}
@@ -248,6 +249,7 @@ class Journal:
         self.last = record["n"]
         if kind == "start":
             self.status, self.journal_id, self.name = "RUNNING", body["journal_id"], body["name"]
+            self.started_ms = record["t"]
             self.tags_logged.update(body["tags"])
         elif kind == "params":
             self.params_logged.update(body)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -205,6 +205,11 @@ class Reader:
         for name in names:
             where = str(Path(under) / Path(name).parent)
             self._ask(partial(self._client.log_artifact, run.run_id, str(folder / name), where))
+
+    def log_metrics(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
+        """Log metrics of a run that is not recorded on this machine."""
+        for key, value in values.items():
+            self._ask(partial(self._client.log_metric, run.run_id, key, value, step=step))
 
     def _search(self, experiment_id: str, query: str = "") -> list[Any]:
         order = {"max_results": PAGE, "order_by": ["attributes.start_time ASC"], "filter_string": query}

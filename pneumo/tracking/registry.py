@@ -21,14 +21,21 @@ import yaml
 
 from pneumo import UserError, __version__
 from pneumo.files import LOCK_WAIT_S, MAX_MODEL_BYTES, local_folder, locked
-from pneumo.names import BEST_WEIGHTS, FETCHED_MODELS, MODEL_CARD, SCORED_TAG, TRAINING_REFERENCE
+from pneumo.names import (
+    BEST_WEIGHTS,
+    FETCHED_MODELS,
+    MODEL_CARD,
+    SCORED_TAG,
+    TRAINING_IMAGES,
+    TRAINING_REFERENCE,
+)
 from pneumo.tracking.journal import redact
 from pneumo.tracking.mlflow_client import artifact_repository, error_code, file_sizes, lacks_logged_models
 from pneumo.tracking.reading import FILES, Reader, TrackedRun, tracked
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, a model's folder, or a run: id, fingerprint, name, folder"
 MODEL_FILES = ("model.safetensors", "model.json", "model_card.md")
-RUN_FILES = (BEST_WEIGHTS, TRAINING_REFERENCE, *FILES)
+RUN_FILES = (BEST_WEIGHTS, TRAINING_REFERENCE, TRAINING_IMAGES, *FILES)
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias
 MAX_DESCRIPTION_CHARS = 5000  # of a model version, in MLflow's databases
 RUN_ID = re.compile(r"[0-9a-f]{32}")

@@ -223,3 +223,13 @@ def test_intervals_cover_the_truth(auroc: float, monkeypatch: pytest.MonkeyPatch
     found = simulation.intervals(worlds=200, patients=(60, 70), auroc=auroc, draws=80, seed=1)
     for score in ("auroc", "accuracy", "recall", "specificity"):
         assert found[score]["coverage"] > 0.93 - 3 * 0.018, found
+
+
+def test_wilsons_interval_of_another_level_is_statsmodels_and_exact_at_the_ends() -> None:
+    for z in (statistics.Z, 2.8):
+        alpha = 2 * norm.sf(z)
+        expected = proportion_confint(30, 40, alpha=alpha, method="wilson")
+        assert statistics.wilson(0.75, 0.75 * 0.25 / 40, 1000, z) == pytest.approx(expected)
+        low, high = statistics.wilson(1.0, 0.0, 3, z)
+        assert high == 1.0 and low == pytest.approx(alpha ** (1 / 3), rel=1e-6)
+    assert statistics.wilson(0.9, 0.002, 40) == statistics.wilson(0.9, 0.002, 40, statistics.Z)

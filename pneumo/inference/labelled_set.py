@@ -1,0 +1,106 @@
+"""A model on a labelled set that it was not trained on: its probabilities, and which images look unlike.
+
+The images are prepared as for the model's training, and computed as in its evaluation. So a model's own test
+set, given as another set, has the run's own probabilities.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pneumo import UserError
+from pneumo.data import findings
+from pneumo.data.cache import ImageCache
+from pneumo.data.images import Grey
+from pneumo.data.loader import evaluation_batch
+from pneumo.evaluation.predictions import SplitResult
+from pneumo.inference.bundle import Bundle
+from pneumo.inference.neighbours import NeighbourDetector
+from pneumo.inference.ood import OodDetector
+from pneumo.models.head import Penultimate
+
+BATCH = 64
+
+
+@dataclass(kw_only=True)
+class LabelledScores:
+    """What a model gives on a labelled set.
+
+    `unlike` has True for the images whose decision `pneumo predict` would withhold. It is None
+    for a model without a reference of its training images.
+    """
+
+    result: SplitResult
+    unlike: NDArray[np.bool_] | None
+
+
+def score(bundle: Bundle, data: ImageCache, device: str) -> LabelledScores:
+    """The scores of all images of `data`, which were prepared with the model's `preprocess`.
+
+    UserError for classes that are not the model's, or probabilities that are not finite.
+    """
+    _refuse_other_classes(bundle, data)
+    network = bundle.network(device)
+    reference = bundle.ood_reference
+    look = OodDetector(reference) if reference else None
+    near = (reference or {}).get("features")
+    neighbours = NeighbourDetector(near) if near else None
+    penultimate = Penultimate.of(network) if near else None
+    together = evaluation_batch(BATCH, bundle.image_size, torch.device(device))
+    chances, unlike = [], np.zeros(len(data.rows), dtype=bool)
+    for start in range(0, len(data.rows), together):
+        some = data.rows[start : start + together]
+        squares = np.stack([data.images[row] for row in some])
+        chances.append(bundle.probabilities(squares, network))
+        if neighbours and penultimate:
+            reasons = neighbours.reasons(penultimate.last())
+            unlike[start : start + len(some)] = [bool(found) for found in reasons]
+        if look:
+            unlike[start : start + len(some)] |= [_is_unlike(look, square) for square in squares]
+    probabilities = np.concatenate(chances)
+    if not np.isfinite(probabilities).all():
+        raise UserError(f"{bundle.version} gives probabilities that are not finite on {data.manifest.root}.")
+    return LabelledScores(
+        result=_result(bundle, data, probabilities),
+        unlike=unlike if reference else None,
+    )
+
+
+def _is_unlike(look: OodDetector, square: Grey) -> bool:
+    return bool(look.doubts(square).reasons)
+
+
+def _result(bundle: Bundle, data: ImageCache, probabilities: NDArray[np.float64]) -> SplitResult:
+    table = data.manifest.table
+    paths = table["path"].tolist()
+    subgroups = data.manifest.subgroups
+    return SplitResult(
+        paths=paths,
+        patients=[name if isinstance(name, str) else None for name in table["patient"].tolist()],
+        labels=labels_of(data),
+        probabilities=probabilities,
+        class_names=tuple(bundle.class_names),
+        subgroups={str(name): subgroups[name].loc[paths].tolist() for name in subgroups.columns},
+    )
+
+
+def labels_of(data: ImageCache) -> NDArray[np.int64]:
+    """The labels [N] of the images, or [N, K] of several findings."""
+    table = data.manifest.table
+    if data.manifest.findings:
+        return findings.matrix(table["findings"])
+    return np.asarray(table["label"].to_numpy(), dtype=np.int64)
+
+
+def _refuse_other_classes(bundle: Bundle, data: ImageCache) -> None:
+    names = data.manifest.findings or data.manifest.class_names
+    if bundle.multilabel != bool(data.manifest.findings) or tuple(names) != tuple(bundle.class_names):
+        kind = "findings" if bundle.multilabel else "classes"
+        task = " data.task=multilabel" if bundle.multilabel else ""
+        raise UserError(
+            f"the set has the classes {', '.join(names)}, and {bundle.version} has the {kind} "
+            f"{', '.join(bundle.class_names)}. Give{task} data.classes=[{','.join(bundle.class_names)}], and "
+            "data.labels={VALUE: CLASS} where the set uses other words."
+        )
