@@ -28,7 +28,9 @@ if (forced := os.environ.get("PNEUMO_TEST_BF16", "")) not in ("", "on", "off"):
     raise pytest.UsageError(f"PNEUMO_TEST_BF16={forced} is not known; the options are on, off")
 # `PNEUMO_TEST_BLANK= make test` draws the figures of every run.
 os.environ.setdefault("PNEUMO_TEST_BLANK", "on")
-runpy.run_path(str(HOOKS / "sitecustomize.py"))  # this process has started already
+# `PNEUMO_TEST_ONE_CORE= make test` starts processes for the images of each run.
+os.environ.setdefault("PNEUMO_TEST_ONE_CORE", "on")
+hooks = runpy.run_path(str(HOOKS / "sitecustomize.py"))  # this process has started already
 os.environ["PYTHONPATH"] = import_path(HOOKS)
 
 
@@ -77,11 +79,13 @@ def made_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantom_run(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """The artifacts of a finished run of seconds on synthetic images, tracked beside outputs/."""
     from support.model_runs import train
 
-    return train(tmp_path_factory.mktemp("phantom"))
+    folder = tmp_path_factory.mktemp("phantom")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return train(folder)
 
 
 @pytest.fixture
@@ -127,7 +131,8 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(tmp_path: Path, empty_store: Path) -> Path:
     """MLflow's migrations take seconds: once is enough."""
-    return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
+    file = tmp_path / "mlflow.db"
+    return file if file.exists() else Path(shutil.copy(empty_store, file))
 
 
 @pytest.fixture
@@ -165,8 +170,20 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def blank_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a comparison are built but not drawn, for tests that do not look at them."""
+    from pneumo.comparison import figures
+
+    monkeypatch.setattr(figures, "draw_twice", figures.draw_twice)  # taken back at the end
+    hooks["leave_page_blank"](figures)
+
+
+@pytest.fixture
 def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> Callable[..., Ending]:
     """Run a command in this process as if from a shell, everything below tmp_path."""
     monkeypatch.setenv("PNEUMO_CACHE", str(tmp_path / "cache"))
@@ -180,6 +197,10 @@ def command(
 
         from pneumo import compare, data_command, evaluate, predict, runs, train, ui
 
+        if module == "compare":
+            request.getfixturevalue("blank_page")
+        if module == "train" and not {"tracking.enabled=false", "--help", "--cfg"} & {*arguments}:
+            request.getfixturevalue("store")
         os.environ["HYDRA_FULL_ERROR"] = "0"
         GlobalHydra.instance().clear()
         line = [*arguments]

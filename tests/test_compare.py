@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -39,17 +40,10 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture(scope="module")
-def store(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Six good runs of two models in a sweep, and one run of each kind that must stay out."""
     root = tmp_path_factory.mktemp("store")
-    shutil.copy(empty, root / "mlflow.db")
+    shutil.copy(empty_store, root / "mlflow.db")
     uri = f"sqlite:///{root}/mlflow.db"
     images = root / "images"
     for number, path in enumerate(split("test", 0, 1.0).paths):
@@ -110,8 +104,9 @@ def test_the_cost_of_training_is_the_runs_own(result: dict) -> None:
         assert (cost["images_per_s"], cost["epoch_s"], cost["peak_memory_mib"]) == (91, 50, 2001)
 
 
-def test_an_unusual_last_epoch_does_not_decide_the_cost(empty: Path, tmp_path: Path) -> None:
-    shutil.copy(empty, tmp_path / "mlflow.db")
+@pytest.mark.usefixtures("blank_page")
+def test_an_unusual_last_epoch_does_not_decide_the_cost(empty_store: Path, tmp_path: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     store = Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
     make(tmp_path / "outputs", store.uri, slow_last_epoch=True)
     written = store.compare(upload=False)
@@ -206,6 +201,7 @@ def test_the_mistakes_are_shown_with_their_images(page: Page, result: dict) -> N
     assert all((entry["probability"] >= 0.5) != entry["label"] for entry in result["mistakes"])
 
 
+@pytest.mark.usefixtures("blank_page")
 def test_a_sweep_is_compared_alone_and_its_parent_gets_the_page(store: Store) -> None:
     page = store.compare("sweep", sweep_id="architectures-1", draws=100)
     found = json.loads((page.folder / "comparison.json").read_text())
@@ -220,6 +216,7 @@ def test_a_sweep_is_compared_alone_and_its_parent_gets_the_page(store: Store) ->
         store.compare(sweep_id="nothing")
 
 
+@pytest.mark.usefixtures("blank_page")
 def test_a_sweep_that_shares_jobs_with_another_is_compared_whole(store: Store) -> None:
     """Jobs that it skipped, because another sweep had made them, carry the other sweep's tag."""
     client = MlflowClient(store.uri)
@@ -241,8 +238,9 @@ def test_a_sweep_that_shares_jobs_with_another_is_compared_whole(store: Store) -
     ]
 
 
-def test_one_run_alone_and_runs_without_patients(store: Store, empty: Path, tmp_path: Path) -> None:
-    shutil.copy(empty, tmp_path / "mlflow.db")
+@pytest.mark.usefixtures("blank_page")
+def test_one_run_alone_and_runs_without_patients(store: Store, empty_store: Path, tmp_path: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     alone = Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
     make(tmp_path / "outputs", alone.uri, known=False)
     page = alone.compare(upload=False)
@@ -257,7 +255,8 @@ def test_one_run_alone_and_runs_without_patients(store: Store, empty: Path, tmp_
 def test_the_command(store: Store) -> None:
     line = [sys.executable, "-m", "pneumo.compare", "experiment=pneumo", f"tracking.uri={store.uri}"]
     line += [f"output={store.root}/command", "draws=60", "latency=false", "upload=false"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=200, cwd=store.root)
+    blank = {**os.environ, "PNEUMO_TEST_BLANK_PAGE": "on"}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=200, cwd=store.root, env=blank)
     assert done.returncode == 0, done.stderr
     assert (store.root / "command" / "index.html").is_file()
     answer, warned, where, runs = done.stdout.rpartition("\n\n")[2].splitlines()
@@ -269,9 +268,10 @@ def test_the_command(store: Store) -> None:
     assert runs == f"Runs: pneumo ui tracking.experiment=pneumo tracking.uri={store.uri}"
 
 
-def test_predictions_of_any_program_are_compared(store: Store, empty: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("blank_page")
+def test_predictions_of_any_program_are_compared(store: Store, empty_store: Path, tmp_path: Path) -> None:
     """As files, and as an artifact of runs that another program logged."""
-    shutil.copy(empty, tmp_path / "mlflow.db")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     other = Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
     client = MlflowClient(other.uri)
     experiment = client.create_experiment("sklearn", artifact_location=str(tmp_path / "artifacts"))

@@ -13,10 +13,28 @@ from support.commands import environment
 
 from pneumo import completion
 
+LINES = {
+    "pneumo tr": ["train"],
+    "pneumo runs st": ["status"],
+    "pneumo train mod": ["model.", "model="],
+    "pneumo train model=res": ["resnet18", "resnet50"],
+    "pneumo train model=resnet18 -m trainer.epo": ["trainer.epochs="],
+    "pneumo runs status wa": ["watch="],
+    "pneumo data c": ["check", "cache", "copies"],
+    "pneumo data cache l": ["list"],
+    "pneumo data cache prune dry": ["dry_run="],
+    "pneumo data cache data.ima": ["data.image_size="],
+    "pneumo runs status t": ["tracking."],
+    "pneumo compare e": [],  # neither our packages nor the groups of train
+    "pneumo completion ": ["bash"],
+    "pneumo completion bash ": [],
+}
 
-@pytest.fixture
-def bash(tmp_path: Path) -> dict[str, str]:
+
+@pytest.fixture(scope="module")
+def bash(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a bash that finds `pneumo`, as an installed package gives it."""
+    tmp_path = tmp_path_factory.mktemp("bash")
     program = tmp_path / "bin" / "pneumo"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pneumo "$@"\n')
@@ -24,39 +42,22 @@ def bash(tmp_path: Path) -> dict[str, str]:
     return environment(tmp_path, PATH=f"{program.parent}:{os.environ['PATH']}")
 
 
-def completed(bash: dict[str, str], line: str) -> list[str]:
-    """What bash would offer at the end of `line`: the words as readline cuts them, then COMPREPLY."""
+@pytest.fixture(scope="module")
+def completed(bash: dict[str, str]) -> dict[str, list[str]]:
+    """What one bash would offer at the end of each line: the words as readline cuts them, then COMPREPLY."""
     script = (
-        'eval "$(pneumo completion bash)"; COMP_LINE=$1; COMP_POINT=${#COMP_LINE}; COMP_WORDS=($1); '
-        '_pneumo; printf "%s\\n" "${COMPREPLY[@]}"'
+        'eval "$(pneumo completion bash)"; for COMP_LINE; do COMP_POINT=${#COMP_LINE}; '
+        'COMP_WORDS=($COMP_LINE); COMPREPLY=(); _pneumo; echo "${COMPREPLY[*]}"; done'
     )
-    command = ["bash", "--norc", "-c", script, "bash", line]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=bash)
+    command = ["bash", "--norc", "-c", script, "bash", *LINES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=bash)
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return {line: words.split() for line, words in zip(LINES, done.stdout.splitlines(), strict=True)}
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("pneumo tr", ["train"]),
-        ("pneumo runs st", ["status"]),
-        ("pneumo train mod", ["model.", "model="]),
-        ("pneumo train model=res", ["resnet18", "resnet50"]),
-        ("pneumo train model=resnet18 -m trainer.epo", ["trainer.epochs="]),
-        ("pneumo runs status wa", ["watch="]),
-        ("pneumo data c", ["check", "cache", "copies"]),
-        ("pneumo data cache l", ["list"]),
-        ("pneumo data cache prune dry", ["dry_run="]),
-        ("pneumo data cache data.ima", ["data.image_size="]),
-        ("pneumo runs status t", ["tracking."]),
-        ("pneumo compare e", []),  # neither our packages nor the groups of train
-        ("pneumo completion ", ["bash"]),
-        ("pneumo completion bash ", []),
-    ],
-)
-def test_bash_completes(bash: dict[str, str], line: str, words: list[str]) -> None:
-    assert completed(bash, line) == words
+@pytest.mark.parametrize("line", LINES)
+def test_bash_completes(completed: dict[str, list[str]], line: str) -> None:
+    assert completed[line] == LINES[line]
 
 
 def test_tab_in_a_terminal(bash: dict[str, str], tmp_path: Path) -> None:

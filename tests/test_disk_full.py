@@ -3,19 +3,18 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from support.commands import PROJECT as ROOT
-from support.commands import Hold, import_path, small_run
+from support.commands import Hold, environment, small_run
+from support.warm import Train
 
 from pneumo.tracking.journal import Journal
 
-EPOCHS = 9
+EPOCHS = 6
 SMALL = small_run(
     epochs=EPOCHS,
     limit_batches=1,
@@ -57,34 +56,36 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "-l", str(made.folder)], check=True)
 
 
-def start(disk: Disk, hold: Hold | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pneumo.train", *SMALL, f"output_dir={disk.folder}"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": import_path(ROOT),
-        "PNEUMO_CACHE": str(disk.folder.parent / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PNEUMO_TEST_BLANK": "",  # one figure too many fills the disk
-        **(hold.environment if hold else {}),
-    }
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+class Training:
+    """The train command in a separate process, whose output is not on the disk."""
 
+    def __init__(self, disk: Disk, hold: Hold | None = None) -> None:
+        folder = disk.folder.parent
+        self.out, self.errors = folder / "out", folder / "errors"
+        for file in (self.out, self.errors):
+            file.unlink(missing_ok=True)
+        # The figures are drawn: one too many fills the disk.
+        switches = {"PNEUMO_TEST_BLANK": "", **(hold.environment if hold else {})}
+        line = [*SMALL, f"output_dir={disk.folder}"]
+        self.process = Train(line, folder, self.out, environment(folder, **switches), errors=self.errors)
 
-def fails(running: subprocess.Popen[str], file: str) -> str:
-    """It ends with exit code 1 and names the file that found no room."""
-    out, err = running.communicate(timeout=300)
-    assert running.returncode == 1, out + err
-    assert "Traceback" not in err and err.startswith("error: ") and err.count("error:") == 1, err
-    assert "the disk is full" in err and file in err and "the same command" in err, err
-    return err
+    def ends(self) -> tuple[int, str, str]:
+        """The exit code, the output and the error output."""
+        return self.process.wait(300), self.out.read_text(), self.errors.read_text()
+
+    def fails(self, file: str) -> str:
+        """It ends with exit code 1 and names the file that found no room."""
+        code, out, err = self.ends()
+        assert code == 1, out + err
+        assert "Traceback" not in err and err.startswith("error: ") and err.count("error:") == 1, err
+        assert "the disk is full" in err and file in err and "the same command" in err, err
+        return err
 
 
 def test_a_run_on_a_full_disk_goes_on_when_there_is_room(disk: Disk, tmp_path: Path) -> None:
     """The journal at its start, the journal in training, the weights and a figure: each meets a full disk."""
     (disk.folder / "ballast").write_bytes(bytes(16 * PAGE))
-    assert "0 records are intact" in fails(start(disk), "journal.jsonl")
+    assert "0 records are intact" in Training(disk).fails("journal.jsonl")
     (disk.folder / "ballast").unlink()
     run = next(path.parent for path in disk.folder.glob("*/journal.jsonl"))
 
@@ -93,21 +94,21 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(disk: Disk, tmp_path: P
     (run / "state").symlink_to(tmp_path / "state")
     disk.leave_free(16 * PAGE)
     hold = Hold(tmp_path / "hold", 1)
-    running = start(disk, hold)
+    running = Training(disk, hold)
     deadline = time.monotonic() + 300
     while not Journal(run).history("val/loss") and time.monotonic() < deadline:
-        assert running.poll() is None, running.communicate()
+        assert running.process.poll() is None, running.ends()
         time.sleep(0.05)
     disk.leave_free(0)  # lines still fit into the file's last page
     hold.release()
-    fails(running, "journal.jsonl")
+    running.fails("journal.jsonl")
     journal = Journal(run)
     seen = len(journal.history("val/loss"))
     assert 1 <= seen < EPOCHS and journal.status in ("RUNNING", "FAILED")  # its last word may fit
     assert list((tmp_path / "state").glob("step-*.pt"))
 
     disk.leave_free(2**20)
-    fails(start(disk), "best.safetensors")
+    Training(disk).fails("best.safetensors")
     journal = Journal(run)
     assert journal.status == "FAILED" and "the disk is full" in str(journal.reason)
     assert len(journal.history("val/loss")) == EPOCHS
@@ -115,14 +116,13 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(disk: Disk, tmp_path: P
 
     best = next((tmp_path / "state").glob("best*.safetensors"))
     disk.leave_free(best.stat().st_size + 40 * PAGE)
-    fails(start(disk), "figures")
+    Training(disk).fails("figures")
     figures = list((run / "artifacts" / "figures").glob("*"))
     assert figures and all(file.suffix == ".png" for file in figures), figures
 
     disk.leave_free(64 * 2**20)
-    running = start(disk)
-    out, err = running.communicate(timeout=300)
-    assert running.returncode == 0, out + err
+    code, out, err = Training(disk).ends()
+    assert code == 0, out + err
     journal = Journal(run)
     assert journal.status == "FINISHED"
     rows = [(key, step) for key, _, _, step in journal.metric_rows()]

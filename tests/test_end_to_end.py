@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ PARAMS = (
     "trainer.label_smoothing trainer.ema_decay data.name data.image_size data.val_protocol seed"
 ).split()
 SMALL = small_run()
+TINY = {"PNEUMO_TEST_TINY": "on"}  # where the architecture does not matter
 FLOAT32 = "trainer.precision=float32"  # where figures are computed again and compared
 MODELS, SAMPLERS, AUGMENTS = (
     ("resnet18", "resnet50", "densenet121"),
@@ -86,16 +88,16 @@ def read_artifact(folder: Path, run_id: str, name: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def every_option(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each sampler, each model, and then each augmentation."""
+def every_option(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """Each sampler, each model, and then each augmentation. The figures of the last are drawn."""
     folder = tmp_path_factory.mktemp("options")
-    for axis in (
-        f"sampler={','.join(SAMPLERS)}",
-        f"model={','.join(MODELS[1:])}",
-        f"augment={','.join(AUGMENTS[:-1])}",
+    shutil.copy(empty_store, folder / "mlflow.db")  # the run of experiment=seed_report makes its own
+    for axis, switches in (
+        (f"sampler={','.join(SAMPLERS)}", {}),
+        (f"model={','.join(MODELS[1:])}", {}),
+        (f"augment={','.join(AUGMENTS[:-1])}", {"PNEUMO_TEST_BLANK": ""}),
     ):
-        drawn = {"PNEUMO_TEST_BLANK": ""}
-        done = train(folder, "--multirun", axis, "keep_best=null", FLOAT32, *SMALL, **drawn)
+        done = train(folder, "--multirun", axis, "keep_best=null", FLOAT32, *SMALL, **switches)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "test AUROC" in done.stdout  # the table of the sweep
     return folder
@@ -136,7 +138,7 @@ def check_contract(folder: Path, run) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_figures_reports_and_predictions_agree(every_option: Path) -> None:
-    run = runs(every_option)[0]
+    run = runs(every_option)[0]  # the newest
     read = lambda name: read_artifact(every_option, run.info.run_id, name)  # noqa: E731
     rows = list(csv.DictReader(io.StringIO(read("predictions/test.csv").decode())))
     assert list(rows[0]) == ["path", "patient", "label", "probability", "prediction"]
@@ -185,7 +187,7 @@ def test_the_same_command_again_is_skipped(every_option: Path) -> None:
 
 
 def test_seed_report_sees_the_test_set_every_epoch_and_says_so(tmp_path: Path) -> None:
-    done = train(tmp_path, "experiment=seed_report", *SMALL)
+    done = train(tmp_path, "experiment=seed_report", *SMALL, **TINY)
     assert done.returncode == 0, done.stderr
     assert "optimistic" in done.stdout
     (run,) = runs(tmp_path)
@@ -199,11 +201,13 @@ def test_seed_report_sees_the_test_set_every_epoch_and_says_so(tmp_path: Path) -
     )
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("asked", ["bf16", "auto"])
 def test_a_run_in_bf16_or_in_what_the_processor_has(tmp_path: Path, asked: str) -> None:
     from pneumo.models.precision import cpu_has_bf16
 
-    done = train(tmp_path, f"trainer.precision={asked}", "trainer.device=cpu", *SMALL)
+    short = small_run(epochs=1, limit_batches=1, batch_size=8)
+    done = train(tmp_path, f"trainer.precision={asked}", "trainer.device=cpu", *short)
     assert done.returncode == 0, done.stderr
     (run,) = runs(tmp_path)
     used = "bf16" if asked == "bf16" or cpu_has_bf16() else "float32"
@@ -213,8 +217,9 @@ def test_a_run_in_bf16_or_in_what_the_processor_has(tmp_path: Path, asked: str) 
     assert all(np.isfinite(run.data.metrics[name]) for name in (*EPOCH_METRICS, *FINAL_METRICS))
 
 
+@pytest.mark.usefixtures("store")
 def test_a_failing_job_does_not_stop_the_sweep(tmp_path: Path) -> None:
-    done = train(tmp_path, "--multirun", "optim.lr=1e30,1e-3", *SMALL)
+    done = train(tmp_path, "--multirun", "optim.lr=1e30,1e-3", *SMALL, **TINY)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "not finite" in done.stderr and "learning rate" in done.stderr
@@ -224,15 +229,16 @@ def test_a_failing_job_does_not_stop_the_sweep(tmp_path: Path) -> None:
     assert "not finite" in failed.data.tags["pneumo.status_reason"]
 
 
+@pytest.mark.usefixtures("store")
 def test_a_sweep_file_runs_and_the_command_line_wins(tmp_path: Path) -> None:
-    done = train(tmp_path, "sweep=dropout_lr", "model.dropout=0.2", "optim.lr=1e-3,2e-3", *SMALL)
+    done = train(tmp_path, "sweep=dropout_lr", "model.dropout=0.2", "optim.lr=1e-3,2e-3", *SMALL, **TINY)
     assert done.returncode == 0, done.stdout + done.stderr
     params = [run.data.params for run in runs(tmp_path)]
     assert sorted((p["model.dropout"], p["optim.lr"]) for p in params) == [("0.2", "0.001"), ("0.2", "0.002")]
 
 
 def test_training_needs_no_tracker(tmp_path: Path) -> None:
-    done = train(tmp_path, "tracking.enabled=false", *SMALL)
+    done = train(tmp_path, "tracking.enabled=false", *SMALL, **TINY)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "mlflow.db").exists()
     journals: Mapping[str, object] = {str(file): file for file in tmp_path.glob("outputs/*/journal.jsonl")}

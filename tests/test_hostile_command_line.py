@@ -195,7 +195,7 @@ def test_a_name_cannot_steer_the_terminal(command: Command, kaggle: Path) -> Non
     ("module", "arguments", "code", "words"),
     [
         ("train", ("model=resnet19",), 2, f"the options are {MODEL_NAMES}"),
-        ("train", ("data.root={root}",), 1, "4 images cannot be read"),
+        ("train", ("data.root={root}", "data.image_size=32"), 1, "4 images cannot be read"),
         ("data", ("check", "data.root={root}"), 1, "unreadable files stop training"),
     ],
 )
@@ -209,7 +209,7 @@ def test_from_a_shell(
         "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT),
         "PNEUMO_CACHE": str(tmp_path / "cache"), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
     }  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
     assert done.returncode == code, done.stderr
     assert words in done.stderr and "Traceback" not in done.stderr + done.stdout
     assert not [*(tmp_path / "cache").glob("*.tmp*")]

@@ -10,6 +10,7 @@ import gc
 import json
 import math
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 Z = stats.norm.ppf(0.975)
+BINS = [k / 15 for k in range(1, 15)]
+SUBTYPE_SCORES = ("recall", "auroc", "auprc", "accuracy")
 
 
 class Check:
@@ -70,28 +73,50 @@ def draw_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
     return times
 
 
-def scores(y: np.ndarray, p: np.ndarray, w: np.ndarray | None = None, cut: float = 0.5) -> dict[str, float]:
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # of labels, probabilities and calls
+SCORES: dict[str, Score] = {
+    "accuracy": lambda y, p, called: sk.accuracy_score(y, called),
+    "precision": lambda y, p, called: sk.precision_score(y, called, zero_division=0),
+    "recall": lambda y, p, called: sk.recall_score(y, called, zero_division=0),
+    "specificity": lambda y, p, called: sk.recall_score(y, called, pos_label=0, zero_division=0),
+    "f1": lambda y, p, called: sk.f1_score(y, called, zero_division=0),
+    "auroc": lambda y, p, called: sk.roc_auc_score(y, p),
+    "auprc": lambda y, p, called: sk.average_precision_score(y, p),
+    "brier": lambda y, p, called: sk.brier_score_loss(y, p),
+    "log_loss": lambda y, p, called: sk.log_loss(y, p, labels=[0, 1]),
+    "mcc": lambda y, p, called: sk.matthews_corrcoef(y, called),
+    "balanced_accuracy": lambda y, p, called: sk.recall_score(
+        y, called, labels=[0, 1], average="macro", zero_division=0
+    ),
+    "ece": lambda y, p, called: calibration_error(y, p),
+}
+
+
+def calibration_error(hit: np.ndarray, p: np.ndarray) -> float:
+    gaps = pd.Series(p - hit).groupby(np.digitize(p, BINS)).sum()
+    return float(gaps.abs().sum() / len(p))
+
+
+def scores(
+    y: np.ndarray, p: np.ndarray, cut: float = 0.5, names: Iterable[str] = tuple(SCORES)
+) -> dict[str, float]:
     called = (p >= cut).astype(int)
-    keys: dict[str, Any] = {"sample_weight": w}
-    recall = sk.recall_score(y, called, zero_division=0, **keys)
-    specificity = sk.recall_score(y, called, pos_label=0, zero_division=0, **keys)
-    weights = np.ones(len(y)) if w is None else w
-    bins = np.digitize(p, [k / 15 for k in range(1, 15)])
-    gaps = [abs((weights * (p - y))[bins == b].sum()) for b in range(15)]
-    return {
-        "accuracy": sk.accuracy_score(y, called, **keys),
-        "precision": sk.precision_score(y, called, zero_division=0, **keys),
-        "recall": recall,
-        "specificity": specificity,
-        "f1": sk.f1_score(y, called, zero_division=0, **keys),
-        "auroc": sk.roc_auc_score(y, p, **keys),
-        "auprc": sk.average_precision_score(y, p, **keys),
-        "brier": sk.brier_score_loss(y, p, **keys),
-        "log_loss": sk.log_loss(y, p, labels=[0, 1], **keys),
-        "mcc": sk.matthews_corrcoef(y, called, **keys),
-        "balanced_accuracy": (recall + specificity) / 2,
-        "ece": sum(gaps) / weights.sum(),
-    }
+    return {name: float(SCORES[name](y, p, called)) for name in names}
+
+
+def areas(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and average precision of all draws at once. The first draw is scored by scikit-learn, too."""
+    order = np.argsort(-p, kind="stable")
+    ends = np.flatnonzero(np.diff(p[order], append=-1))  # images of equal probability are called together
+    tp, fp = (np.cumsum((hit[:, None] * w)[order], axis=0)[ends] for hit in (y == 1, y == 0))
+    found, rate = tp / tp[-1], fp / fp[-1]
+    gained = np.diff(found, axis=0, prepend=0)
+    auroc = (np.diff(rate, axis=0, prepend=0) * (found - gained / 2)).sum(axis=0)
+    auprc = (gained * tp / np.maximum(tp + fp, 1)).sum(axis=0)
+    first = w[:, 0] > 0
+    for score, ours in ((sk.roc_auc_score, auroc), (sk.average_precision_score, auprc)):
+        assert abs(score(y[first], p[first], sample_weight=w[first, 0]) - ours[0]) < 1e-12
+    return auroc, auprc
 
 
 def count_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray, cut: float) -> dict[str, np.ndarray]:
@@ -117,18 +142,11 @@ def count_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray, cut: float) -> dic
 
 def draw_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> dict[str, np.ndarray]:
     scored = count_scores(y, p, w, 0.5)
-    columns = [np.flatnonzero(w[:, draw]) for draw in range(w.shape[1])]
-
-    def each(score: Any) -> np.ndarray:
-        return np.array(
-            [score(y[rows], p[rows], sample_weight=w[rows, draw]) for draw, rows in enumerate(columns)]
-        )
-
-    scored["auroc"], scored["auprc"] = each(sk.roc_auc_score), each(sk.average_precision_score)
+    scored["auroc"], scored["auprc"] = areas(y, p, w)
     scored["brier"] = (p - y) ** 2 @ w / w.sum(axis=0)
     kept = np.clip(p, np.finfo(float).eps, 1 - np.finfo(float).eps)
     scored["log_loss"] = -(y * np.log(kept) + (1 - y) * np.log(1 - kept)) @ w / w.sum(axis=0)
-    bins = np.digitize(p, [k / 15 for k in range(1, 15)])
+    bins = np.digitize(p, BINS)
     scored["ece"] = sum(abs((p - y)[bins == b] @ w[bins == b]) for b in range(15)) / w.sum(axis=0)
     return scored
 
@@ -213,7 +231,7 @@ def ece_if_calibrated(y: np.ndarray, patients: pd.Series, models: list[np.ndarra
     total = np.zeros(500)
     for p in models:
         gap = p[:, None] - (numbers.to_numpy() < p[:, None])
-        total += pd.DataFrame(gap).groupby(np.digitize(p, [k / 15 for k in range(1, 15)])).sum().abs().sum()
+        total += pd.DataFrame(gap).groupby(np.digitize(p, BINS)).sum().abs().sum()
     return np.asarray(total) / len(y) / len(models)
 
 
@@ -366,7 +384,7 @@ def join_folds(
                 for key, name in (("score", score), ("accuracy", "accuracy")):
                     same(f"ensemble {name}", tests[run["seed"]][key]["value"], scored[name])
                 for rule, at in tests[run["seed"]]["at_thresholds"].items():
-                    found = scores(y, ensemble, None, cuts[rule])
+                    found = scores(y, ensemble, cuts[rule])
                     for name, value in at.items():
                         same(f"ensemble {rule} {name}", value, found[name])
     files.update(joined)
@@ -410,7 +428,7 @@ def seeds_needed(first: Spread, second: Spread, least: int, margin: float, level
 
 def check_bins(same: Check, where: str, given: list[dict[str, Any]], table: pd.DataFrame) -> None:
     """The bins of a reliability diagram, from a probability `p`, a `hit` and a `patient` for each image."""
-    bins = [rows for _, rows in table.groupby(np.digitize(table.p, [k / 15 for k in range(1, 15)]))]
+    bins = [rows for _, rows in table.groupby(np.digitize(table.p, BINS))]
     for entry, rows in zip(given, bins, strict=True):
         share = rows.hit.mean()
         expected = [len(rows), rows.p.mean(), share]
@@ -463,6 +481,9 @@ class Row:
             name: float(np.mean([scored[name] for scored in self.single])) for name in self.single[0]
         }
 
+    def score(self, name: str, y: np.ndarray, p: np.ndarray) -> float:
+        return scores(y, p, 0.5, [name])[name]
+
     def score_part(self, part: pd.DataFrame) -> dict[str, float]:
         return scores(part.label.to_numpy(), part.probability.to_numpy())
 
@@ -485,7 +506,7 @@ class Row:
     def point_spread(self, rule: str, name: str) -> Spread:
         at = [(p, cut[rule]) for p, cut in zip(self.test, self.cuts, strict=True)]
         return self.spread_of(
-            [scores(self.y, p, None, cut)[name] for p, cut in at],
+            [scores(self.y, p, cut, [name])[name] for p, cut in at],
             [count_scores(self.y, p, self.w, cut)[name] for p, cut in at],
         )
 
@@ -524,11 +545,7 @@ class Row:
             facts["confusion"],
             [sk.confusion_matrix(self.y, p >= 0.5) for p in self.test],
         )
-        for name in ("accuracy", "f1", "auroc"):
-            values = [scores(y, p)[name] for y, p in self.val]
-            same(f"{where} validation {name}", facts["validation"][name], np.mean(values) if values else None)
-        for name, value in facts["validation"]["scores"].items():
-            same(f"{where} validation {name}", value, np.mean([scores(y, p)[name] for y, p in self.val]))
+        self.check_validation(same)
         for rule, point in facts["points"].items():
             self.check_point(same, rule, point)
         if self.on_val:
@@ -544,6 +561,15 @@ class Row:
         ]
         for name, value in facts["temperature"]["after"].items():
             same(f"{where} tempered {name}", value, np.mean([scored[name] for scored in cooled]))
+
+    def check_validation(self, same: Check) -> None:
+        where, given = f"{self.facts['name']} validation", self.facts["validation"]
+        held = [self.scores_of(y, p) for y, p in self.val]
+        for name in ("accuracy", "f1", "auroc"):
+            values = [scored[name] for scored in held]
+            same(f"{where} {name}", given[name], np.mean(values) if values else None)
+        for name, value in given["scores"].items():
+            same(f"{where} {name}", value, np.mean([scored[name] for scored in held]))
 
     def check_scores(self, same: Check) -> None:
         """Each score with its spread and its interval; those of calibration errors are checked elsewhere."""
@@ -605,7 +631,7 @@ class Row:
         where = f"{self.facts['name']} {rule}"
         cuts = [thresholds(y, p)[rule] for y, p in self.val] or [0.5] * len(self.test)
         same(f"{where} thresholds", point["thresholds"], cuts)
-        at = [scores(self.y, p, None, cut) for p, cut in zip(self.test, cuts, strict=True)]
+        at = [scores(self.y, p, cut, point["scores"]) for p, cut in zip(self.test, cuts, strict=True)]
         resampled = [count_scores(self.y, p, self.w, cut) for p, cut in zip(self.test, cuts, strict=True)]
         for name, entry in point["scores"].items():
             mean = float(np.mean([scored[name] for scored in at]))
@@ -638,10 +664,10 @@ class Row:
             y, w = self.y[keep], self.w[keep][:, :500]
             w = w[:, (w[y == 1] > 0).any(axis=0)]
             people = patient_counts(y, patients[keep])
-            single = [scores(y, p[keep]) for p in self.test]
+            single = [scores(y, p[keep], 0.5, SUBTYPE_SCORES) for p in self.test]
             draws = [draw_scores(y, p[keep], w) for p in self.test]
             same(f"{kind} images", entry["images"], int(y.sum()))
-            for name in ("recall", "auroc", "auprc", "accuracy"):
+            for name in SUBTYPE_SCORES:
                 mean = float(np.mean([scored[name] for scored in single]))
                 ends = interval(name, mean, np.mean([scored[name] for scored in draws], axis=0), people, 0)
                 same(f"{self.facts['name']} {kind} {name}", entry[name]["value"], mean)
@@ -754,7 +780,7 @@ def check_choice(same: Check, page: dict[str, Any], rows: dict[str, Row], w: np.
         left = w[:, draw] == 0
         if ranked[0].complete(left):
             winner = max(ranked, key=lambda row: round(row.draws[score][draw], 12))
-            outside.append(np.mean([winner.scores_of(y[left], p[left])[score] for p in winner.test]))
+            outside.append(np.mean([winner.score(score, y[left], p[left]) for p in winner.test]))
     same("draws of the choice", found["draws"], len(outside))
     if len(outside) >= 50:
         luck = max(0.0, first - np.mean(outside))

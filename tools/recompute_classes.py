@@ -5,15 +5,21 @@ on the draws from weighted counts.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from recompute import (
+    BINS,
+    SCORES,
     Check,
     Row,
+    Score,
     Spread,
     Z,
+    areas,
+    calibration_error,
     check_bins,
     correction,
     interval,
@@ -24,7 +30,6 @@ from recompute import (
 from scipy import optimize, special, stats
 from sklearn import metrics as sk
 
-BINS = [k / 15 for k in range(1, 15)]
 MACRO = ("recall", "specificity", "precision", "f1", "auroc", "auprc")
 
 
@@ -46,52 +51,56 @@ def draw_weights(table: pd.DataFrame, draws: int, seed: int, classes: int) -> np
     return times[:, np.all(every, axis=0)]
 
 
-def one_against_rest(y: np.ndarray, p: np.ndarray) -> list[dict[str, float]]:
+def one_against_rest(
+    y: np.ndarray, p: np.ndarray, names: Iterable[str] = (*MACRO, "ece")
+) -> list[dict[str, float]]:
     """Of each class: scikit-learn's scores of the class against the others."""
     called = p.argmax(axis=1)
     found = []
     for k in range(p.shape[1]):
         own, taken = (y == k).astype(int), (called == k).astype(int)
-        if not own.any() or own.all():  # not defined, apart from precision
-            precision = sk.precision_score(own, taken, zero_division=0)
-            nothing = dict.fromkeys((*MACRO, "ece"), math.nan)
-            found.append(nothing | {"precision": precision, "ece": calibration_error(own, p[:, k])})
-            continue
+        defined = 0 < own.sum() < len(own)
         found.append(
             {
-                "recall": sk.recall_score(own, taken, zero_division=0),
-                "specificity": sk.recall_score(own, taken, pos_label=0, zero_division=0),
-                "precision": sk.precision_score(own, taken, zero_division=0),
-                "f1": sk.f1_score(own, taken, zero_division=0),
-                "auroc": sk.roc_auc_score(own, p[:, k]),
-                "auprc": sk.average_precision_score(own, p[:, k]),
-                "ece": calibration_error(own, p[:, k]),
+                name: float(SCORES[name](own, p[:, k], taken))
+                if defined or name in ("precision", "ece")
+                else math.nan
+                for name in names
             }
         )
     return found
 
 
-def calibration_error(hit: np.ndarray, p: np.ndarray) -> float:
-    gaps = pd.Series(p - hit).groupby(np.digitize(p, BINS)).sum()
-    return float(gaps.abs().sum() / len(p))
+def several(y: np.ndarray) -> bool:
+    return len(set(y)) > 1
+
+
+OVERALL: dict[str, Score] = {  # the others are means over the classes
+    "accuracy": lambda y, p, called: sk.accuracy_score(y, called),
+    "f1_weighted": lambda y, p, called: sk.f1_score(
+        y, called, labels=np.arange(p.shape[1]), average="weighted", zero_division=0
+    ),
+    "mcc": lambda y, p, called: sk.matthews_corrcoef(y, called) if several(y) else math.nan,
+    "kappa": lambda y, p, called: (
+        sk.cohen_kappa_score(y, called, labels=np.arange(p.shape[1])) if several(y) else math.nan
+    ),
+    "brier": lambda y, p, called: ((p - np.eye(p.shape[1])[y]) ** 2).sum(axis=1).mean(),
+    "log_loss": lambda y, p, called: -np.log(np.maximum(p[np.arange(len(y)), y], np.finfo(float).eps)).mean(),
+    "ece_top": lambda y, p, called: calibration_error((called == y).astype(int), p.max(axis=1)),
+}
+
+
+def score(name: str, y: np.ndarray, p: np.ndarray) -> float:
+    if name in OVERALL:
+        return float(OVERALL[name](y, p, p.argmax(axis=1)))
+    own = "recall" if name == "balanced_accuracy" else name
+    return float(np.mean([one[own] for one in one_against_rest(y, p, [own])]))
 
 
 def scores(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    each = one_against_rest(y, p)
-    called, every = p.argmax(axis=1), np.arange(p.shape[1])
-    macro = {name: float(np.mean([one[name] for one in each])) for name in (*MACRO, "ece")}
-    balanced, several = macro.pop("recall"), len(set(y)) > 1
-    return {
-        **macro,
-        "balanced_accuracy": balanced,
-        "accuracy": sk.accuracy_score(y, called),
-        "f1_weighted": sk.f1_score(y, called, labels=every, average="weighted", zero_division=0),
-        "mcc": sk.matthews_corrcoef(y, called) if several else math.nan,
-        "kappa": sk.cohen_kappa_score(y, called, labels=every) if several else math.nan,
-        "brier": float(((p - np.eye(p.shape[1])[y]) ** 2).sum(axis=1).mean()),
-        "log_loss": float(-np.log(np.maximum(p[np.arange(len(y)), y], np.finfo(float).eps)).mean()),
-        "ece_top": calibration_error((called == y).astype(int), p.max(axis=1)),
-    }
+    macro = pd.DataFrame(one_against_rest(y, p)).mean(skipna=False).to_dict()
+    macro["balanced_accuracy"] = macro.pop("recall")
+    return {**macro, **{name: score(name, y, p) for name in OVERALL}}
 
 
 def draw_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -103,19 +112,15 @@ def draw_scores(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[dict[str, 
         own, taken = y == k, called == k
         tp, true, calls = w[own & taken].sum(axis=0), w[own].sum(axis=0), w[taken].sum(axis=0)
         f1 = 2 * tp / (true + calls)
-        rows = [np.flatnonzero(w[:, draw]) for draw in range(w.shape[1])]
-        area, precision = (
-            np.array([score(own[r], p[r, k], sample_weight=w[r, draw]) for draw, r in enumerate(rows)])
-            for score in (sk.roc_auc_score, sk.average_precision_score)
-        )
+        auroc, auprc = areas(own, p[:, k], w)
         each.append(
             {
                 "recall": tp / true,
                 "specificity": (total - true - (calls - tp)) / (total - true),
                 "precision": np.where(calls > 0, tp / np.where(calls > 0, calls, 1), 0),
                 "f1": f1,
-                "auroc": area,
-                "auprc": precision,
+                "auroc": auroc,
+                "auprc": auprc,
                 "ece": weighted_error(own, p[:, k], w),
             }
         )
@@ -263,6 +268,9 @@ class ClassRow(Row):
         self.draws = {n: np.mean([s[n] for s in self.resampled], axis=0) for n in self.resampled[0]}
         self.mean = {n: float(np.mean([s[n] for s in self.single])) for n in self.single[0]}
 
+    def score(self, name: str, y: np.ndarray, p: np.ndarray) -> float:
+        return score(name, y, p)
+
     def score_part(self, part: pd.DataFrame) -> dict[str, float]:
         return scores(part.label.to_numpy(), part[self.columns].to_numpy())
 
@@ -302,11 +310,7 @@ class ClassRow(Row):
         matrices = [sk.confusion_matrix(self.y, p.argmax(axis=1), labels=range(len(self.names)))
                     for p in self.test]  # fmt: skip
         same(f"{where} confusion", facts["confusion"], matrices)
-        for name in ("accuracy", "f1", "auroc"):
-            values = [scores(y, p)[name] for y, p in self.val]
-            same(f"{where} validation {name}", facts["validation"][name], np.mean(values) if values else None)
-        for name, value in facts["validation"]["scores"].items():
-            same(f"{where} validation {name}", value, np.mean([scores(y, p)[name] for y, p in self.val]))
+        self.check_validation(same)
         self.check_tempered(same)
         self.check_errors(same, seed)
         if "curves" in facts:

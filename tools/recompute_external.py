@@ -59,7 +59,7 @@ class Set:
         p = table.probability.to_numpy()
         single, drawn = scores(self.y, p), draw_scores(self.y, p, self.w)
         found = {name: (single[name], drawn[name]) for name in single}
-        at, at_draws = scores(self.y, p, None, cut), count_scores(self.y, p, self.w, cut or 0.5)
+        at, at_draws = scores(self.y, p, cut or 0.5), count_scores(self.y, p, self.w, cut or 0.5)
         return found | {key: (at[name], at_draws[name]) for key, name in AT_THRESHOLD.items()}
 
 
@@ -287,7 +287,7 @@ def check_unlike(
                 continue
             w = w[:, (w[y == 1] > 0).any(axis=0) & (w[y == 0] > 0).any(axis=0)]
             single, drawn = scores(y, p[kept]), draw_scores(y, p[kept], w)
-            at = scores(y, p[kept], None, model["threshold"])
+            at = scores(y, p[kept], model["threshold"])
             at_draws = count_scores(y, p[kept], w, model["threshold"])
             target.append(
                 {"auroc": (single["auroc"], drawn["auroc"])}

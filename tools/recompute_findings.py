@@ -5,12 +5,13 @@ findings is the mean of these scores.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from recompute import (
+    SCORES,
     Check,
     Spread,
     Z,
@@ -96,8 +97,8 @@ def right(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     return (((p >= 0.5).astype(int) == y) | (y == UNKNOWN)).all(axis=1)
 
 
-def mean_scores(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    found = pd.DataFrame([scores(own, q) for _, own, q in each(y, p)]).mean().to_dict()
+def mean_scores(y: np.ndarray, p: np.ndarray, names: Iterable[str] = tuple(SCORES)) -> dict[str, float]:
+    found = pd.DataFrame([scores(own, q, 0.5, names) for _, own, q in each(y, p)]).mean().to_dict()
     return {**found, "exact_match": float(right(y, p).mean())}
 
 
@@ -186,6 +187,9 @@ class FindingRow(ClassRow):
         self.draws = {n: np.mean([s[n] for s in self.resampled], axis=0) for n in self.resampled[0]}
         self.mean = {n: float(np.mean([s[n] for s in self.single])) for n in self.single[0]}
 
+    def score(self, name: str, y: np.ndarray, p: np.ndarray) -> float:
+        return mean_scores(y, p, [name] if name in SCORES else [])[name]
+
     def complete(self, rows: np.ndarray) -> bool:
         return bool(complete(self.y, rows[:, None])[0])
 
@@ -195,7 +199,7 @@ class FindingRow(ClassRow):
     def tempered_spread(self, name: str) -> Spread:
         values, draws = [], []
         for p in self.cooled:
-            values.append(mean_scores(self.y, p)[name])
+            values.append(self.score(name, self.y, p))
             drawn = [draw_scores(own, q, self.w[known])[name] for known, own, q in each(self.y, p)]
             draws.append(np.mean(drawn, axis=0))
         return self.spread_of(values, draws)
@@ -206,8 +210,9 @@ class FindingRow(ClassRow):
         self.check_scores(same)
         same(f"{where} calls", facts["confusion"], [calls(self.y, p) for p in self.test])
         same(f"{where} calls on validation", facts["validation"]["confusion"], [calls(*v) for v in self.val])
+        held = [mean_scores(*v) for v in self.val]
         for name, value in facts["validation"]["scores"].items():
-            same(f"{where} validation {name}", value, np.mean([mean_scores(*v)[name] for v in self.val]))
+            same(f"{where} validation {name}", value, np.mean([scored[name] for scored in held]))
         self.check_tempered(same)
         self.check_errors(same, seed)
         if "curves" in facts:

@@ -47,10 +47,14 @@ class Rendered:
 def render(comparison: Comparison, part: slice = slice(None)) -> dict[str, Rendered]:
     """Every figure that `comparison` has the data for, by file name; or `part` of all."""
     return {
-        # The PNG first: it lays the figure out, which the SVG then reuses.
-        name: Rendered(png=png(figure), svg=plot.svg(figure, name, caption(name, comparison)))
+        name: draw_twice(figure, name, caption(name, comparison))
         for name, figure in draw(comparison, part).items()
     }
+
+
+def draw_twice(figure: Figure, name: str, alt: str) -> Rendered:
+    """The PNG first: it lays the figure out, which the SVG then reuses."""
+    return Rendered(png=png(figure), svg=plot.svg(figure, name, alt))
 
 
 def draw(comparison: Comparison, part: slice = slice(None)) -> dict[str, Figure]:

@@ -25,7 +25,7 @@ from pneumo.files import write_atomically
 from pneumo.names import CLASS_RANKED_BY
 from pneumo.text import finite
 
-FEW = 20  # draws: scikit-learn scores each of them, in a millisecond; the luck of the first needs 50
+FEW = 20  # draws; the luck of the first needs 50
 HISTORY = [
     {"epoch": e, **{f"{s}/{m}": e / 9 for s in ("train", "val") for m in ("accuracy", "f1", "loss")}}
     for e in range(1, 5)

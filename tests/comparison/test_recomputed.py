@@ -13,7 +13,7 @@ from pneumo.evaluation.predictions import predictions_csv
 from pneumo.files import write_atomically
 from pneumo.text import finite
 
-FEW = 20  # draws: scikit-learn scores each of them, in a millisecond; the luck of the first needs 50
+FEW = 20  # draws; the luck of the first needs 50
 
 
 def numeric_patients(runs: list[Candidate]) -> None:

@@ -274,7 +274,7 @@ def start_build(folder: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(happened: Callable[[], object], timeout_s: float = 30) -> None:
+def wait_for(happened: Callable[[], object], timeout_s: float = 120) -> None:
     end = time.monotonic() + timeout_s
     while not happened():
         assert time.monotonic() < end, "it did not happen in time"

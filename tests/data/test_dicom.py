@@ -134,10 +134,10 @@ def test_a_jpeg_with_thousands_of_scans_is_refused_before_it_is_decoded(read, tm
         np.zeros((4000, 4000), np.uint8), syntax="1.2.840.10008.1.2.4.50", frame=bomb, window=(128, 256)
     )
     assert len(content) < 2_000_000
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(BadImage, match="scans of 4000 x 4000 pixels would take too long"):
         read(content)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("pixels", [1, 2])

@@ -76,12 +76,16 @@ def test_a_score_over_nothing_is_as_in_scikit_learn() -> None:
     assert np.isnan(alone["auroc"][0]) and alone["recall"][0] == 0
 
 
-def test_two_thousand_draws_take_well_under_a_second() -> None:
+def test_two_thousand_draws_take_less_time_than_twenty_one_by_one() -> None:
     labels, chances, patients = sample(2, images=624)
     weights = statistics.resample(labels, patients)
-    began = time.perf_counter()
+    began = time.thread_time()
     statistics.resampled_scores(labels, chances, weights)
-    assert time.perf_counter() - began < 0.8
+    together_s, began = time.thread_time() - began, time.thread_time()
+    for draw in range(20):
+        rows = np.repeat(np.arange(len(labels)), weights[:, draw])
+        metrics.all_scores(labels[rows], chances[rows])
+    assert together_s < time.thread_time() - began  # ten times less on an idle machine
 
 
 def test_delong_equals_the_definition_by_pairs() -> None:

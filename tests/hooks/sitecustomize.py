@@ -1,9 +1,11 @@
 """Switches for the processes of a test run. Python runs this file when it starts.
 
     PNEUMO_TEST_BLANK=on       the figures of a run are white squares: drawing takes most of a tiny run's time
+    PNEUMO_TEST_BLANK_PAGE=on  the figures of a comparison are white squares too, and empty on its page
     PNEUMO_TEST_BF16=on|off    pneumo believes that the CPU has bf16 units, or that it has none
     PNEUMO_TEST_HOLD=FILE      training waits while FILE holds its epoch back; commands.Hold writes FILE
     PNEUMO_TEST_TINY=on        every model is support.training.Tiny, whose states and weights have some 10 kB
+    PNEUMO_TEST_ONE_CORE=on    images are prepared as on one core: a process costs more than tiny images take
     PNEUMO_TEST_TEAR=N GLOB    the N-th write to a file like GLOB (its full path) ends half-way, by kill -9
 
 conftest.py runs this file for the test process itself and puts its folder on PYTHONPATH for child processes.
@@ -30,11 +32,18 @@ def force_bf16(precision: Any) -> None:
     precision.cpu_has_bf16 = lambda: answer
 
 
+BLANK = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
+)
+
+
 def leave_figures_blank(run_report: Any) -> None:
-    blank = base64.b64decode(
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
-    )
-    run_report.plot = SimpleNamespace(png=lambda figure: blank)
+    run_report.plot = SimpleNamespace(png=lambda figure: BLANK)
+
+
+def leave_page_blank(figures: Any) -> None:
+    """The figures are still built from the numbers. Only drawing them, twice each, is left out."""
+    figures.draw_twice = lambda figure, name, alt: figures.Rendered(png=BLANK, svg="<svg></svg>")
 
 
 def hold_epochs(trainer: Any) -> None:
@@ -55,6 +64,10 @@ def shrink_models(models: Any) -> None:
     from support.training import Tiny
 
     models.build_model = lambda name, dropout, **_: Tiny(dropout=dropout)
+
+
+def prepare_on_one_core(cache: Any) -> None:
+    cache.worker_count = lambda wanted: wanted or 1
 
 
 def tear_a_write(_: Any) -> None:
@@ -109,9 +122,11 @@ def held(fingerprint: str, epoch: int) -> bool:
 
 CHANGES = {
     "PNEUMO_TEST_BLANK": ("pneumo.evaluation.run_report", leave_figures_blank),
+    "PNEUMO_TEST_BLANK_PAGE": ("pneumo.comparison.figures", leave_page_blank),
     "PNEUMO_TEST_BF16": ("pneumo.models.precision", force_bf16),
     "PNEUMO_TEST_HOLD": ("pneumo.training.trainer", hold_epochs),
     "PNEUMO_TEST_TINY": ("pneumo.models", shrink_models),
+    "PNEUMO_TEST_ONE_CORE": ("pneumo.data.cache", prepare_on_one_core),
     "PNEUMO_TEST_TEAR": ("pneumo.files", tear_a_write),
 }
 

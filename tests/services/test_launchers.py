@@ -230,7 +230,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             with (folder / f"{line[0]}.out").open("wb") as out:
                 started.append(subprocess.Popen(line, stdout=out, stderr=out, start_new_session=True))
             time.sleep(0.5)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while (
             "idle"
             not in (

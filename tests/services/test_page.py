@@ -109,7 +109,7 @@ def measure(browser: str, page: Path, folder: Path, width: int, dark: bool) -> d
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     line = [browser, *FLAGS, scheme, f"--user-data-dir={folder}/profile", "--virtual-time-budget=8000"]
     line += ["--window-size=1450,950", "--dump-dom", file.as_uri()]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     title = done.stdout.partition("<title>")[2].partition("</title>")[0]
     assert title.startswith("{"), done.stderr[-2000:]
     return json.loads(html.unescape(title))
@@ -133,6 +133,6 @@ def test_the_page_reads_well(browser: str, page: Path, tmp_path: Path, width: in
 def test_the_page_prints(browser: str, page: Path, tmp_path: Path) -> None:
     paper = tmp_path / "page.pdf"
     line = [browser, *FLAGS, f"--user-data-dir={tmp_path}/profile", f"--print-to-pdf={paper}", page.as_uri()]
-    subprocess.run(line, capture_output=True, check=True, timeout=120)
+    subprocess.run(line, capture_output=True, check=True, timeout=300)
     assert paper.read_bytes().startswith(b"%PDF")
     assert 4 <= paper.read_bytes().count(b"/Type /Page\n") <= 40

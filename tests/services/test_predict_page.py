@@ -165,7 +165,7 @@ def probe(address: str, tmp_path: Path) -> dict[str, Any]:
         pytest.skip("no chromium on this machine")
     line = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=30000"]
     line += ["--window-size=600,950", "--dump-dom", f"{address}/probe"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     title = done.stdout.partition("<title>")[2].partition("</title>")[0]
     assert len(title) > 9, done.stdout[-500:] + done.stderr[-2000:]
     result: dict[str, Any] = json.loads(base64.b64decode(title))

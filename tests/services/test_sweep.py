@@ -23,7 +23,7 @@ def test_a_sweep_killed_twice_ends_as_if_undisturbed(tmp_path: Path) -> None:
         "trainer.batch_size=16",
     ]
     command = [sys.executable, str(script), *options, *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "killed 2 times: 1 parent, 3 children" in done.stdout
     assert "equal in every row" in done.stdout and "no epoch was trained twice" in done.stdout
@@ -33,7 +33,7 @@ def test_a_run_is_reproduced_or_what_differs_is_shown(tmp_path: Path) -> None:
     def pneumo(name: str, *more: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", f"pneumo.{name}", *more, f"output_dir={tmp_path / 'outputs'}"]
         own = environment(tmp_path, OMP_NUM_THREADS="1")
-        return subprocess.run(line, capture_output=True, text=True, timeout=200, env=own, cwd=tmp_path)
+        return subprocess.run(line, capture_output=True, text=True, timeout=600, env=own, cwd=tmp_path)
 
     small = "data.image_size=32 trainer.epochs=1 trainer.limit_batches=2 trainer.batch_size=16".split()
     data = data_overrides(None, train_patients=30, test_patients=10)

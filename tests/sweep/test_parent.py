@@ -37,43 +37,78 @@ def finished_and_best(folder: Path) -> tuple[list[Any], Any]:
     return done, next(run for run in done if run.info.run_id == one.data.tags["best_child"])
 
 
-def test_failed_jobs_end_alone_and_the_parent_counts_them(first: Ending, tmp_path: Path) -> None:
-    assert first.code == 1
-    assert "Traceback" not in first.err and first.err.count("not finite") == 2
-    one, children = family(tmp_path)
-    assert one.info.status == "FAILED"
-    assert one.data.tags["pneumo.status_reason"] == "of 4 jobs: 2 FAILED, 2 FINISHED"
-    assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
-    assert {run.data.tags[SWEEP_TAG] for run in children} == {"one"}
-    assert one.data.metrics["jobs/finished"] == one.data.metrics["jobs/failed"] == 2
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tests that change nothing look at one sweep."""
+    return tmp_path_factory.mktemp("one")
 
 
-def test_the_parent_names_the_best_run(first: Ending, tmp_path: Path) -> None:
-    one, _ = family(tmp_path)
-    done, chosen = finished_and_best(tmp_path)
-    best = max(run.data.metrics["best/val_auroc"] for run in done)
-    assert one.data.metrics["best/score"] == chosen.data.metrics["best/val_auroc"] == best
+@pytest.fixture(scope="module")
+def ended() -> list[Ending]:
+    """How that sweep ended, once it has run."""
+    return []
 
 
-def test_the_table_is_on_disk_and_in_mlflow(first: Ending, tmp_path: Path) -> None:
-    rows = list(csv.DictReader((tmp_path / "outputs/sweeps/one/artifacts/sweep.csv").open()))
-    assert [row["state"] for row in rows] == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
-    assert {row["optim.lr"] for row in rows if "not finite" in row["reason"]} == {"1e+30"}
-    one, _ = family(tmp_path)
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    file = Path(client.download_artifacts(one.info.run_id, "sweep.json", str(tmp_path)))
-    jobs = json.loads(file.read_text())["jobs"]
-    assert [job["fingerprint"] for job in jobs] == [row["fingerprint"] for row in rows]
+class TestAFinishedSweep:
+    """What the sweep `one` left, seen from several sides; nothing changes it."""
 
+    @pytest.fixture
+    def tmp_path(self, folder: Path) -> Path:
+        """The same for all tests of the class, also for `command`."""
+        return folder
 
-def test_only_the_best_weights_stay_here_and_in_mlflow(first: Ending, tmp_path: Path) -> None:
-    done, chosen = finished_and_best(tmp_path)
-    assert weights(tmp_path) == {chosen.data.tags[FINGERPRINT_TAG]}
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    for run in done:
-        names = {file.path for file in client.list_artifacts(run.info.run_id, "checkpoints")}
-        assert ("checkpoints/best.safetensors" in names) == (run.info.run_id == chosen.info.run_id)
-        assert "checkpoints/best.json" in names
+    @pytest.fixture
+    def first(self, ended: list[Ending], command: Command, tiny: dict) -> Ending:
+        """How the sweep ended, which the first of the tests runs."""
+        if not ended:
+            ended.append(command("train", *FIRST))
+        return ended[0]
+
+    def test_failed_jobs_end_alone_and_the_parent_counts_them(self, first: Ending, tmp_path: Path) -> None:
+        assert first.code == 1
+        assert "Traceback" not in first.err and first.err.count("not finite") == 2
+        one, children = family(tmp_path)
+        assert one.info.status == "FAILED"
+        assert one.data.tags["pneumo.status_reason"] == "of 4 jobs: 2 FAILED, 2 FINISHED"
+        assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+        assert {run.data.tags[SWEEP_TAG] for run in children} == {"one"}
+        assert one.data.metrics["jobs/finished"] == one.data.metrics["jobs/failed"] == 2
+
+    def test_the_parent_names_the_best_run(self, first: Ending, tmp_path: Path) -> None:
+        one, _ = family(tmp_path)
+        done, chosen = finished_and_best(tmp_path)
+        best = max(run.data.metrics["best/val_auroc"] for run in done)
+        assert one.data.metrics["best/score"] == chosen.data.metrics["best/val_auroc"] == best
+
+    def test_the_table_is_on_disk_and_in_mlflow(self, first: Ending, tmp_path: Path) -> None:
+        rows = list(csv.DictReader((tmp_path / "outputs/sweeps/one/artifacts/sweep.csv").open()))
+        assert [row["state"] for row in rows] == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
+        assert {row["optim.lr"] for row in rows if "not finite" in row["reason"]} == {"1e+30"}
+        one, _ = family(tmp_path)
+        client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+        file = Path(client.download_artifacts(one.info.run_id, "sweep.json", str(tmp_path)))
+        jobs = json.loads(file.read_text())["jobs"]
+        assert [job["fingerprint"] for job in jobs] == [row["fingerprint"] for row in rows]
+
+    def test_only_the_best_weights_stay_here_and_in_mlflow(self, first: Ending, tmp_path: Path) -> None:
+        done, chosen = finished_and_best(tmp_path)
+        assert weights(tmp_path) == {chosen.data.tags[FINGERPRINT_TAG]}
+        client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+        for run in done:
+            names = {file.path for file in client.list_artifacts(run.info.run_id, "checkpoints")}
+            assert ("checkpoints/best.safetensors" in names) == (run.info.run_id == chosen.info.run_id)
+            assert "checkpoints/best.json" in names
+
+    def test_the_runs_command_shows_a_sweep(self, first: Ending, command: Command, tmp_path: Path) -> None:
+        shown = command("runs", "status", "sweep=one")
+        assert shown.code == 0 and "2 of 4 jobs done" in shown.out and shown.out.count("FAILED") == 2
+        assert command("runs", "status", "sweep=three").code == 1
+        sent = command("runs", "sync", f"output_dir={tmp_path}/outputs")
+        assert sent.code == 0 and "one: 0 records sent, 0 left" in sent.out
+        _, chosen = finished_and_best(tmp_path)
+        shown = command("runs", "reproduce", chosen.info.run_id[:20], f"output_dir={tmp_path}/outputs")
+        (line,) = (line for line in shown.out.splitlines() if line.startswith("pneumo train "))
+        assert shown.code == 0 and "schedule=constant" in line and "data.phantom.train_patients=24" in line
 
 
 def test_the_same_sweep_again_skips_tries_again_and_adds(
@@ -105,18 +140,6 @@ def test_another_sweep_reuses_a_run_and_lists_it(first: Ending, command: Command
     assert second.data.tags["best_child"] in {run.info.run_id for run in children}
 
 
-def test_the_runs_command_shows_a_sweep(first: Ending, command: Command, tmp_path: Path) -> None:
-    shown = command("runs", "status", "sweep=one")
-    assert shown.code == 0 and "2 of 4 jobs done" in shown.out and shown.out.count("FAILED") == 2
-    assert command("runs", "status", "sweep=three").code == 1
-    sent = command("runs", "sync", f"output_dir={tmp_path}/outputs")
-    assert sent.code == 0 and "one: 0 records sent, 0 left" in sent.out
-    _, chosen = finished_and_best(tmp_path)
-    shown = command("runs", "reproduce", chosen.info.run_id[:20], f"output_dir={tmp_path}/outputs")
-    (line,) = (line for line in shown.out.splitlines() if line.startswith("pneumo train "))
-    assert shown.code == 0 and "schedule=constant" in line and "data.phantom.train_patients=24" in line
-
-
 def test_force_runs_all_again_as_new_runs(command: Command, tiny: dict, tmp_path: Path) -> None:
     line = ("--multirun", "seed=7,8", "trainer.epochs=1", *[a for a in SWEEP if "epochs" not in a])
     assert command("train", *line).code == 0
@@ -127,7 +150,7 @@ def test_force_runs_all_again_as_new_runs(command: Command, tiny: dict, tmp_path
 
 
 def _send(folder: str, uri: str) -> None:
-    assert sync(Path(folder), TrackingSettings(uri=uri, flush_s=60), uri).error is None
+    assert sync(Path(folder), TrackingSettings(uri=uri, flush_s=600), uri).error is None
 
 
 def test_children_sent_at_once_share_one_parent(tmp_path: Path) -> None:
@@ -141,7 +164,7 @@ def test_children_sent_at_once_share_one_parent(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     one, children = family(tmp_path)
     assert one.info.status == "RUNNING" and one.data.tags["mlflow.note.content"] == "why?"

@@ -199,7 +199,7 @@ print(journal.history("a"), Journal(Path(sys.argv[1])).history("a"))
 
 def test_a_full_disk_leaves_the_journal_usable(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     error, rows = done.stdout.splitlines()
     assert "the disk is full" in error and str(tmp_path) in error and "1 records are intact" in error
@@ -218,10 +218,10 @@ journal.params({"b": 1})
 
 def test_a_second_process_may_read_but_not_write(journal: Journal) -> None:
     command = [sys.executable, "-c", SECOND_WRITER, str(journal.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout == "RUNNING\n" and "another process" in done.stderr and done.returncode == 1
     journal.close()
-    assert subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
 
 
 def test_nothing_before_start(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_only_mlflows_own_refusal_is_final(error: Exception, refused: bool) -> N
 @pytest.mark.parametrize("module", ["mlflow_client", "courier"])
 def test_import_costs_nothing(module: str) -> None:
     code = f"import sys, pneumo.tracking.{module}; sys.exit('mlflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=20).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("gone.txt"), UserError("the file stays there.")])

@@ -21,7 +21,7 @@ def test_what_training_writes_arrives_while_it_writes(tmp_path: Path, database: 
     for epoch in range(1, 4):
         journal.metrics({"val/auroc": epoch / 10}, epoch)
         sender.notify()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(rows(database)) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert rows(database) == sorted(journal.metric_rows())
@@ -50,13 +50,13 @@ def test_no_server_never_blocks_and_no_credential_shows(tmp_path: Path) -> None:
     journal = begun(tmp_path / "run")
     sender = Sender(journal.folder, SETTINGS, uri)
     sender.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while sender.error is None and time.monotonic() < deadline:
         time.sleep(0.05)
     journal.end("FINISHED")
     began = time.monotonic()
     assert sender.finish(0.3) == journal.last
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SETTINGS.flush_s / 2
     assert "127.0.0.1" in (sender.error or "") and "secret" not in (sender.error or "")
     result = sync(journal.folder, TrackingSettings(flush_s=0), uri)
     assert result.left == journal.last and "secret" not in (result.error or "secret")
