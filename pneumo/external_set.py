@@ -110,11 +110,11 @@ class _Sets:
 
     def of(self, bundle: Bundle) -> ImageCache:
         """The other set's images, prepared as for the model."""
-        mark = json.dumps(dict(bundle.preprocess), sort_keys=True)
+        mark = json.dumps([dict(bundle.preprocess), bundle.white], sort_keys=True)
         if mark not in self.prepared:
             settings = _data_settings(self.request, bundle)
             described = _described(settings, self.request)
-            self.prepared[mark] = cache.prepare(described, settings)
+            self.prepared[mark] = cache.prepare(described, settings, white=bundle.white)
         return self.prepared[mark]
 
     def trained_on(self, model: Model) -> ImageCache | str:

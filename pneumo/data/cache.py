@@ -86,13 +86,16 @@ class BadImages(UserError):
         )
 
 
-def prepare(manifest: Manifest, settings: DataSettings) -> ImageCache:
+def prepare(manifest: Manifest, settings: DataSettings, *, white: int | None = None) -> ImageCache:
     """The manifest's preprocessed images, read from the cache. A missing cache is built first.
+
+    `white` is the 16-bit value that becomes 255 in files that do not declare their range: that of a model
+    which is given these images. None takes the set's own.
 
     Raises BadImages with all unreadable files; with data.on_bad_image=skip they leave the manifest instead.
     Raises UserError for identical bytes in two splits or a cache folder that cannot be written.
     """
-    data = inspect(manifest, settings)
+    data = inspect(manifest, settings, white=white)
     messages = data.problems + (problems(manifest) if data.bad else [])
     if messages and data.bad:
         messages.append(f"{len(data.bad):,} unreadable images were left out (data.on_bad_image=skip):")
@@ -108,7 +111,9 @@ def bad_file(manifest: Manifest, settings: DataSettings) -> Path:
     return cache_dir / f"unreadable-{_sha256(str(manifest.root))[:16]}.txt"
 
 
-def inspect(manifest: Manifest, settings: DataSettings, *, keep: bool = True) -> ImageCache:
+def inspect(
+    manifest: Manifest, settings: DataSettings, *, keep: bool = True, white: int | None = None
+) -> ImageCache:
     """Like `prepare`, but accepts a data set that has `problems`.
 
     Without `keep`, a missing cache is not built: the images are read to find the bad ones, and `images` is
@@ -117,7 +122,7 @@ def inspect(manifest: Manifest, settings: DataSettings, *, keep: bool = True) ->
     cache_dir = Path(settings.cache_dir or ".cache").expanduser()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        return _prepare(manifest, settings, cache_dir, keep)
+        return _prepare(manifest, settings, cache_dir, keep, white)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(
@@ -131,7 +136,9 @@ def inspect(manifest: Manifest, settings: DataSettings, *, keep: bool = True) ->
         raise
 
 
-def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path, keep: bool) -> ImageCache:
+def _prepare(
+    manifest: Manifest, settings: DataSettings, cache_dir: Path, keep: bool, given: int | None
+) -> ImageCache:
     paths = manifest.table["path"].tolist()
     load: Load
     root: str | None = None
@@ -154,7 +161,8 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path, keep: 
     }
     if settings.pixel_rule > 1:  # version 0.1's caches keep their keys
         pixels["pixels"] = settings.pixel_rule
-    folder = cache_dir / _sha256(json.dumps([VERSION, pixels]), *order)[:32]
+    rule = [VERSION, pixels] if given is None else [VERSION, pixels, given]
+    folder = cache_dir / _sha256(json.dumps(rule), *order)[:32]
     images, reasons = np.zeros((0, settings.image_size, settings.image_size), np.uint8), {}
     white = None
     if order:
@@ -166,7 +174,9 @@ def _prepare(manifest: Manifest, settings: DataSettings, cache_dir: Path, keep: 
             reasons = _in_chunks(partial(read_chunk, load), files, "Read images", settings.num_workers)
         elif not folder.is_dir():
             strict = settings.on_bad_image == "error"
-            reasons = _build(folder, files, load, pixels, settings.num_workers, strict, bool(missing), root)
+            reasons = _build(
+                folder, files, load, pixels, settings.num_workers, strict, bool(missing), root, given
+            )
         if folder.is_dir():
             images, reasons, white = _open(folder, len(order))
     damaged = {order[row]: reason for row, reason in reasons.items()}
@@ -313,11 +323,12 @@ def _build(
     strict: bool,
     incomplete: bool,
     root: str | None,
+    given: int | None,
 ) -> dict[int, str]:
     """Write `folder` by one rename and return the reason for each bad row. A failure leaves nothing behind.
 
     With `strict`, a bad row is a failure. So is a set that was `incomplete` before the build. `root` is the
-    folder of the sources; None if they are drawn.
+    folder of the sources; None if they are drawn. `given` is the white value; None takes that of the sources.
     """
     with _build_lock(folder.with_suffix(".lock")):
         if folder.is_dir():  # another run built it while we waited
@@ -328,7 +339,7 @@ def _build(
         try:
             index: dict[str, Any] = {"version": VERSION, "pixels": pixels}
             if root and pixels.get("pixels", 1) > 1:
-                index["white"] = _white(root, sources, workers)
+                index["white"] = _white(root, sources, workers) if given is None else given
                 load = partial(read_below, root, pixels["pixels"], white=index["white"])
             bad = _fill(temporary / "images.npy", sources, load, pixels, workers)
             if strict and (bad or incomplete):
