@@ -267,3 +267,10 @@ def test_the_probabilities_are_those_of_predict(tmp_path: Path) -> None:
     assert brighter.white == 4095
     other = bundle.probabilities(np.stack([brighter.images[row] for row in brighter.rows]))
     assert abs(other - rows.probabilities).min() > 1e-4, "as bright as the site's brightest one"
+    as_asked = cache.prepare(
+        manifest.labelled(settings),
+        replace(settings, image_size=SIZE, equalize=False, cache_dir=str(tmp_path)),
+        white=bundle.white,
+    )
+    same = bundle.probabilities(np.stack([as_asked.images[row] for row in as_asked.rows]))
+    np.testing.assert_allclose(same, rows.probabilities, atol=1e-6)
