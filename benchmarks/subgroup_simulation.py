@@ -5,7 +5,7 @@ or more images that share an effect, networks share mistakes, and the threshold 
 .95. Sex is a coin, age is in decades (two of them small), and the view is drawn for each image, so that most
 patients with several images have both. An effect lowers the sensitivity of one sex.
 Command: python benchmarks/subgroup_simulation.py [worlds] [part]. A part is power or equal. With 500
-worlds, both take about 20 minutes of processor time.
+worlds, both take about 15 minutes of processor time.
 Expected: with 312 ill patients, .95 against .85 is found in 80 % of worlds or more; a gap is claimed in at
 most 5 % of the worlds without one, over all groups of a score; intervals cover in 93 % or more.
 """

@@ -19,21 +19,22 @@ from threadpoolctl import threadpool_limits
 from pneumo import UserError, config, names, run_scores
 from pneumo.comparison import candidates, external, page, result
 from pneumo.comparison.candidates import Candidate
-from pneumo.comparison.content import Comparison, LeftOut, OverlapRow
+from pneumo.comparison.content import Comparison, LeftOut, OverlapRow, Result, all_rows
 from pneumo.comparison.external import ExternalRun
 from pneumo.data import cache, copies, manifest, training_images
 from pneumo.data.cache import ImageCache
-from pneumo.data.columns import SUBGROUPS, plain
 from pneumo.data.manifest import Manifest
 from pneumo.data.settings import DataSettings
 from pneumo.data.training_images import KnownImages, Overlap
-from pneumo.evaluation import calibration, statistics
+from pneumo.evaluation import calibration, statistics, subgroup_statistics, subgroups
 from pneumo.evaluation.metrics import all_scores
 from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_any_predictions
+from pneumo.evaluation.subgroup_statistics import SubgroupResult
 from pneumo.files import write_atomically
 from pneumo.inference import labelled_set, model_folder, shift
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.predictor import device_of
+from pneumo.names import SUBGROUP_COLUMNS, plain_column
 from pneumo.run_lookup import find_run, find_sweep, sweep_runs
 from pneumo.run_overrides import train_again
 from pneumo.tracking import recorded_run, registry
@@ -261,8 +262,11 @@ def _data_settings(request: Request, bundle: Bundle) -> DataSettings:
 def _described(settings: DataSettings, request: Request) -> Manifest:
     """The set's images and labels, with the columns that `by` names."""
     found = manifest.labelled(settings, request.split)
-    wanted = [name for by in request.by or () for name in _columns_of(by)]
-    missing = [name for name in wanted if _column(found, name) is None]
+    wanted = [column.name for by in request.by or () for column in subgroups.parse_by(by)]
+    known = {str(name) for name in found.subgroups.columns}
+    plain = {plain_column(name) for name in known}
+    alike = {name: {plain_column(name), *SUBGROUP_COLUMNS.get(name.lower(), ())} for name in wanted}
+    missing = [name for name in wanted if name not in known and plain.isdisjoint(alike[name])]
     if missing and settings.layout == "table":
         kept = [*map(str, found.subgroups.columns), *missing]
         asked = replace(settings, columns=replace(settings.columns, subgroups=kept))
@@ -273,20 +277,6 @@ def _described(settings: DataSettings, request: Request) -> Manifest:
             "data=csv reads tables."
         )
     return found
-
-
-def _columns_of(by: str) -> list[str]:
-    """The columns that an entry of `by` names: age:18:40 one, sex*age two."""
-    return [part.partition(":")[0].strip() for part in str(by).split("*")]
-
-
-def _column(found: Manifest, name: str) -> str | None:
-    """The column of subgroups that `name` means, by itself or by its role."""
-    every = [str(column) for column in found.subgroups.columns]
-    if name in every:
-        return name
-    known = SUBGROUPS.get(plain(name), [plain(name)])
-    return next((column for column in every if plain(column) in known), None)
 
 
 # ---- scores
@@ -473,6 +463,8 @@ def _compare(
             rule=scored[0].model.bundle.threshold_rule,
             overlap=[one.overlap for one in scored],
         )
+    if (groups := _subgroups(request, built, runs)) is not None:
+        built["external"]["subgroups"], built["external"]["subgroups_of"] = groups
     built["external"]["shift"] = _shift(runs[0], scored[0], sets, device)
     about = result.about(
         listed,
@@ -482,6 +474,38 @@ def _compare(
     )
     about["data"], about["synthetic"] = request.data.name, request.data.layout == "drawn"
     return {**built, "about": about, "left_out": left_out, "unscored": [], "splits": None}
+
+
+def _subgroups(
+    request: Request, built: Result, runs: Sequence[ExternalRun]
+) -> tuple[SubgroupResult, str] | None:
+    """The subgroups of the configuration that validation prefers, else of the first."""
+    test = runs[0].run.test
+    groups: dict[str, list[str]] = {}
+    for column in request.by or test.subgroups:
+        try:
+            groups |= subgroups.columns_of(column, test.subgroups)
+        except UserError as error:
+            if request.by:
+                raise
+            print(f"note: no subgroups of {column}: {error}")
+    if test.multilabel or not groups:
+        return None
+    rows = all_rows(built)
+    chosen = built["choice"]["id"] if built["choice"] else rows[0]["id"]
+    row = next(row for row in rows if row["id"] == chosen)
+    by_id = {each.run.run_id: each for each in runs}
+    mine = [by_id[run["run_id"]] for run in row["runs"]]
+    found = subgroup_statistics.analyse(
+        test.labels,
+        [each.run.test.probabilities for each in mine],
+        [each.threshold for each in mine if each.threshold is not None],
+        test.patients,
+        groups,
+        draws=request.draws,
+        seed=request.seed,
+    )
+    return found, row["name"]
 
 
 def _calibration(bundle: Bundle) -> dict[str, Any] | None:
@@ -516,7 +540,7 @@ def _shift(run: ExternalRun, one: Scored, sets: _Sets, device: str) -> dict[str,
         rows["patients"][0] = f"{statistics.patients_of(internal.patients, np.ones(len(internal.paths))):,}"
         for label, name in enumerate(bundle.class_names):
             rows[f"share of {name}"][0] = f"{100 * _share(internal, label):.1f} %"
-    for role in SUBGROUPS:
+    for role in SUBGROUP_COLUMNS:
         values = [_described_values(role, split) for split in (internal, one.result)]
         if any(value != "-" for value in values):
             rows[role] = values
@@ -547,8 +571,8 @@ def _described_values(role: str, split: SplitResult | None) -> str:
     """A column of subgroups in a few words: the median of numbers, else the shares."""
     if split is None:
         return "-"
-    known = SUBGROUPS[role]
-    values = next((held for name, held in split.subgroups.items() if plain(name) in known), None)
+    known = SUBGROUP_COLUMNS[role]
+    values = next((held for name, held in split.subgroups.items() if plain_column(name) in known), None)
     if not values:
         return "-"
     filled = [value.strip() for value in values if value.strip()]

@@ -7,6 +7,7 @@ Several findings have the same keys: a finding, present or absent, takes the pla
 
 from typing import Any, NotRequired, TypedDict
 
+from pneumo.evaluation.subgroup_statistics import SubgroupResult
 from pneumo.names import CLASS_NAMES
 
 Confusion = list[list[int]]  # [[tn, fp], [fn, tp]]; images by true and called class
@@ -464,8 +465,8 @@ class ExternalSet(TypedDict):
     rows: dict[str, ExternalRow]  # by the configuration's id
     models: dict[str, DeployedModel]  # by the run's id
     tau: Tau | None
-    subgroups: NotRequired[dict[str, Any]]  # pneumo.evaluation.subgroups, of `subgroups_of`
-    subgroups_of: NotRequired[str]  # the configuration
+    subgroups: NotRequired[SubgroupResult]
+    subgroups_of: NotRequired[str]  # the configuration whose subgroups they are
     shift: NotRequired[dict[str, Any]]
 
 

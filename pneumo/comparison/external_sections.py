@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pneumo.comparison import subgroup_sections
 from pneumo.comparison.blocks import Section, Table
 from pneumo.comparison.content import Comparison, Drop, ExternalSet, ScoreInterval, all_rows
 from pneumo.comparison.words import (
@@ -14,6 +15,7 @@ from pneumo.comparison.words import (
     short_number,
     with_interval,
 )
+from pneumo.evaluation.subgroup_statistics import SubgroupResult
 from pneumo.names import EXTERNAL
 
 WORDS = {
@@ -32,7 +34,12 @@ def sections(comparison: Comparison) -> list[Section]:
     external = comparison.get("external")
     if external is None:
         return []
-    found = [_conclusion(comparison, external), _use(comparison, external), _shift(external)]
+    found = [
+        _conclusion(comparison, external),
+        _subgroups(comparison, external),
+        _use(comparison, external),
+        _shift(external),
+    ]
     return [section for section in found if section is not None]
 
 
@@ -46,18 +53,42 @@ def elsewhere(comparison: Comparison) -> list[str]:
     ]
 
 
+def subgroups(comparison: Comparison) -> SubgroupResult | None:
+    """The subgroups of the other set, if it has any."""
+    external = comparison.get("external")
+    return external.get("subgroups") if external else None
+
+
+def _subgroups(comparison: Comparison, external: ExternalSet) -> Section | None:
+    found = subgroups(comparison)
+    if found is None:
+        return None
+    section = subgroup_sections.section(found)
+    section.text.insert(0, f"Of {external['subgroups_of']}, the mean over its seeds.")
+    return section
+
+
 def verdict(comparison: Comparison) -> list[str]:
     """What the other set shows about the models, in sentences."""
     external = comparison.get("external")
     if external is None:
         return []
-    return [*_overlap(external), *_drops(comparison, external), *_ranking(external)]
+    groups = subgroups(comparison)
+    of_groups = [f"{external['subgroups_of']}: {subgroup_sections.answer(groups)}"] if groups else []
+    return [*_drops(comparison, external), *_ranking(external), *of_groups, *_overlap(external)]
+
+
+def headline(comparison: Comparison) -> str:
+    """The drop of the configuration that validation prefers, if there are own test images."""
+    external = comparison.get("external")
+    found = _drops(comparison, external) if external else []
+    return found[0] if found else ""
 
 
 def _overlap(external: ExternalSet) -> list[str]:
     known = [row for row in external["overlap"] if row["images"]]
     sentences = [
-        f"NOT INDEPENDENT (allow_overlap=true): {row['run']} knows {row['words']} from its training."
+        f"Not independent (allow_overlap=true): {row['run']} knows {row['words']} from its training."
         for row in known
     ]
     unchecked = sorted({reason for row in external["overlap"] for reason in row["unchecked"]})
@@ -127,12 +158,13 @@ def _conclusion(comparison: Comparison, external: ExternalSet) -> Section:
                     caption=words[score],
                     columns=[
                         *("configuration", "own test images", external["name"], "difference"),
-                        *("95 % interval", "p", "place: own, here"),
+                        *("95 % interval", "p"),
+                        *(["place: own, here"] if score == comparison["rank_by"] else []),
                     ],
                     rows=[
                         [
                             *_drop_cells(ranked(row), external["rows"][row["id"]]["drops"][score]),
-                            _places(external, row["id"]) if score == comparison["rank_by"] else "",
+                            *([_places(external, row["id"])] if score == comparison["rank_by"] else []),
                         ]
                         for row in rows
                     ],

@@ -16,9 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from pneumo import UserError
-from pneumo.comparison import external_sections, second_process, sections
+from pneumo.comparison import external_sections, second_process, sections, subgroup_drawing
 from pneumo.comparison.content import Comparison, Mistake
 from pneumo.comparison.figures import Rendered
+from pneumo.comparison.subgroup_sections import FIGURE
 from pneumo.comparison.words import answer, caption, headlines, number, ranked_by, score_words, with_interval
 from pneumo.data import images, phantom
 from pneumo.data.settings import PhantomSettings
@@ -49,6 +50,8 @@ def write(
     `pictures` has the mistakes' images as data URIs, by path. `process` draws half of the figures.
     """
     rendered = second_process.render(comparison, process)
+    if groups := external_sections.subgroups(comparison):
+        rendered |= subgroup_drawing.render(groups)
     files = {
         "index.html": html(comparison, rendered, pictures).encode(errors="backslashreplace"),
         "comparison.json": (json.dumps(finite(dict(comparison)), allow_nan=False) + "\n").encode(),
@@ -67,8 +70,13 @@ def html(comparison: Comparison, rendered: Mapping[str, Rendered], pictures: Map
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = sections.page(comparison, pictures)
     names = ["forest", *(name for section in page.sections for name in section.figures if name in rendered)]
-    shown = {name: {"caption": caption(name, comparison), "svg": rendered[name].svg} for name in names}
+    shown = {name: {"caption": _caption(name, comparison), "svg": rendered[name].svg} for name in names}
     return environment.get_template("page.html.j2").render(page=page, figures=shown)
+
+
+def _caption(figure: str, comparison: Comparison) -> str:
+    groups = external_sections.subgroups(comparison)
+    return subgroup_drawing.caption(groups) if groups and figure == FIGURE else caption(figure, comparison)
 
 
 def pictures(

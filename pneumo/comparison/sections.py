@@ -128,7 +128,7 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
     about = comparison["about"]
     return PageContent(
         title=title(comparison),
-        answer=" ".join([answer(comparison), *external_sections.verdict(comparison)[:1]]),
+        answer=" ".join(filter(None, [answer(comparison), external_sections.headline(comparison)])),
         warnings=headlines(comparison),
         ranking=_ranking(comparison),
         sections=sections,

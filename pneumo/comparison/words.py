@@ -9,6 +9,7 @@ from pneumo.comparison.content import (
     ConfigurationRow,
     Equivalence,
     ImageSet,
+    OverlapRow,
     PairRow,
     PairScore,
     RecipeTest,
@@ -166,6 +167,8 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
                 "without them. A run's own means in MLflow contain every finding with both values.",
             )
         )
+    if "external" in comparison:
+        listed += _overlap(comparison["external"]["overlap"])
     if from_outside(comparison):
         listed.append(("Predictions from tables.", _outside_words(comparison)))
     cross = comparison["cross_validation"]
@@ -232,6 +235,19 @@ def warnings(comparison: Comparison) -> list[tuple[str, str]]:
             listed.append(("Mixed runs.", f"The runs of {row['name']} have different {' and '.join(mixed)}."))
     notes = sorted({note for row in all_rows(comparison) for run in row["runs"] for note in run["notes"]})
     return listed + [("Note.", note) for note in notes]
+
+
+def _overlap(rows: Sequence[OverlapRow]) -> list[tuple[str, str]]:
+    """What a model knows of another set from its training, and what was not compared."""
+    listed = [
+        ("Not independent.", f"{row['run']} knows {row['words']} from its training (allow_overlap=true).")
+        for row in rows
+        if row["images"]
+    ]
+    unchecked = sorted({reason for row in rows for reason in row["unchecked"]})
+    if unchecked:
+        listed.append(("Overlap not checked.", f"Not compared with the training: {'; '.join(unchecked)}."))
+    return listed
 
 
 def _outside_words(comparison: Comparison) -> str:
