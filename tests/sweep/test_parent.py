@@ -15,6 +15,7 @@ from support.sweep_runs import SWEEP, epochs_trained, family, finished, parent, 
 
 from pneumo.names import FINGERPRINT_TAG, SWEEP_TAG
 from pneumo.sweep.parent import Sweep
+from pneumo.tracking import courier
 from pneumo.tracking.sender import sync
 from pneumo.tracking.settings import TrackingSettings
 
@@ -150,7 +151,9 @@ def test_force_runs_all_again_as_new_runs(command: Command, tiny: dict, tmp_path
 
 
 def _send(folder: str, uri: str) -> None:
-    assert sync(Path(folder), TrackingSettings(uri=uri, flush_s=600), uri).error is None
+    courier.LINK_WAIT_S = 600  # beside other work, the first to make the parent takes longer than usual
+    sent = sync(Path(folder), TrackingSettings(uri=uri, flush_s=600), uri)
+    assert sent.error is None, sent.error
 
 
 def test_children_sent_at_once_share_one_parent(tmp_path: Path) -> None:
