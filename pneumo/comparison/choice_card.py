@@ -128,7 +128,8 @@ def _scores(comparison: Comparison, row: ConfigurationRow) -> str:
     where = images_word(comparison)
     note = (
         f"On {comparison['test']['images']:,} {where} images: the mean over "
-        f"{plural(len(row['seeds']), 'seed')} with its 95 % interval over patients, and the standard deviation over seeds."
+        f"{plural(len(row['seeds']), 'seed')} with its 95 % interval over patients, and the standard "
+        "deviation over seeds."
     )
     return f"{note}\n\n{_table(['score', 'mean (95 % interval)', 'SD of seeds'], rows)}"
 

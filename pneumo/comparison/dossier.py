@@ -95,9 +95,9 @@ def reporting(comparison: Comparison, listed: Sequence[Item], runs: int, artifac
     parts = [
         "# Reporting items\n",
         f"{_origin(comparison)} Items have the numbers of the guidelines and words of our own. A pointer "
-        "leads to a section of the page, a figure, a file of this folder, an artifact of the runs, a key of their "
-        "configuration or a commit. It shows where to look. Whether that is enough, the author decides. The "
-        "guidelines themselves are binding.\n",
+        "leads to a section of the page, a figure, a file of this folder, an artifact of the runs, a key of "
+        "their configuration or a commit. It shows where to look. Whether that is enough, the author decides. "
+        "The guidelines themselves are binding.\n",
     ]
     for guideline, title in GUIDELINES.items():
         rows = by_number(listed, guideline)
@@ -108,8 +108,8 @@ def reporting(comparison: Comparison, listed: Sequence[Item], runs: int, artifac
         for number, item in rows:
             where = "; ".join(_link(one, comparison, runs, artifacts) for one in item.pointers)
             where += f" ({_cell(item.note)})" if item.note else ""
-            author = item.author or ("everything" if item.state == "open" else "")
-            lines.append(f"| {number} | {_cell(item.subject)} | {item.state} | {where} | {_cell(author)} |")
+            cells = [number, _cell(item.subject), item.state, where, _cell(item.author)]
+            lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 

@@ -94,7 +94,7 @@ def items(comparison: Comparison, evidence: Evidence) -> list[Item]:
         *_study(),
         *_data(comparison),
         *_reference_standard(),
-        *_model(comparison),
+        *_model(comparison, STARTS in evidence.artifacts),
         *_analysis(comparison),
         *_results(comparison, evidence.subgroups),
         *_discussion(),
@@ -103,7 +103,7 @@ def items(comparison: Comparison, evidence: Evidence) -> list[Item]:
     for item in listed:
         item.pointers = [one for one in item.pointers if one.name in existing[one.kind]]
         if not item.pointers:
-            item.note = ""
+            item.note, item.author = "", "everything"
     return listed
 
 
@@ -225,7 +225,7 @@ def _reference_standard() -> list[Item]:
     ]
 
 
-def _model(comparison: Comparison) -> list[Item]:
+def _model(comparison: Comparison, starts: bool) -> list[Item]:
     about = comparison["about"]
     libraries = ", ".join(f"{name} {version}" for name, version in about["software"].items())
     return [
@@ -236,6 +236,7 @@ def _model(comparison: Comparison) -> list[Item]:
             _of("key", "model.name"),
             _of("artifact", CONFIG),
             _of("file", MODEL_CARD),
+            _of("commit", *about["commits"]),
         ),
         _item(
             "The model itself, for predictions of new images",
@@ -250,6 +251,7 @@ def _model(comparison: Comparison) -> list[Item]:
             _of("artifact", STARTS),
             _of("file", SBOM),
             note=f"compared with {libraries}",
+            author="" if starts else "the versions that trained the models",
         ),
         _item("Initialisation of the parameters", "24||", _of("key", "model.pretrained", "model.weights")),
         _item(
@@ -276,6 +278,7 @@ def _model(comparison: Comparison) -> list[Item]:
             "|13|",
             _sections("Data"),
             _of("key", "sampler.name", "trainer.class_weights"),
+            author="why it was handled so",
         ),
         _item(
             "Output; thresholds and how they were chosen",
@@ -288,7 +291,7 @@ def _model(comparison: Comparison) -> list[Item]:
             "How predictions were calculated",
             "|12g|",
             _of("artifact", TEST_PREDICTIONS),
-            _of("commit", *about["commits"][:1]),
+            _of("commit", *about["commits"]),
         ),
     ]
 

@@ -68,6 +68,7 @@ def test_only_what_exists_is_pointed_at() -> None:
     full = listed(comparison, artifacts=dict.fromkeys(ARTIFACTS, 4), files=["sbom.json"], figures=["roc"])
     assert "artifact starts.json" in where(full["CLAIM 23"]) and "file sbom.json" in where(full["CLAIM 23"])
     assert "figure roc" in where(full["CLAIM 37"]) and "figure forest" not in where(full["CLAIM 37"])
+    assert full["CLAIM 23"].state == "answered" and bare["CLAIM 23"].state == "in part"
     assert full["STARD-AI 40b"].state == "answered" and bare["STARD-AI 40b"].state == "open"
 
 
