@@ -96,8 +96,8 @@ def reporting(comparison: Comparison, listed: Sequence[Item], runs: int, artifac
         "# Reporting items\n",
         f"{_origin(comparison)} Items have the numbers of the guidelines and words of our own. A pointer "
         "leads to a section of the page, a figure, a file of this folder, an artifact of the runs, a key of "
-        "their configuration or a commit. It shows where to look. Whether that is enough, the author decides. "
-        "The guidelines themselves are binding.\n",
+        "their configuration or a commit. It shows where to look. Whether that is enough, the author "
+        "decides. The guidelines themselves are binding.\n",
     ]
     for guideline, title in GUIDELINES.items():
         rows = by_number(listed, guideline)
