@@ -130,6 +130,20 @@ COMMANDS: dict[str, Command] = {
                 renamed={"data.cache_dir": "cache_dir"},
                 **_RUN,  # type: ignore[arg-type]
             ),
+            "recalibrate": Command(
+                purpose="calibrate a model and set its threshold for a new site, from labelled images of it",
+                examples=(
+                    "pneumo runs recalibrate models:/pneumo@champion data=csv data.root=DIR",
+                    "pneumo runs recalibrate RUN data=csv data.table=FILE alias=city_hospital",
+                    "pneumo runs recalibrate MODEL_FOLDER data=csv data.root=DIR output=NEW_FOLDER",
+                ),
+                config_name="runs_recalibrate",
+                word="which",
+                paths=(
+                    *("which", "output", "wheel", "output_dir", "cache_dir"),
+                    *("data.root", "data.table", "data.cache_dir"),
+                ),
+            ),
             "export": Command(
                 purpose="write a model as ONNX",
                 examples=(

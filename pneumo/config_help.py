@@ -62,7 +62,8 @@ def of_command(name: str) -> str:
         *_examples(command.examples),
     ]
     if command.word:
-        also = "; also a model, as models:/NAME@ALIAS" if name == "runs export" else ""
+        takes_models = name in ("runs export", "runs recalibrate")
+        also = "; also a model, as models:/NAME@ALIAS" if takes_models else ""
         lines += [*textwrap.wrap(f"RUN is {RUN_FORMS}{also}.", WIDTH), ""]
     lines += _keys(command)
     pointless = {*([] if name == "train" else [_SEVERAL_RUNS]), *([] if choices else [_MORE_OPTIONS])}

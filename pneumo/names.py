@@ -48,6 +48,9 @@ TASK_TAG = "pneumo.task"  # multilabel; if absent, one class an image
 EXTERNAL_TAG = (
     "pneumo.external"  # the names of the other sets that the model was scored on, with blanks between
 )
+RECALIBRATED_TAG = "pneumo.recalibrated_from"  # of a model version: the model whose network it has
+SITE_TAG = "pneumo.site_digest"  # of a model version: the site's images that it was recalibrated on
+SITE_COUNTS_TAG = "pneumo.site_counts"  # images and patients of them, as JSON
 SCORED_TAG = "pneumo.test_scored"  # when the model was given its test images (UTC)
 MIXED_TAG = "pneumo.mixed"  # what changed when a run was continued with on_code_change=keep
 STATE_TAG = "pneumo.state"  # PRUNED, which MLflow does not know

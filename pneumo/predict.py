@@ -50,6 +50,7 @@ class PredictConfig:
     batch_size: int = 64
     device: str = "auto"
     num_workers: int | None = None
+    file_timeout_s: float | None = 60.0
     output_dir: str = "${pneumo.project:outputs}"
     cache_dir: str | None = None
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
@@ -75,6 +76,11 @@ class PredictConfig:
             raise UserError(f"port={self.port} must be between 0 (any free one) and 65535.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"num_workers={self.num_workers} must be at least 1, or null for all cores.")
+        if self.file_timeout_s is not None and not 0 < self.file_timeout_s < math.inf:
+            raise UserError(
+                f"file_timeout_s={self.file_timeout_s} must be above 0: give seconds, such as 60, or null "
+                "for no limit."
+            )
         check_device("device", self.device)
         _ = self.shown_window
         if self.ui:
@@ -139,6 +145,7 @@ def predict(settings: PredictConfig) -> int:
         prevalence=settings.prevalence,
         coverage=settings.coverage,
         window=settings.shown_window,
+        file_timeout_s=settings.file_timeout_s,
     )
     alarms = [] if model.bundle.many else [alarm.both() for alarm in model.alarms]
     for note in (*notes, *alarms):

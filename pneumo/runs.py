@@ -1,15 +1,16 @@
-"""`pneumo runs status|sync|reproduce|register|export`: look at the runs that were made, and use them."""
+"""`pneumo runs status|sync|reproduce|register|recalibrate|export`: look at runs, and use their models."""
 
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from pneumo import UserError, config
 from pneumo.commands import RUN_FORMS
+from pneumo.data.settings import DataSettings
 from pneumo.names import CONFIG, FINGERPRINT_TAG, HEARTBEAT_TAG
 from pneumo.reproduce import reproduce as reproduce_run
 from pneumo.run_lookup import find_run, find_sweep, model_of, run_folders, run_id_of, uri_of
@@ -19,8 +20,9 @@ from pneumo.tracking import heartbeat, reading, sender
 from pneumo.tracking.courier import is_sweep, read_note
 from pneumo.tracking.journal import DONE, Journal, redact
 from pneumo.tracking.mlflow_client import sqlite_file
-from pneumo.tracking.registry import RUN_ID, Registry, resolve
+from pneumo.tracking.registry import FORMS, RUN_ID, Registry, resolve
 from pneumo.tracking.settings import TrackingSettings
+from pneumo.training.settings import check_device
 
 NOT_KNOWN = {"state": "", "epoch": "-", "score": "-", "time left": "-", "reason": ""}
 MOST_COLUMNS = 120  # of the terminal
@@ -85,6 +87,35 @@ class RegisterConfig:
         _require_run("register", self.which)
         if not self.alias:
             raise UserError("alias=: register the run as what? Give alias=champion, for example.")
+
+
+@dataclass(kw_only=True)
+class RecalibrateConfig:
+    """Which model `runs recalibrate` calibrates for a new site, and on which images."""
+
+    which: str | None = None
+    alias: str | None = None
+    name: str | None = None
+    force: bool = False
+    wheel: str | None = None
+    output: str | None = None
+    device: str = "auto"
+    data: DataSettings = field(default_factory=DataSettings)
+    output_dir: str = _OUTPUTS
+    cache_dir: str | None = None
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        if not self.which:
+            raise UserError(
+                f"recalibrate which model? Give {FORMS}: pneumo runs recalibrate MODEL data=csv data.root=DIR"
+            )
+        if self.output and self.alias:
+            raise UserError(
+                f"output={self.output} writes a folder and registers nothing, so alias={self.alias} has no "
+                "effect: give one of them."
+            )
+        check_device("device", self.device)
 
 
 @dataclass(kw_only=True)
@@ -318,6 +349,16 @@ def register(settings: RegisterConfig) -> int:
     return 0
 
 
+def recalibrate(settings: RecalibrateConfig) -> int:
+    """Register or write a model with calibration and thresholds of a new site."""
+    from pneumo import recalibrate  # it imports torch, which takes seconds: --help does without
+
+    keys = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    return recalibrate.recalibrate(
+        recalibrate.Request(**{**keys, "cache_dir": settings.cache_dir or ".cache"})
+    )
+
+
 def export(settings: ExportConfig) -> int:
     """Write a model as ONNX."""
     from pneumo.inference import export, model_folder
@@ -341,6 +382,7 @@ ACTIONS: Mapping[str, tuple[Callable[[Any], int], type]] = {
     "sync": (sync, SyncConfig),
     "reproduce": (reproduce, ReproduceConfig),
     "register": (register, RegisterConfig),
+    "recalibrate": (recalibrate, RecalibrateConfig),
     "export": (export, ExportConfig),
 }
 

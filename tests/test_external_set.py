@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from recompute import recompute
 from support.commands import Command, small_run
 
 import pneumo.inference.bundle
@@ -109,6 +110,8 @@ def test_a_sweep_is_scored_on_another_set_beside_its_own(command: Command, tmp_p
     assert "external/city/index.html" in listed
     html = Path("page/index.html").read_text()
     assert "Own test images and this set" in html and "Kendall" in ending.out
+    done = recompute(Path("page/comparison.json"), tmp_path / "mlartifacts")
+    assert done.count > 2000 and done.largest < 1e-9, done.where
 
 
 def run_of(row: dict[str, Any], journal: Journal) -> bool:

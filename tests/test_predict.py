@@ -233,6 +233,26 @@ def test_the_first_ten_unreadable_files_are_listed(
     assert "and 2 more: see the column error" in ending.out and "12 could not be read" in ending.out
 
 
+def test_a_file_that_is_slow_to_read_gets_an_error_and_the_others_go_on(
+    command: Command, made_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """49 megapixels of 16 bits take a second, and small images milliseconds."""
+    folder = image_folder(tmp_path)
+    rows = np.arange(7000, dtype=np.uint16)[:, None] + np.zeros(7000, np.uint16)
+    Image.fromarray(rows).save(folder / "2b.png", compress_level=1)
+    arguments = (f"model={made_models['resnet18']}", f"input={folder}", "num_workers=1")
+    ending = command("predict", *arguments, "file_timeout_s=0.2")
+    assert ending.code == 1 and "1 could not be read" in ending.out
+    known = table(tmp_path / "predictions.csv")
+    assert [Path(row["path"]).name for row in known if row["error"]] == ["2b.png"]
+    assert known[3]["error"] == "it took more than 0.2 seconds to read" and not known[3]["probability"]
+    for limit in ("600", "null"):
+        ending = command("predict", *arguments, f"file_timeout_s={limit}")
+        assert ending.code == 0 and not any(row["error"] for row in table(tmp_path / "predictions.csv"))
+    ending = command("predict", *arguments, "file_timeout_s=0")
+    assert ending.code == 2 and "file_timeout_s=0.0 must be above 0" in ending.err
+
+
 def test_an_archive_of_dicom_files_is_skipped_by_kind(
     command: Command, made_models: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -753,7 +753,7 @@ def check_choice(same: Check, page: dict[str, Any], rows: dict[str, Row], w: np.
     for draw in range(min(500, w.shape[1])):
         left = w[:, draw] == 0
         if ranked[0].complete(left):
-            winner = max(ranked, key=lambda row: row.draws[score][draw])
+            winner = max(ranked, key=lambda row: round(row.draws[score][draw], 12))
             outside.append(np.mean([winner.scores_of(y[left], p[left])[score] for p in winner.test]))
     same("draws of the choice", found["draws"], len(outside))
     if len(outside) >= 50:

@@ -18,6 +18,7 @@ from pneumo.evaluation.predictions import SplitResult
 from pneumo.evaluation.statistics import LEVEL
 
 FEWEST_DRAWS = 50  # with patients of each class left out; fewer allow no correction
+DIGITS = 12  # scores that agree in so many are tied
 PART = {"auroc": ("areas",), "auprc": ("areas",)}
 
 
@@ -108,7 +109,7 @@ def optimism(
             for configuration in ranked
         ]
     )
-    winners = inside.argmax(axis=0)
+    winners = inside.round(DIGITS).argmax(axis=0)  # rounding decides no tie
     expected = float(outside[winners, np.arange(len(picked))].mean())
     value = max(0.0, first - expected)
     return {"value": value, "corrected": first - value, "above_mean": above, "draws": len(picked)}

@@ -1,10 +1,11 @@
 """An answer in words: which threshold an image reaches, and what that threshold did on other images.
 
 Every figure comes from the model's own record: its test images, or the validation images where it was not
-scored on a test set or where the threshold is the user's.
+scored on a test set or where the threshold is the user's. A model that was recalibrated for a site has the
+site's images in the place of both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +22,8 @@ class Alarm:
     rule: str
     given: bool
     several: bool  # one of more than two classes or of findings
-    images: str = ""  # test or validation; empty where no figure is known
+    chosen_on: str = "validation"
+    images: str = ""  # "the test images", or others; empty where no figure is known
     found: float = float("nan")
     flagged: float = float("nan")
 
@@ -34,10 +36,8 @@ class Alarm:
             return start
         its, others = ("its images", "the others") if self.several else ("them", "the normal ones")
         if reached:
-            return (
-                f"{start}; on the {self.images} images it also flagged {_percent(self.flagged)} of {others}"
-            )
-        return f"{start}; on the {self.images} images it missed {_percent(1 - self.found)} of {its}"
+            return f"{start}; on {self.images} it also flagged {_percent(self.flagged)} of {others}"
+        return f"{start}; on {self.images} it missed {_percent(1 - self.found)} of {its}"
 
     def both(self) -> str:
         """What the threshold did, for the terminal."""
@@ -46,7 +46,7 @@ class Alarm:
         if not self.images:
             return start
         return (
-            f"{start}; on the {self.images} images it found {_percent(self.found)} of them and also flagged "
+            f"{start}; on {self.images} it found {_percent(self.found)} of them and also flagged "
             f"{_percent(self.flagged)} of the {others}"
         )
 
@@ -57,7 +57,7 @@ class Alarm:
         return {
             "half": "is at probability 0.5",
             "sensitivity_95": f"is set to find {_percent(SENSITIVITY_WANTED)} of {whose}",
-            "youden": "is set where sensitivity + specificity is highest on validation",
+            "youden": f"is set where sensitivity + specificity is highest on {self.chosen_on}",
         }[self.rule]
 
 
@@ -74,29 +74,33 @@ def alarm(bundle: Bundle, label: int, given: float | None = None, known: bool = 
         rule = rule if rule in bundle.class_thresholds[name] else "half"
         figures = (bundle.class_figures or {}).get(name, {})
         suffix = "" if bundle.multilabel else "_at_threshold"
-    images, found, flagged = "", None, None
-    if known and given is None and figures:
-        images = "test"
-        found, specificity = (figures[f"{score}{suffix}"]["value"] for score in ("recall", "specificity"))
-        flagged = None if specificity is None else 1 - specificity
-    elif known:
-        own = bundle.threshold_of_class[name] if bundle.many else bundle.threshold
-        images, (found, flagged) = "validation", _rates(bundle, label, own if given is None else given)
-    if found is None or flagged is None or not np.isfinite([found, flagged]).all():
-        return Alarm(name=name, rule=rule, given=given is not None, several=bundle.many)
-    return Alarm(
+    start = Alarm(
         name=name,
         rule=rule,
         given=given is not None,
         several=bundle.many,
-        images=images,
-        found=found,
-        flagged=flagged,
+        chosen_on=f"the {bundle.chosen_on}" if bundle.site else "validation",
     )
+    images, found, flagged = "", None, None
+    if known and given is None and figures:
+        images = bundle.scored_on
+        found, specificity = (figures[f"{score}{suffix}"]["value"] for score in ("recall", "specificity"))
+        flagged = None if specificity is None else 1 - specificity
+    elif known:
+        own = bundle.threshold_of_class[name] if bundle.many else bundle.threshold
+        images, (found, flagged) = _chosen_on(bundle), _rates(bundle, label, own if given is None else given)
+    if found is None or flagged is None or not np.isfinite([found, flagged]).all():
+        return start
+    return replace(start, images=images, found=found, flagged=flagged)
+
+
+def _chosen_on(bundle: Bundle) -> str:
+    # The probabilities of a site's images are cross-fitted, too.
+    return bundle.scored_on if bundle.site else "the validation images"
 
 
 def _rates(bundle: Bundle, label: int, threshold: float) -> tuple[float | None, float | None]:
-    """The shares of validation images with and without a class whose probability reaches `threshold`."""
+    """The shares of the images of `past` with and without a class whose probability reaches `threshold`."""
     labels, chances = np.asarray(bundle.past["labels"]), np.asarray(bundle.past["probabilities"])
     if not labels.size:
         return None, None

@@ -19,7 +19,7 @@ from pneumo import UserError
 from pneumo.data.augment import normalise
 from pneumo.evaluation import calibrators, multiclass, multilabel, statistics
 from pneumo.files import MAX_MODEL_BYTES, read_bounded
-from pneumo.inference.schema import Figure, ModelArguments, PastCases, PreprocessArguments
+from pneumo.inference.schema import Figure, ModelArguments, PastCases, PreprocessArguments, Site
 from pneumo.models import build_model, head
 from pneumo.models.precision import allow_tf32, autocast_dtype, cpu_has_bf16
 from pneumo.names import MULTILABEL, many_classes
@@ -64,6 +64,9 @@ class Bundle:
 
     Where another kind of calibration than a temperature fits validation better, `calibration` has it
     (pneumo.evaluation.calibrators), of several findings by finding. The temperature is then not used.
+
+    A model that was recalibrated has a `site` (pneumo.inference.recalibration). Its labelled images are then
+    in the place of validation, and `figures` are cross-fitted scores on them.
     """
 
     model: ModelArguments
@@ -92,8 +95,9 @@ class Bundle:
     run_id: str | None = None
     weights_sha256: str | None = None
     calibration: dict[str, Any] | None = None  # None: the temperature
-    ages: list[float] | None = None  # the lowest and the highest of the validation images, years
+    ages: list[float] | None = None  # the lowest and the highest of the images of `past`, years
     past_patients: list[int] | None = None  # a number for the patient of each image of `past`
+    site: Site | None = None  # None: chosen on validation, scored on the test images
     weights: Path
     version: str
 
@@ -116,6 +120,29 @@ class Bundle:
     def multilabel(self) -> bool:
         """Several findings an image?"""
         return self.task == MULTILABEL
+
+    @property
+    def chosen_on(self) -> str:
+        """The images that chose calibration and thresholds: those of `past`."""
+        return "images of the site" if self.site else "validation images"
+
+    @property
+    def scored_on(self) -> str:
+        """The images of `figures`, in words."""
+        return f"{self.site_images} (cross-fitted)" if self.site else "the test images"
+
+    @property
+    def site_images(self) -> str:
+        """The site's images, in words."""
+        assert self.site is not None
+        people = f" of {self.site['patients']:,} patients" if self.site["patients_known"] else ""
+        return f"{self.site['images']:,} images{people} of the site"
+
+    @property
+    def site_words(self) -> str:
+        """What a recalibrated model is and stems from, in words."""
+        assert self.site is not None
+        return f"{self.site['parent']}, recalibrated on {self.site_images}"
 
     @property
     def threshold(self) -> float:
@@ -171,10 +198,10 @@ class Bundle:
         return np.asarray(probabilities, dtype=np.float64) >= self.raw_threshold
 
     def similar_cases(self, probability: float, label: int = 1) -> SimilarCases | None:
-        """The share of class `label` among the validation images with the nearest calibrated probabilities.
+        """The share of class `label` among the images of `past` with the nearest calibrated probabilities.
 
         Of several findings, `label` is the number of one, and the images are those whose label of it is
-        known. The interval is Wilson's. None if the model keeps no such validation images.
+        known. The interval is Wilson's. None if the model keeps no such images.
         """
         chances, labels = np.asarray(self.past["probabilities"]), np.asarray(self.past["labels"])
         if not len(chances):

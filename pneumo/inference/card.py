@@ -2,7 +2,7 @@
 
 from pneumo.evaluation import calibrators
 from pneumo.inference.bundle import Bundle
-from pneumo.inference.schema import Figure
+from pneumo.inference.schema import Figure, Site
 from pneumo.names import PROTOCOLS
 
 SCORE_WORDS = {
@@ -18,18 +18,18 @@ SCORE_WORDS = {
 }
 RULE_WORDS = {
     "half": "the uncalibrated probability is 0.5",
-    "sensitivity_95": "at least 95 % of the ill validation images are found",
-    "youden": "sensitivity + specificity is highest on the validation images",
+    "sensitivity_95": "at least 95 % of the ill {images} are found",
+    "youden": "sensitivity + specificity is highest on the {images}",
 }
 RULE_WORDS_OF_A_CLASS = {
     "half": "the probability is 0.5",
-    "sensitivity_95": "at least 95 % of the validation images of the class are found",
-    "youden": "sensitivity + specificity is highest on the validation images",
+    "sensitivity_95": "at least 95 % of the {images} of the class are found",
+    "youden": "sensitivity + specificity is highest on the {images}",
 }
 RULE_WORDS_OF_A_FINDING = {
     "half": "the probability is 0.5",
-    "sensitivity_95": "at least 95 % of the validation images with the finding are found",
-    "youden": "sensitivity + specificity is highest on the validation images",
+    "sensitivity_95": "at least 95 % of the {images} with the finding are found",
+    "youden": "sensitivity + specificity is highest on the {images}",
 }
 
 
@@ -46,13 +46,15 @@ def text(bundle: Bundle) -> str:
         f"resized and padded to {pre['image_size']} x {pre['image_size']} grey pixels",
     ]
     splits = "\n".join(_split(bundle, name) for name in ("train", "val", "test"))
+    if bundle.site:
+        splits += f"\n{_images_of_site(bundle.site)}"
     synthetic = (
         "\n**Trained on synthetic images: it has never seen a real patient.**\n" if bundle.synthetic else ""
     )
     return f"""# Model card: {model["name"]}, {names}
 
 **Not a medical device.** Do not use it to diagnose or treat a patient, or to decide about one.
-{synthetic}
+{synthetic}{_site(bundle)}
 ## Purpose
 
 {_purpose(bundle)}
@@ -86,6 +88,28 @@ Digest `{bundle.data_digest}`.
 """
 
 
+def _site(bundle: Bundle) -> str:
+    """Of a recalibrated model: what it stems from, and where its figures come from."""
+    if bundle.site is None:
+        return ""
+    return f"""
+**Recalibrated for a site.** The network is that of {bundle.site["parent"]}. Calibration and thresholds come
+from {bundle.site_images} (digest `{bundle.site["digest"]}`).
+The figures below are cross-fitted on these images: each is called with a calibration and thresholds from
+images of other patients. {bundle.site["unlike"]:,} of them are unlike the training images, so that
+`pneumo predict` withholds their decision; the figures count them.
+"""
+
+
+def _images_of_site(site: Site) -> str:
+    counts = ", ".join(
+        f"{count:,} {name} ({site['patients_of'][name]:,} patients)"
+        for name, count in site["images_of"].items()
+    )
+    unknown = "" if site["patients_known"] else "; an image counts as a patient, since none is known"
+    return f"- site: {site['images']:,} images of {site['patients']:,} patients: {counts}{unknown}"
+
+
 def _purpose(bundle: Bundle) -> str:
     if bundle.multilabel:
         return (
@@ -111,8 +135,9 @@ def _purpose(bundle: Bundle) -> str:
 def _other_images(bundle: Bundle) -> str:
     shares, share = ("classes\n  give", "the class") if bundle.many else ("ill\n  patients give", "ill")
     shares, share = ("findings\n  give", "the finding") if bundle.multilabel else (shares, share)
+    where = "the site" if bundle.site else "the test set"
     return (
-        "- The figures hold for images like those of the test set. Other hospitals, devices, ages or shares "
+        f"- The figures hold for images like those of {where}. Other hospitals, devices, ages or shares "
         f"of {shares} other figures, mostly worse ones. The positive predictive value falls with the share "
         f"of {share}."
     )
@@ -126,19 +151,24 @@ def _decision(bundle: Bundle) -> str:
             f"| {_cell(name)} | {threshold:.3f} |\n" for name, threshold in bundle.threshold_of_class.items()
         )
         return (
-            "The probabilities are calibrated on the validation images "
+            f"The probabilities are calibrated on the {bundle.chosen_on} "
             f"({calibrators.words(bundle.calibration, bundle.temperature)}). The predicted\n"
             "class is the one with the largest probability. Beside it, each class has a threshold against "
             "all others. At this\nthreshold, "
-            f"{RULE_WORDS_OF_A_CLASS[bundle.threshold_rule]}.\nAn image can reach the thresholds of several "
+            f"{_rule(RULE_WORDS_OF_A_CLASS, bundle)}.\nAn image can reach the thresholds of several "
             f"classes, or of none.\n\n| class | threshold |\n|---|---|\n{rows}"
         )
     return (
-        "The probability is calibrated on the validation images "
+        f"The probability is calibrated on the {bundle.chosen_on} "
         f"({calibrators.words(bundle.calibration, bundle.temperature)}). The "
         f"decision is\n{bundle.class_names[1]} if the probability is at least {bundle.threshold:.3f}. At "
-        f"this threshold,\n{RULE_WORDS[bundle.threshold_rule]}."
+        f"this threshold,\n{_rule(RULE_WORDS, bundle)}."
     )
+
+
+def _rule(words: dict[str, str], bundle: Bundle) -> str:
+    """Where the threshold of the model's rule is."""
+    return words[bundle.threshold_rule].format(images=bundle.chosen_on)
 
 
 def _decision_of_findings(bundle: Bundle) -> str:
@@ -153,10 +183,15 @@ def _decision_of_findings(bundle: Bundle) -> str:
             f"\nValidation has no image with, or none without, {', '.join(names)}: the threshold is 0.5, and "
             "the\nprobability is not calibrated.\n"
         )
+    if bundle.site and bundle.site["kept"]:
+        note += (
+            f"\nToo few patients of the site have, or lack, {', '.join(bundle.site['kept'])}: calibration\n"
+            f"and threshold are those of {bundle.site['parent']}.\n"
+        )
     return (
-        "The probability of each finding is calibrated on the validation images whose label of it is known.\n"
-        "A finding is predicted if its probability reaches its threshold, whatever "
-        f"the other findings are. At this\nthreshold, {RULE_WORDS_OF_A_FINDING[bundle.threshold_rule]}."
+        f"The probability of each finding is calibrated on the {bundle.chosen_on} whose label of it is\n"
+        "known. A finding is predicted if its probability reaches its threshold, whatever "
+        f"the other findings are. At this\nthreshold, {_rule(RULE_WORDS_OF_A_FINDING, bundle)}."
         f"\n\n| finding | calibration | threshold |\n|---|---|---|\n{rows}{note}"
     )
 
@@ -195,7 +230,7 @@ def _figures(bundle: Bundle) -> str:
             f"`pneumo evaluate model={bundle.run_id or bundle.fingerprint} split=test` scores them.\n"
         )
     words = SCORE_WORDS
-    counted = "Scores that count decisions\nuse the threshold above."
+    counted = f"Scores that count decisions\nuse {_threshold_words(bundle)}."
     if bundle.many:
         words = {name: word if name == "accuracy" else f"macro {word}" for name, word in words.items()}
         words["brier"] = f"{SCORE_WORDS['brier'].removesuffix(')')}, 0 to 2)"
@@ -206,17 +241,23 @@ def _figures(bundle: Bundle) -> str:
     if bundle.multilabel:
         words = {name: f"mean {word}" for name, word in SCORE_WORDS.items()}
         counted = (
-            "Scores that count decisions\nuse the thresholds above. A mean is over the findings that have "
-            "the score; an image counts for a finding\nif its label of it is known."
+            f"Scores that count decisions\nuse {_threshold_words(bundle)}. A mean is over the findings that "
+            "have the score; an image counts for a finding\nif its label of it is known."
         )
     rows = "".join(
         f"| {words.get(name, name)} | {_value(figure)} | {_interval(figure)} |\n"
         for name, figure in bundle.figures.items()
     )
     return (
-        "Scores on the test images, with 95 % intervals (patients resampled, 2,000 draws). "
+        f"Scores on {bundle.scored_on}, with 95 % intervals (patients resampled, 2,000 draws). "
         f"{counted}\n\n| score | value | 95 % interval |\n|---|---|---|\n{rows}"
     )
+
+
+def _threshold_words(bundle: Bundle) -> str:
+    if bundle.site:
+        return "thresholds from images of other patients"
+    return "the thresholds above" if bundle.multilabel else "the threshold above"
 
 
 def _split(bundle: Bundle, name: str) -> str:

@@ -15,6 +15,7 @@ from pneumo.data import findings
 from pneumo.data.cache import ImageCache
 from pneumo.data.images import Grey
 from pneumo.data.loader import evaluation_batch
+from pneumo.data.manifest import Manifest
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.neighbours import NeighbourDetector
@@ -41,7 +42,7 @@ def score(bundle: Bundle, data: ImageCache, device: str) -> LabelledScores:
 
     UserError for classes that are not the model's, or probabilities that are not finite.
     """
-    _refuse_other_classes(bundle, data)
+    refuse_other_classes(bundle, data.manifest)
     network = bundle.network(device)
     reference = bundle.ood_reference
     look = OodDetector(reference) if reference else None
@@ -79,24 +80,24 @@ def _result(bundle: Bundle, data: ImageCache, probabilities: NDArray[np.float64]
     return SplitResult(
         paths=paths,
         patients=[name if isinstance(name, str) else None for name in table["patient"].tolist()],
-        labels=labels_of(data),
+        labels=labels_of(data.manifest),
         probabilities=probabilities,
         class_names=tuple(bundle.class_names),
         subgroups={str(name): subgroups[name].loc[paths].tolist() for name in subgroups.columns},
     )
 
 
-def labels_of(data: ImageCache) -> NDArray[np.int64]:
+def labels_of(data: Manifest) -> NDArray[np.int64]:
     """The labels [N] of the images, or [N, K] of several findings."""
-    table = data.manifest.table
-    if data.manifest.findings:
-        return findings.matrix(table["findings"])
-    return np.asarray(table["label"].to_numpy(), dtype=np.int64)
+    if data.findings:
+        return findings.matrix(data.table["findings"])
+    return np.asarray(data.table["label"].to_numpy(), dtype=np.int64)
 
 
-def _refuse_other_classes(bundle: Bundle, data: ImageCache) -> None:
-    names = data.manifest.findings or data.manifest.class_names
-    if bundle.multilabel != bool(data.manifest.findings) or tuple(names) != tuple(bundle.class_names):
+def refuse_other_classes(bundle: Bundle, data: Manifest) -> None:
+    """UserError unless the set has the classes or findings of the model, in the same order."""
+    names = data.findings or data.class_names
+    if bundle.multilabel != bool(data.findings) or tuple(names) != tuple(bundle.class_names):
         kind = "findings" if bundle.multilabel else "classes"
         task = " data.task=multilabel" if bundle.multilabel else ""
         raise UserError(

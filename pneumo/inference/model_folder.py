@@ -5,7 +5,7 @@ Files are read as data only: no pickle, and every value of a JSON is checked bef
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -123,9 +123,9 @@ def from_run(
             "test": len(test.paths) if test else 0,
             "val": len(val.paths),
         },
-        **_decisions(val)(val, test, threshold_rule),
-        "ages": _ages(val),
-        "past_patients": _numbered(val.patients),
+        **decisions(val, test, threshold_rule),
+        "ages": ages(val),
+        "past_patients": numbered(val.patients),
         "test_digest": test_digest(test) if test else "",
         "familiarity": _read_json(reference) if reference.is_file() else None,
         "run_id": run_id,
@@ -154,10 +154,11 @@ def _task_words(task: object) -> str:
     return "several findings an image" if task == MULTILABEL else "one class an image"
 
 
-def _decisions(val: SplitResult) -> Callable[[SplitResult, SplitResult | None, str], dict[str, Any]]:
+def decisions(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
+    """The fields of a Bundle that validation chooses, and the figures that they have on the test images."""
     if val.multilabel:
-        return _decisions_of_findings
-    return _decisions_of_many if val.many else _decisions_of_two
+        return _decisions_of_findings(val, test, threshold_rule)
+    return (_decisions_of_many if val.many else _decisions_of_two)(val, test, threshold_rule)
 
 
 def _decisions_of_two(val: SplitResult, test: SplitResult | None, threshold_rule: str) -> dict[str, Any]:
@@ -256,7 +257,7 @@ def _past(val: SplitResult, calibrated: Floats) -> dict[str, Any]:
     return {"labels": val.labels.tolist(), "probabilities": calibrated.tolist()}
 
 
-def _ages(val: SplitResult) -> list[float] | None:
+def ages(val: SplitResult) -> list[float] | None:
     """The range of a column of ages in years, if the table has one and it is filled."""
     for name, values in val.subgroups.items():
         if plain_column(name) not in AGE_COLUMNS:
@@ -268,7 +269,7 @@ def _ages(val: SplitResult) -> list[float] | None:
     return None
 
 
-def _numbered(patients: Sequence[str | None]) -> list[int]:
+def numbered(patients: Sequence[str | None]) -> list[int]:
     """A number for each image's patient, instead of the name; an image of an unknown patient has its own."""
     keys = [name or row for row, name in enumerate(one_spelling(patients))]
     place = {key: number for number, key in enumerate(dict.fromkeys(keys))}

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from pneumo import UserError
 from pneumo.data import dicom
+from pneumo.data.limits import BadImage
 from pneumo.evaluation.predictions import PREFIX
 from pneumo.files import sync, write_atomically
 from pneumo.inference import explain, side_file
@@ -210,7 +212,10 @@ def write_all(
             count([SKIPPED + prediction.skipped])
             return
         if output.with_uids:
-            prediction.study_uid, prediction.sop_uid = dicom.uids(prediction.path)
+            with suppress(BadImage):  # as slow to read as its pixels
+                prediction.study_uid, prediction.sop_uid = predictor.time_limit.run(
+                    prediction.path, partial(dicom.uids, prediction.path)
+                )
         outcomes = [UNREADABLE] if prediction.error else [prediction.decision]
         if predictor.bundle.multilabel and not prediction.error:
             outcomes = prediction.reached or [NO_FINDING]

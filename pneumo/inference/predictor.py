@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from pneumo.inference.bundle import Bundle, Floats, SimilarCases
 from pneumo.inference.conformal import PredictionSets
 from pneumo.inference.neighbours import NeighbourDetector
 from pneumo.inference.prevalence import PriorShift
+from pneumo.inference.time_limit import TimeLimit
 from pneumo.models.head import Penultimate
 from pneumo.names import CONFIG, TEST_SELECTED
 from pneumo.tracking import registry
@@ -43,6 +45,7 @@ DISCLAIMER = "Not a medical device: for research and teaching, not for patient c
 SHOWN_SIDE = 2048  # pixels of the longer side of an overlay at most
 COVERAGE = 0.9  # of prediction sets
 BATCHES_AHEAD = 2  # batches that run or wait, per thread
+FILE_TIMEOUT_S = 60.0  # to read and prepare a file; the largest X-rays take two
 
 
 @dataclass
@@ -132,6 +135,9 @@ class Predictor:
     `predict` works in `num_workers` threads (default: one per core). Each thread reads, prepares and computes
     whole batches. On a CPU each thread computes alone, which is faster than sharing every operation: where
     OpenMP has more threads than cores, they wait without spinning, and that doubles the time.
+
+    A file that takes longer than `file_timeout_s` (None: no limit) gets an error. What becomes of its read is
+    in pneumo.inference.time_limit.
     """
 
     def __init__(
@@ -146,6 +152,7 @@ class Predictor:
         prevalence: Any = None,
         coverage: float | None = COVERAGE,
         window: dicom.Window = dicom.FILE,
+        file_timeout_s: float | None = FILE_TIMEOUT_S,
     ) -> None:
         if explain_class is not None:
             one_of("explain_class", explain_class, bundle.class_names)
@@ -161,6 +168,7 @@ class Predictor:
         self.sets = None if coverage is None else PredictionSets(bundle, coverage)
         self.alarms = self._alarms()
         self.workers = worker_count(num_workers)
+        self.time_limit = TimeLimit(file_timeout_s, 2 * self.workers)
         self.pool = ThreadPoolExecutor(self.workers, initializer=self._start_worker)
         self._explaining = threading.Lock()
         self._explained_network: nn.Module | None = None
@@ -219,16 +227,25 @@ class Predictor:
         """The model's answers for prepared `images`; `paths` are their names in the answers."""
         if not images:
             return []
+        raw, doubts = self.raw(images)
+        found = list(map(self._of_classes if self.bundle.many else self._of_two, raw))
+        for path, image, one, doubt in zip(paths, images, found, doubts, strict=True):
+            one.path, one.model, one.window = str(path), self.bundle.version, image.facts.window
+            one.doubt(doubt, self.abstain)
+        return found
+
+    def raw(self, images: Sequence[PreparedImage]) -> tuple[Floats, list[ood.Doubts]]:
+        """Uncalibrated probabilities [B] or [B, K] of prepared `images`, and what speaks against each."""
         squares = np.stack([image.square for image in images])
         raw = self.bundle.probabilities(squares, self.network)
         reasons: list[list[str]] = [[] for _ in images]
         if self.neighbours and self.penultimate:
             reasons = self.neighbours.reasons(self.penultimate.last())
-        found = list(map(self._of_classes if self.bundle.many else self._of_two, raw))
-        for path, image, one, unlike in zip(paths, images, found, reasons, strict=True):
-            one.path, one.model, one.window = str(path), self.bundle.version, image.facts.window
-            one.doubt(self.doubts(image) + ood.Doubts([*unlike], [*unlike]), self.abstain)
-        return found
+        doubts = [
+            self.doubts(image) + ood.Doubts([*unlike], [*unlike])
+            for image, unlike in zip(images, reasons, strict=True)
+        ]
+        return raw, doubts
 
     def _of_two(self, raw: float) -> Prediction:
         """The answer for the uncalibrated probability of one image."""
@@ -309,7 +326,9 @@ class Predictor:
         if facts.age is not None and self.bundle.ages is not None:
             low, high = self.bundle.ages
             if not low <= facts.age <= high:
-                found.warnings.append(f"another age than the validation images ({low:g} to {high:g} years)")
+                found.warnings.append(
+                    f"another age than the {self.bundle.chosen_on} ({low:g} to {high:g} years)"
+                )
         if image.largest is not None and white is not None and image.largest > white:
             text = f"brighter than any training film: values up to {image.largest}, white is {white}"
             found.warnings.append(text)
@@ -318,7 +337,7 @@ class Predictor:
         return found + self.detector.doubts(image.square, image.colour_share)
 
     def similar_cases(self, prediction: Prediction, label: int = 1) -> SimilarCases | None:
-        """Validation images like this one; None where the probability is for another share of ill."""
+        """Validation or site images like this one; None where the probability is for another share of ill."""
         if self.shift:
             return None
         chance = prediction.classes[label].probability if self.bundle.many else prediction.probability
@@ -331,10 +350,12 @@ class Predictor:
         if self.shift:
             names = self.bundle.class_names if self.bundle.many else self.bundle.class_names[1:]
             shares = [
-                f"{after:.1%} {name} (validation: {before:.1%})"
+                f"{after:.1%} {name} ({'site' if self.bundle.site else 'validation'}: {before:.1%})"
                 for name, before, after in zip(names, self.shift.before, self.shift.after, strict=True)
             ]
             notes.append(f"The probabilities are for a clinic with {', '.join(shares)}.")
+        if self.bundle.site:
+            notes.append(f"This model is {self.bundle.site_words}.")
         if self.bundle.synthetic:
             notes.append("This model was trained on synthetic images: it has never seen a real patient.")
         if self.bundle.protocol == TEST_SELECTED:
@@ -363,8 +384,8 @@ class Predictor:
     ) -> Iterator[list[tuple[Prediction, PreparedImage | None]]]:
         """Predictions in the order of `paths`, one batch at a time.
 
-        A file that cannot be read affects only its own prediction. A batch has at most `batch_size` files, on
-        a CPU fewer.
+        A file that cannot be read affects only its own prediction. One that is slow to read delays the others
+        of its batch by the time limit at most. A batch has at most `batch_size` files, on a CPU fewer.
         """
         remaining = iter(paths)
         images_per_batch = self.files_per_batch(batch_size)
@@ -386,7 +407,8 @@ class Predictor:
         prepared: list[tuple[str, PreparedImage | BadImage]] = []
         for path in paths:
             try:
-                prepared.append((path, self.prepare(path, keep_grey)))
+                image = self.time_limit.run(path, partial(self.prepare, path, keep_grey))
+                prepared.append((path, image))
             except BadImage as error:
                 prepared.append((path, error))
         good = [(path, image) for path, image in prepared if isinstance(image, PreparedImage)]
@@ -412,6 +434,7 @@ def load(
     prevalence: Any = None,
     coverage: float | None = COVERAGE,
     window: dicom.Window = dicom.FILE,
+    file_timeout_s: float | None = FILE_TIMEOUT_S,
 ) -> tuple[Predictor, list[str]]:
     """The predictor of `model` (see registry.FORMS), and notes on it for the user.
 
@@ -438,6 +461,7 @@ def load(
         prevalence=prevalence,
         coverage=coverage,
         window=window,
+        file_timeout_s=file_timeout_s,
     )
     return predictor, notes + predictor.notes()
 

@@ -1,5 +1,7 @@
 """Probabilities for a clinic where another share of the patients is ill than among the validation images.
 
+Of a model that was recalibrated, the site's images are meant.
+
 By Bayes' rule, the odds of a class change by the ratio of its odds there and here (Saerens et al. 2002), if
 the images of each class look the same in both. Thresholds move along, so no decision changes.
 """
@@ -38,8 +40,8 @@ class PriorShift:
         before = _shares_of(bundle)
         if bad := [name for name, share in zip(names[-count:], before, strict=True) if not 0 < share < 1]:
             raise UserError(
-                f"prevalence={given}: validation has no image with, or none without, {', '.join(bad)}, so "
-                "its probability cannot be shifted."
+                f"prevalence={given}: the {bundle.chosen_on} have no image with, or none without, "
+                f"{', '.join(bad)}, so its probability cannot be shifted."
             )
         self.before, self.after = before, shares
         if self.many:

@@ -52,17 +52,10 @@ def register(
     Unless `force` is set: UserError for a run that is not finished, whose epoch was chosen on the test
     images, or that is worse than the model that has the alias now.
     """
-    if not re.fullmatch(r"[\w .-]{1,100}", name):
-        raise UserError(f"name={name} is not a model name: give letters, digits, blanks, dots, _ and -.")
-    if not re.fullmatch(r"(?!latest$|[vV]\d+$)[\w-]{1,100}", alias, re.ASCII):
-        raise UserError(
-            f"alias={alias} is not an alias: give letters, digits, _ and -, but not latest or v3 or the like."
-        )
-    if wheel is not None:
-        _check_wheel(wheel)
+    check_names(name, alias, wheel)
     run = registry.run(run_id)
     folder = registry.run_folder(run)
-    _refuse_unfit(run, force)
+    refuse_unfit(run, force)
     scored_on = run.tags.get(EXTERNAL_TAG, "").split()
     if require_external and require_external not in scored_on:
         others = ", ".join(scored_on) or "no other set"
@@ -88,30 +81,44 @@ def register(
     elif holder:
         compared = f"replaces {holder.version}, forced"
     tags = {
-        FINGERPRINT_TAG: candidate.fingerprint,
-        PROTOCOL_TAG: candidate.protocol,
-        DATA_DIGEST_TAG: candidate.data_digest,
+        **tags_of(candidate),
         "pneumo.test_digest": candidate.test_digest,
-        SYNTHETIC_TAG: str(candidate.synthetic).lower(),
         "pneumo.test_auroc": _written(candidate.figures[SCORE]) if candidate.figures else "not scored",
         "pneumo.registered": compared,
-        **({CLASSES_TAG: json.dumps(candidate.class_names)} if candidate.many else {}),
-        **({TASK_TAG: str(candidate.task)} if candidate.multilabel else {}),
     }
     if candidate.ood_reference is None:  # a run of an older version: its images may still be there
         with suppress(UserError):
             candidate.ood_reference = ood.fit_again(folder / CONFIG, candidate, str(registry.cache.parent))
-    with TemporaryDirectory(prefix="pneumo-") as scratch:
-        model_folder.write(candidate, Path(scratch))
-        if wheel is not None:
-            (Path(scratch) / WHEELS).mkdir()
-            shutil.copy(wheel, Path(scratch) / WHEELS / wheel.name)
-        spec = pyfunc.serving_spec(candidate.class_names, candidate.multilabel)
-        version = registry.register(Path(scratch), run, name, tags, spec)
+    version = upload(registry, run, candidate, name, tags, wheel)
     before = holder.version if holder else None
     compared = _point(registry, run, folder, candidate, name, alias, version, before, force) or compared
     action = "already registered" if known else "registered"
     return f"{name} {version}: {action} from run {run_id}; {alias} points to it ({compared})"
+
+
+def tags_of(model: Bundle) -> dict[str, str]:
+    """The tags of a version that say which network it has."""
+    return {
+        FINGERPRINT_TAG: model.fingerprint,
+        PROTOCOL_TAG: model.protocol,
+        DATA_DIGEST_TAG: model.data_digest,
+        SYNTHETIC_TAG: str(model.synthetic).lower(),
+        **({CLASSES_TAG: json.dumps(model.class_names)} if model.many else {}),
+        **({TASK_TAG: str(model.task)} if model.multilabel else {}),
+    }
+
+
+def upload(
+    registry: Registry, run: TrackedRun, model: Bundle, name: str, tags: dict[str, str], wheel: Path | None
+) -> str:
+    """Register a model folder of `model`; its version."""
+    with TemporaryDirectory(prefix="pneumo-") as scratch:
+        model_folder.write(model, Path(scratch))
+        if wheel is not None:
+            (Path(scratch) / WHEELS).mkdir()
+            shutil.copy(wheel, Path(scratch) / WHEELS / wheel.name)
+        spec = pyfunc.serving_spec(model.class_names, model.multilabel)
+        return registry.register(Path(scratch), run, name, tags, spec)
 
 
 def _point(
@@ -147,6 +154,18 @@ def _point(
     return again
 
 
+def check_names(name: str, alias: str | None, wheel: Path | None) -> None:
+    """UserError for a name or an alias that MLflow does not take, or a file that is not pneumo's wheel."""
+    if not re.fullmatch(r"[\w .-]{1,100}", name):
+        raise UserError(f"name={name} is not a model name: give letters, digits, blanks, dots, _ and -.")
+    if alias is not None and not re.fullmatch(r"(?!latest$|[vV]\d+$)[\w-]{1,100}", alias, re.ASCII):
+        raise UserError(
+            f"alias={alias} is not an alias: give letters, digits, _ and -, but not latest or v3 or the like."
+        )
+    if wheel is not None:
+        _check_wheel(wheel)
+
+
 def _check_wheel(wheel: Path) -> None:
     """UserError for a file that is not a wheel of this version of pneumo."""
     wanted = f"pneumo-{__version__}-*.whl"
@@ -158,7 +177,8 @@ def _check_wheel(wheel: Path) -> None:
             raise UserError(f"wheel={wheel} does not contain pneumo: {remedy}.")
 
 
-def _refuse_unfit(run: TrackedRun, force: bool) -> None:
+def refuse_unfit(run: TrackedRun, force: bool) -> None:
+    """UserError for a run that is not finished, or whose epoch was chosen on the test images."""
     if force:
         return
     if run.status != "FINISHED":

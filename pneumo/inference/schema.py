@@ -20,7 +20,12 @@ MAX_CLASSES = 200  # that a model.json may name
 
 Rule = Callable[[Any], bool]
 OF_MANY = ("class_thresholds", "class_figures")  # the file of a model of two classes does not have these keys
-LATER = ("calibration", "ages", "past_patients")  # keys that came later; a file without them means None
+LATER = (
+    "calibration",
+    "ages",
+    "past_patients",
+    "site",
+)  # keys that came later; a file without them means None
 OF_FINDINGS = ("class_temperatures", "task")  # only the file of a model of several findings has these keys
 
 
@@ -50,8 +55,22 @@ class Figure(TypedDict):
     high: float | None
 
 
+class Site(TypedDict):
+    """The labelled images of a site that a model was recalibrated on (pneumo.inference.recalibration)."""
+
+    parent: str  # the model that was recalibrated: "pneumo 3", or its run
+    digest: str  # of the images, their labels and patients
+    images: int
+    patients: int  # an image without a patient counts as one
+    patients_known: bool
+    images_of: dict[str, int]  # by class or finding
+    patients_of: dict[str, int]
+    unlike: int  # images whose decision is withheld
+    kept: list[str]  # findings with too few patients, which are called as by the parent
+
+
 class PastCases(TypedDict):
-    """The validation images: labels and calibrated probabilities, in the same order.
+    """The validation images, or those of a site: labels and calibrated probabilities, in the same order.
 
     Of more than two classes, an image has one probability for each class. Of several findings it also has a
     label for each: 1, 0, or -1 where it is not known.
@@ -250,6 +269,19 @@ _RULES: dict[str, Rule] = {
     "calibration": _maybe(lambda value: isinstance(value, dict) and len(value) <= MAX_CLASSES),
     "ages": _maybe(lambda value: _listed(_number(0, 200), 2)(value) and len(value) == 2),
     "past_patients": _maybe(_listed(_whole(0, MAX_PAST), MAX_PAST)),
+    "site": _maybe(
+        _mapping(
+            parent=_text,
+            digest=_text,
+            images=_whole(1, MAX_PAST),
+            patients=_whole(1, MAX_PAST),
+            patients_known=_flag,
+            images_of=_every(_text, _whole(0, MAX_PAST), MAX_CLASSES),
+            patients_of=_every(_text, _whole(0, MAX_PAST), MAX_CLASSES),
+            unlike=_whole(0, MAX_PAST),
+            kept=_listed(_text, MAX_CLASSES),
+        )
+    ),
     "task": lambda value: value in (None, MULTILABEL),
     "threshold_rule": lambda value: value in list(THRESHOLD_RULES),
     "figures": _every(_text, _figure),

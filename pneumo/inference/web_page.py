@@ -12,6 +12,7 @@ import socket
 import tempfile
 import threading
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from pneumo import UserError
 from pneumo.data.images import MAX_BYTES, BadImage, Grey
 from pneumo.inference.predictor import DISCLAIMER, Prediction, Predictor, PreparedImage
+from pneumo.inference.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -31,6 +33,7 @@ HOST = "127.0.0.1"
 SHOWN_PIXELS = 720
 EXPLANATION = "Regions that raised the score, by Grad-CAM. They do not prove that the model is right."
 MOST_SECONDS = 20.0  # to read a file; the largest X-rays take two
+FILES_AT_ONCE = 40  # that are read; Starlette has as many threads
 NO_CACHE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -58,7 +61,6 @@ def serve(predictor: Predictor, port: int) -> int:
 
 def application(predictor: Predictor) -> "Starlette":
     """The page, and `POST /predict` with a file's bytes as the body."""
-    import anyio
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
@@ -67,6 +69,7 @@ def application(predictor: Predictor) -> "Starlette":
     from starlette.routing import Route
 
     one_at_a_time = threading.Lock()
+    time_limit = TimeLimit(MOST_SECONDS, FILES_AT_ONCE)
 
     async def page(request: "Request") -> "Response":
         nonce = secrets.token_urlsafe(16)
@@ -92,13 +95,8 @@ def application(predictor: Predictor) -> "Starlette":
                         )
                     sink.write(part)
             try:
-                with anyio.fail_after(MOST_SECONDS):
-                    # Others do not wait for a file that is slow to read. Its thread ends later, by the limits
-                    # of size and scans.
-                    prepared = await anyio.to_thread.run_sync(read, file, abandon_on_cancel=True)
-            except TimeoutError:
-                reason = f"it took more than {MOST_SECONDS:g} seconds to read"
-                return JSONResponse({"error": reason}, 400, NO_CACHE)
+                # Others do not wait for a file that is slow to read.
+                prepared = await run_in_threadpool(time_limit.run, file, partial(read, file))
             except BadImage as error:
                 return JSONResponse({"error": error.reason}, 400, NO_CACHE)
         return JSONResponse(await run_in_threadpool(answer_alone, prepared), headers=NO_CACHE)
@@ -205,7 +203,7 @@ def _page(predictor: Predictor, nonce: str) -> str:
             area = "macro AUROC" if bundle.many else "AUROC"
             area = "mean AUROC" if bundle.multilabel else area
             facts.append(
-                f"{area} on the test images {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})"
+                f"{area} on {bundle.scored_on} {value:.3f} (95\u00a0% interval {low:.3f} to {high:.3f})"
             )
     template = (Path(__file__).parent / "web_page.html").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -218,6 +216,7 @@ def _page(predictor: Predictor, nonce: str) -> str:
         many=bundle.many,
         findings=bundle.multilabel,
         positive="".join(sign for sign in positive if sign.isalnum() or sign in " _-"),
+        chosen_on=bundle.chosen_on,
         coverage=predictor.coverage,
         shifted=predictor.shift is not None,
         disclaimer=DISCLAIMER,

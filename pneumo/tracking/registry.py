@@ -26,6 +26,7 @@ from pneumo.names import (
     FETCHED_MODELS,
     MODEL_CARD,
     SCORED_TAG,
+    SITE_TAG,
     TRAINING_IMAGES,
     TRAINING_REFERENCE,
 )
@@ -124,11 +125,15 @@ class Registry(Reader):
         found = self._maybe(lambda: self._client.get_model_version_by_alias(name, alias))
         return None if found is None else str(found.version)
 
-    def version_of(self, name: str, run_id: str) -> str | None:
-        """The first version of `name` that stems from a run; None where there is none."""
+    def version_of(self, name: str, run_id: str, site: str = "") -> str | None:
+        """The first version of `name` that stems from a run; None where there is none.
+
+        `site` is the digest of the images that the version was recalibrated on; empty: it was not.
+        """
         query = f"name = '{_quoted(name)}' and run_id = '{run_id}'"
         versions = self._ask(lambda: self._client.search_model_versions(query))
-        return min((str(version.version) for version in versions), key=int, default=None)
+        same = (str(version.version) for version in versions if version.tags.get(SITE_TAG, "") == site)
+        return min(same, key=int, default=None)
 
     def _version_files(self, version: Any) -> Resolved:
         location = version.source
@@ -202,16 +207,18 @@ class Registry(Reader):
     ) -> str:
         """Log the model folder as an MLflow model of `run` and register it; its version.
 
-        A run that is registered under `name` gives the version it has. MLflow lets two machines register a
+        A run that is registered under `name` gives the version it has; recalibrated for a site (SITE_TAG of
+        `tags`), it has another one for each site. MLflow lets two machines register a
         run at the same time. Each then looks for the run's versions: the first stays, and the machine that
         made a later one deletes it.
         """
         self.cache.mkdir(parents=True, exist_ok=True)
         with locked(self.cache / "register.lock", LOCK_WAIT_S):
-            if known := self.version_of(name, run.run_id):
+            site = tags.get(SITE_TAG, "")
+            if known := self.version_of(name, run.run_id, site):
                 return known
             made, model_id = self._ask(lambda: self._register(folder, run, name, dict(tags), served))
-            first = self.version_of(name, run.run_id) or made
+            first = self.version_of(name, run.run_id, site) or made
             if first != made:
                 self._ask(lambda: self._client.delete_model_version(name, made))
                 if model_id is not None:
@@ -229,7 +236,7 @@ class Registry(Reader):
         except Exception as error:
             if not lacks_logged_models(error):
                 raise
-            model_id, source = None, self._log_in_run(folder, run, served)
+            model_id, source = None, self._log_in_run(folder, run, served, tags.get(SITE_TAG, ""))
         if self._maybe(lambda: client.get_registered_model(name)) is None:
             try:
                 client.create_registered_model(name)
@@ -267,9 +274,9 @@ class Registry(Reader):
         client.log_outputs(run.run_id, models=[LoggedModelOutput(logged.model_id, 0)])
         return str(logged.model_id)
 
-    def _log_in_run(self, folder: Path, run: TrackedRun, served: "ServingSpec") -> str:
+    def _log_in_run(self, folder: Path, run: TrackedRun, served: "ServingSpec", site: str) -> str:
         """Upload the model folder as artifacts of `run`, for a server older than MLflow 3; the address."""
-        location = f"{run.artifact_uri}/{_FOLDER_IN_RUN}"
+        location = f"{run.artifact_uri}/{_FOLDER_IN_RUN}{f'-{site[:16]}' if site else ''}"
         _describe(folder, run.run_id, None, served)
         artifact_repository(location, self.uri).log_artifacts(str(folder))
         return location

@@ -21,7 +21,9 @@ def test_the_card_has_the_models_facts_and_figures(made: Path) -> None:
     ):
         assert fact in text
     assert "black border cropped, histogram equalised, resized and padded to 32 x 32 grey pixels" in text
-    assert card.RULE_WORDS[bundle.threshold_rule] in text.replace("\n", " ")
+    assert card.RULE_WORDS[bundle.threshold_rule].format(images="validation images") in text.replace(
+        "\n", " "
+    )
     assert "- train: not recorded\n- val: 24 images\n- test: 24 images" in text
     auroc = bundle.figures["auroc"]
     row = f"{auroc['value']:.4f} | {auroc['low']:.4f} to {auroc['high']:.4f}"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,15 @@ def test_the_page_shows_what_the_model_is_and_loads_nothing(predictor: Predictor
     assert "alert(1)" not in ask(predictor, "GET", "/")[2]
     del predictor.bundle.figures["auroc"]
     assert "AUROC" not in ask(predictor, "GET", "/")[2]
+
+
+def test_the_page_of_a_recalibrated_model_names_the_images_of_the_site(made: Path) -> None:
+    site = {"parent": "pneumo 3", "digest": "d", "images": 90, "patients": 80, "patients_known": True}
+    bundle = replace(model_folder.read(made), site={**site, "kept": [], "unlike": 2})
+    status, _, text = ask(Predictor(bundle), "GET", "/")
+    assert status == 200 and "This model is pneumo 3, recalibrated on 90 images of 80 patients" in text
+    assert "AUROC on 90 images of 80 patients of the site (cross-fitted)" in text
+    assert "' images of the site with the nearest" in text and "validation" not in text
 
 
 def test_an_answer_is_the_predictors(predictor: Predictor, tmp_path: Path) -> None:
