@@ -6,6 +6,7 @@
 import gc
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -15,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pneumo import UserError, config, one_of, places
-from pneumo.names import CLASS_RANKED_BY, COMPARISON
+from pneumo import UserError, config, one_of, places, sbom
+from pneumo.names import BAD_IMAGES, CLASS_RANKED_BY, COMPARISON, DOSSIER, EXTERNAL, FIGURES
 from pneumo.run_overrides import overrides_of
 from pneumo.tracking import pages
 from pneumo.tracking.reading import Found, Reader
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from pneumo.comparison.candidates import Candidate
     from pneumo.comparison.content import Comparison, Result
+    from pneumo.comparison.dossier import Records
     from pneumo.comparison.page import Page
 
 
@@ -50,6 +52,7 @@ class CompareConfig:
     draws: int = 2000
     seed: int = 0
     latency: bool = True
+    dossier: bool = False
     upload: bool = True
     data: Images = field(default_factory=Images)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
@@ -107,6 +110,8 @@ def compare(settings: CompareConfig) -> "Page":
     """Read the runs, compare them and write the page, also onto the sweep's parent run if there is one."""
     from pneumo.comparison import second_process
 
+    if settings.dossier:
+        sbom.check()
     if settings.tables:
         return _compare_tables(settings)
     reader = Reader(settings.tracking.uri or "")
@@ -159,6 +164,8 @@ def _compare(
     pictures = page.pictures(comparison["mistakes"], root, candidates.phantom(runs))
     written = page.write(folder, comparison, pictures, process)
     written.terminal += f"\nPage: {folder / 'index.html'}"
+    if settings.dossier:
+        _add_dossier(written, comparison, _records(reader, found, runs))
     if settings.upload and found.parent is not None:
         reader.upload(found.parent, folder, written.files, COMPARISON)
         written.terminal += f" (also on MLflow's run {found.parent.name}, {COMPARISON}/)"
@@ -170,7 +177,7 @@ def _compare_tables(settings: CompareConfig) -> "Page":
     """Compare the predictions in tables, which need no run, and write the page."""
     from threadpoolctl import threadpool_limits
 
-    from pneumo.comparison import page, prediction_tables
+    from pneumo.comparison import dossier, page, prediction_tables
 
     runs = prediction_tables.candidates(_read_tables(settings))
     with threadpool_limits(limits=1, user_api="blas"):  # as for runs
@@ -187,7 +194,38 @@ def _compare_tables(settings: CompareConfig) -> "Page":
     folder = Path(settings.output or config.project_dir() / "reports" / "predictions").expanduser()
     written = page.write(folder, built, pictures)
     written.terminal += f"\nPage: {folder / 'index.html'}"
+    if settings.dossier:
+        _add_dossier(written, built, dossier.Records(subgroups=dossier.subgroups_of(runs)))
     return written
+
+
+def _add_dossier(written: "Page", comparison: "Comparison", records: "Records") -> None:
+    """Write the files for a paper beside the page, and add them to its files."""
+    from pneumo.comparison import dossier
+
+    figures = [name for name in written.files if name.startswith(f"{FIGURES}/")]
+    written.files += dossier.write(written.folder, comparison, figures, records, sbom.text())
+    written.terminal += f"\nDossier: {written.folder / DOSSIER}"
+
+
+def _records(reader: Reader, found: Found, runs: "Sequence[Candidate]") -> "Records":
+    """What the compared runs keep: of a cross-validation, its folds' runs."""
+    from pneumo.comparison import dossier
+    from pneumo.comparison.reporting_items import ARTIFACTS
+
+    ids = {part.run_id for run in runs for part in run.parts or [run]}
+    compared = [run for run in found.runs if run.run_id in ids]
+    names = list(ARTIFACTS)
+    outside = {name for run in runs for name in run.external_sets}
+    names += [f"{EXTERNAL}/{name}/scores.json" for name in sorted(outside)]
+    held = [reader.held(run, names) for run in compared]
+    skipped = [run for run, has in zip(compared, held, strict=True) if BAD_IMAGES in has]
+    return dossier.Records(
+        runs=len(compared),
+        artifacts=dict(Counter(name for has in held for name in has)),
+        bad_images=sorted({reader.text_of(run, BAD_IMAGES) for run in skipped}),
+        subgroups=dossier.subgroups_of(runs),
+    )
 
 
 def _read_tables(settings: CompareConfig) -> "dict[str, DataFrame]":

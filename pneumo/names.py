@@ -22,6 +22,10 @@ SWEEP_TABLE = "sweep.json"  # on the parent run: the sweep's jobs
 EXTERNAL = "external"  # the folder of scores on other labelled sets, on a run and on the parent of a sweep
 COMPARISON = "comparison"  # the folder of a comparison, on the parent run of a sweep
 
+# ---- files of the folder that `pneumo compare dossier=true` writes beside the page
+DOSSIER = "dossier"
+REPORTING, DATA_STATEMENT, SBOM = "reporting", "data_statement.md", "sbom.json"
+
 FETCHED_MODELS = "models"  # in the cache folder: models from a tracking server
 
 # ---- files of a model folder

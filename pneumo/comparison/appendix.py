@@ -12,7 +12,7 @@ from pneumo.comparison.content import (
     many,
     several_findings,
 )
-from pneumo.comparison.reporting_items import items
+from pneumo.comparison.reporting_items import Evidence, Item, items
 from pneumo.comparison.words import (
     images_by_class,
     images_word,
@@ -276,21 +276,28 @@ def run_link(comparison: Comparison, run_id: str, text: str) -> Link:
 
 def reporting(comparison: Comparison, titles: Collection[str]) -> Section:
     """What the guidelines ask for, answered where the page has the section (`titles`)."""
-    listed = items(comparison, titles)
-    rows = [[item.subject, item.guidelines, item.filled or "OPEN: for people to answer"] for item in listed]
-    done = sum(item.filled is not None for item in listed)
+    listed = items(comparison, Evidence(sections=titles))
+    done = sum(item.state != "open" for item in listed)
     text = (
-        f"What CLAIM 2024, TRIPOD+AI and STARD-AI ask for, by subject. This page answers {done} of "
-        f"{len(listed)} subjects; the others are open. This list does not replace the guidelines themselves."
+        "What CLAIM 2024, TRIPOD+AI and STARD-AI ask for, by subject and number. This page answers "
+        f"{done} of {len(listed)} subjects, some in part; the others are open. pneumo compare dossier=true "
+        "also points at files and artifacts. This list does not replace the guidelines themselves."
     )
     table = Table(
         caption="Reporting items",
         columns=["subject", "asked by", "answered"],
-        rows=rows,
+        rows=[[item.subject, item.guidelines, _answered(item)] for item in listed],
         words=True,
-        marked={index for index, item in enumerate(listed) if item.filled is None},
+        marked={index for index, item in enumerate(listed) if item.state == "open"},
     )
     return Section(title="Reporting items", text=[text], tables=[table])
+
+
+def _answered(item: Item) -> str:
+    if item.state == "open":
+        return "OPEN: for people to answer"
+    words = "; ".join(filter(None, [", ".join(one.name for one in item.pointers), item.note]))
+    return f"{words}; open: {item.author}" if item.author else words
 
 
 def method(comparison: Comparison) -> Section:

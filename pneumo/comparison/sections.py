@@ -123,8 +123,9 @@ def page(comparison: Comparison, pictures: Mapping[str, str]) -> PageContent:
         None if from_outside(comparison) else appendix.runs(comparison),
     ]
     sections = [section for section in found if section]
-    titles = [section.title for section in sections]
-    sections += [appendix.reporting(comparison, titles), appendix.method(comparison)]
+    method = appendix.method(comparison)
+    titles = [section.title for section in [*sections, method]]
+    sections += [appendix.reporting(comparison, titles), method]
     about = comparison["about"]
     return PageContent(
         title=title(comparison),

@@ -139,6 +139,24 @@ class Reader:
             self._fetch(run, (artifact,))
         return [run for run in finished if artifact in run.files]
 
+    def held(self, run: TrackedRun, names: Iterable[str]) -> set[str]:
+        """Those of the artifacts `names` that the run has."""
+        names = list(names)
+        folder = local_folder(run.artifact_uri)
+        if folder is not None:
+            return {name for name in names if (folder / name).is_file()}
+        try:  # each kind of store has its own errors
+            return set(names) & set(file_sizes(artifact_repository(run.artifact_uri, self.uri), names))
+        except Exception as error:
+            raise UserError(
+                f"the artifacts of {run.name} cannot be listed: {describe(error, self.uri)}"
+            ) from None
+
+    def text_of(self, run: TrackedRun, artifact: str) -> str:
+        """The text of one artifact; empty where it is missing."""
+        self._fetch(run, (artifact,))
+        return run.files.get(artifact, "")
+
     def running(self) -> list[TrackedRun]:
         """Every run of this project that is recorded as running, in any experiment."""
         query = f"attributes.status = 'RUNNING' AND tags.`{HEARTBEAT_TAG}` != ''"

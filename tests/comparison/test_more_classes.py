@@ -236,7 +236,7 @@ def test_the_page_has_what_fits_and_says_why_the_rest_is_missing(comparison: Com
     assert [group.title for group in matrices] == ["Test images", "Validation images"]
     assert [line.name for line in matrices[0].matrices[0].lines] == list(NAMES)
     reporting = {row[0]: row[2] for row in content.sections[-2].tables[0].rows}
-    assert reporting["Performance by kind of disease"] == "By class"
+    assert reporting["Performance by kind of disease, and other variability"].startswith("By class; open: ")
 
 
 def test_the_words_are_those_of_macro_scores(comparison: Comparison) -> None:

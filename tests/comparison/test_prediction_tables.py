@@ -11,6 +11,7 @@ import torch
 from recompute import recompute
 from support.class_runs import candidate as candidate_of_three
 from support.comparison_runs import candidate
+from support.images import picture, save
 
 from pneumo import UserError, api
 from pneumo.comparison import prediction_tables
@@ -156,11 +157,17 @@ def test_a_sum_that_is_not_one_and_other_classes_are_refused() -> None:
         prediction_tables.candidates({"a": frame.assign(model="m"), "b": frame.assign(model="m")})
 
 
-def test_the_examples_in_the_documents_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of two classes: the documents' scikit-learn lines, and their torch lines."""
+def examples() -> list[str]:
+    """The Python blocks of the documents that write a table."""
     text = (Path(__file__).parents[2] / "docs/how-to/compare-predictions.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 5 and all("to_csv(" in block for block in blocks)
+    return blocks
+
+
+def test_the_examples_in_the_documents_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of two classes: the documents' scikit-learn lines, and their torch lines."""
+    blocks = examples()[:2]
     rng = np.random.default_rng(0)
     labels = np.arange(160) % 2
     features = rng.normal(0, 1, (160, 4)) + 0.6 * labels[:, None]
@@ -183,3 +190,42 @@ def test_the_examples_in_the_documents_are_compared(tmp_path: Path, monkeypatch:
     found = api.compare(given, draws=60)
     assert found.content["test"]["images"] == 60
     assert {row["name"] for row in found.content["configurations"]} == {"logistic", "torch"}
+
+
+@pytest.mark.parametrize("library", ["lightning", "timm", "monai"])
+def test_the_example_of_a_library_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    """Its lines, run on small images, write a table with the probabilities of the network that it names."""
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install {library}")
+    (block,) = [one for one in examples() if f"{library}.csv" in one]
+    monkeypatch.chdir(tmp_path)
+    labels = [number % 2 for number in range(16)]
+    paths = [f"{number}.png" for number in range(16)]
+    for number, path in enumerate(paths):
+        save(picture(labels[number], number), Path(path))
+    torch.manual_seed(0)
+    known = {"test_paths": paths, "test_labels": labels}
+    if library == "lightning":
+        images = torch.randn(16, 4)
+        rows = list(zip(images, labels, paths, strict=True))
+        loader = torch.utils.data.DataLoader(rows, batch_size=6)  # type: ignore[arg-type]
+        known |= {"network": torch.nn.Linear(4, 2), "loader": loader}
+    elif library == "timm":
+        import timm
+
+        torch.save(timm.create_model("resnet18", num_classes=2).state_dict(), "resnet18.pth")
+    else:
+        from monai.networks.nets import DenseNet121
+
+        torch.save(DenseNet121(spatial_dims=2, in_channels=1, out_channels=2).state_dict(), "densenet121.pt")
+    exec(block, known)
+    table = pd.read_csv(f"{library}.csv")
+    assert (list(table["path"]), list(table["label"])) == (paths, labels)
+    assert table["probability"].nunique() == 16
+    if library == "lightning":
+        expected = known["network"](images).softmax(dim=1)[:, 1].tolist()
+        assert table["probability"].tolist() == pytest.approx(expected)
+    other = table.assign(probability=1 - table["probability"])
+    found = api.compare({library: table, "other": other}, draws=60)
+    assert {row["name"] for row in found.content["configurations"]} == {library, "other"}
