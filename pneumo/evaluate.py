@@ -91,9 +91,7 @@ class EvaluateConfig:
 
     def _check_own(self) -> None:
         if self.split not in (None, "test"):
-            raise UserError(
-                f"split={self.split}: of its own images, only a run's test set is scored later: split=test."
-            )
+            raise UserError(f"split={self.split}: only a run's test set is scored later, so give split=test.")
         for key in ("name", "by"):
             if getattr(self, key) is not None:
                 raise UserError(

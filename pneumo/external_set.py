@@ -81,7 +81,7 @@ class Request:
 
 @dataclass(kw_only=True)
 class Model:
-    """A finished run with its weights, as it is deployed."""
+    """A finished run with its weights, thresholds and calibration."""
 
     bundle: Bundle
     run: TrackedRun

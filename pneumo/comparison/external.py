@@ -187,7 +187,7 @@ def _scores(sets: Mapping[str, _Set], runs: Sequence[ExternalRun]) -> dict[str, 
 
 
 def _shown(scores: Mapping[str, SetScores], rank_by: str) -> list[str]:
-    """The scores whose drop is told."""
+    """The scores whose drop is shown."""
     wanted = dict.fromkeys((rank_by, *MAIN, *AT_THRESHOLD.values(), *LOSSES))
     return [name for name in wanted if name in scores]
 

@@ -1,6 +1,6 @@
 """A model's calibration and thresholds for a new site, from labelled images of the site.
 
-The network stays as it is. The site's images are in the place of validation: calibration and thresholds are
+The network does not change. The site's images are in the place of validation: calibration and thresholds are
 chosen on all of them by the rules of `model_folder.decisions`. Figures on the same images would be too good,
 so they are cross-fitted: the patients are divided into five parts, and the images of a part are calibrated
 and called as the other four parts choose. The model's past cases (similar cases, prediction sets) are

@@ -1,6 +1,6 @@
 """A time limit for reading a file: a read that takes longer is given up, and others go on.
 
-A thread cannot be stopped. A read that is given up goes on in a thread of its own, and its result is dropped.
+A thread cannot be stopped. A read that is given up continues in a separate thread, and its result is dropped.
 The limits of size and scans (pneumo.data.limits) end it, usually within seconds. On a disk that does not
 answer it never ends; it does not keep the command from ending.
 
