@@ -307,3 +307,27 @@ def test_a_stopped_evaluation_goes_on(command: Command, monkeypatch: pytest.Monk
     assert ending.code == 130 and not Path("page").exists()
     ending = command(*line)
     assert ending.code == 0 and ending.out.count("scored on city before") == 2
+
+
+# ---- more than two classes
+
+
+def test_three_classes_are_scored_and_recomputed(command: Command, tmp_path: Path) -> None:
+    line = [
+        *LINE,
+        "data.phantom.classes=3",
+        "data.phantom.train_patients=60",
+        "data.phantom.test_patients=40",
+    ]
+    assert (
+        command("train", "--multirun", *line, "seed=0,1", "model.dropout=0,0.3", "keep_best=null").code == 0
+    )
+    (folder,) = Path("outputs/sweeps").iterdir()
+    more = ["data.phantom.classes=3", "data.phantom.train_patients=60", "name=city", "output=page"]
+    ending = command("evaluate", f"sweep_id={folder.name}", *OTHER[:2], *more, "draws=60")
+    assert ending.code == 0, ending.err
+    page = json.loads(Path("page/comparison.json").read_text())
+    row = page["external"]["rows"][page["configurations"][0]["id"]]
+    assert row["drops"]["auroc"]["internal"] is not None and "recall" not in row["use"]["used"]
+    done = recompute(Path("page/comparison.json"), tmp_path / "mlartifacts")
+    assert done.largest < 1e-9, done.where

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pandas as pd
 import recompute_classes as classes
 from recompute import (
     Check,
+    Z,
+    areas,
     count_scores,
     draw_scores,
     draw_weights,
@@ -18,7 +21,7 @@ from recompute import (
     scores,
     thresholds,
 )
-from scipy import stats
+from scipy import optimize, stats
 
 AT_THRESHOLD = {"recall_at_threshold": "recall", "specificity_at_threshold": "specificity"}
 
@@ -54,7 +57,7 @@ class Set:
     def scored(self, table: pd.DataFrame, cut: float | None) -> dict[str, tuple[float, np.ndarray]]:
         if self.names:
             p = table[classes.columns(self.names)].to_numpy()
-            single, drawn = classes.scores(self.y, p), classes.draw_scores(self.y, p, self.w)
+            single, (drawn, _) = classes.scores(self.y, p), classes.draw_scores(self.y, p, self.w)
             return {name: (single[name], drawn[name]) for name in single if name in drawn}
         p = table.probability.to_numpy()
         single, drawn = scores(self.y, p), draw_scores(self.y, p, self.w)
@@ -123,6 +126,7 @@ def check(same: Check, page: dict[str, Any], files: dict[str, dict[str, Any]]) -
         if facts["unlike"] is not None:
             check_unlike(same, row["name"], facts["unlike"], there, held, models)
     check_tau(same, external["tau"], means)
+    check_subgroups(same, page, files, there)
 
 
 def thresholds_of(val: pd.DataFrame, rule: str) -> float:
@@ -300,3 +304,131 @@ def check_unlike(
     if entry["without"]:
         fewest = min(counts, key=lambda one: one["all"])
         check_means(same, f"{where} without unlike", entry["without"], without, there, fewest)
+
+
+# ---- subgroups
+
+
+def members(column: str, group: str, table: pd.DataFrame) -> np.ndarray:
+    """Which images are in a group of a column, from the group's name: `under 18`, `30-39`, `F`."""
+    if "*" in column:
+        each = zip(column.split("*"), group.split(", "), strict=True)
+        return np.logical_and.reduce([members(one, name, table) for one, name in each])
+    texts = table[column].astype(str).str.strip()
+    numbers = pd.to_numeric(texts.str.upper().str.removesuffix("Y"), errors="coerce")
+    if found := re.fullmatch(r"under (\d+)", group):
+        return (numbers < float(found[1])).to_numpy()
+    if found := re.fullmatch(r"(\d+)-(\d+)", group):
+        return ((numbers >= float(found[1])) & (numbers < float(found[2]) + 1)).to_numpy()
+    if found := re.fullmatch(r"(\d+) and over", group):
+        return (numbers >= float(found[1])).to_numpy()
+    return (texts == group).to_numpy()
+
+
+class Side:
+    """A group, or the others of its column: its scores, their draws, and the patients behind them."""
+
+    def __init__(self, one: Set, rows: np.ndarray, held: list[np.ndarray], cuts: list[float]) -> None:
+        y, w = one.y[rows], one.w[rows]
+        people = one.people()[rows]
+        self.normal, self.ill = (len(set(people[y == label])) for label in (0, 1))
+        self.all, self.images = len(set(people)), int(rows.sum())
+        called = np.mean([p[rows] >= cut for p, cut in zip(held, cuts, strict=True)], axis=0)
+
+        def share(hits: np.ndarray, of: np.ndarray) -> tuple[float, np.ndarray]:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return hits[of].sum() / of.sum(), (hits[of] @ w[of]) / w[of].sum(axis=0)
+
+        both = (w[y == 1] > 0).any(axis=0) & (w[y == 0] > 0).any(axis=0)
+        drawn = np.full(w.shape[1], np.nan)
+        drawn[both] = np.mean([areas(y, p[rows], w[:, both])[0] for p in held], axis=0)
+        once = np.mean([areas(y, p[rows], np.ones((len(y), 1)))[0] for p in held])
+        every = np.ones(len(y), dtype=bool)
+        self.scores = {
+            "recall": (*share(called, y == 1), self.ill, self.ill),
+            "specificity": (*share(1 - called, y == 0), self.normal, self.normal),
+            "auroc": (once, drawn, min(self.normal, self.ill), 4 / (1 / self.normal + 1 / self.ill)),
+            "called": (*share(called, every), self.all, self.all),
+        }
+
+    def ends(self, score: str, z: float) -> tuple[float, float]:
+        """Wilson's interval at the quantile z, by solving for the shares that are just not excluded."""
+        p, draws, least, most = self.scores[score]
+        draws = draws[np.isfinite(draws)]
+        variance = np.var(draws, ddof=1) * (least / (least - 1) if least > 1 else 1)
+        n = min(most, p * (1 - p) / variance) if variance > 1e-15 and 0 < p < 1 else most
+        roots = np.sort(np.roots([1 + z**2 / n, -(2 * p + z**2 / n), p**2]).real)
+        exact = 2 * stats.norm.sf(z) if z != Z else 0.05
+        low = min(roots[0], exact ** (1 / n)) if p >= 1 else max(0.0, roots[0])
+        high = max(roots[1], 1 - exact ** (1 / n)) if p <= 0 else min(1.0, roots[1])
+        return (0.0, high) if p <= 0 else (low, 1.0) if p >= 1 else (low, high)
+
+
+def newcombe(one: Side, other: Side, score: str, z: float) -> tuple[float, float]:
+    """The interval of a difference from those of both sides, whose draws are correlated."""
+    (p, of_p, *_), (q, of_q, *_) = one.scores[score], other.scores[score]
+    both = np.isfinite(of_p) & np.isfinite(of_q)
+    varied = min(of_p[both].std(), of_q[both].std()) > 0
+    r = np.corrcoef(of_p[both], of_q[both])[0, 1] if varied else 0.0
+    (low_p, high_p), (low_q, high_q) = one.ends(score, z), other.ends(score, z)
+
+    def half(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a**2 - 2 * r * a * b + b**2))
+
+    return p - q - half(p - low_p, high_q - q), p - q + half(high_p - p, q - low_q)
+
+
+def check_subgroups(same: Check, page: dict[str, Any], files: dict[str, dict[str, Any]], one: Set) -> None:
+    """The scores of groups of patients and their gaps, of two classes."""
+    external = page["external"]
+    found = external.get("subgroups")
+    if found is None or one.names:
+        return
+    rows = page["configurations"] + page["optimistic"]
+    runs = next(row for row in rows if row["name"] == external["subgroups_of"])["runs"]
+    held = [files[run["run_id"]]["test"].probability.to_numpy() for run in runs]
+    cuts = [external["models"][run["run_id"]]["threshold"] for run in runs]
+    sides: dict[tuple[str, str], tuple[np.ndarray, Side]] = {}
+    for column, groups in {"": [found["whole"]], **found["columns"]}.items():
+        for group in groups:
+            if group["name"] == "not known":
+                continue
+            inside = members(column, group["name"], one.table) if column else np.ones(len(one.y), dtype=bool)
+            where = f"{column} {group['name']}"
+            same(f"{where} images", group["images"], int(inside.sum()))
+            if min(group["by_class"]) == 0:
+                continue
+            side = Side(one, inside, held, cuts)
+            sides[column, group["name"]] = inside, side
+            same(
+                f"{where} patients",
+                [group["patients"], *group["by_class"]],
+                [side.all, side.normal, side.ill],
+            )
+            for score, entry in group["scores"].items():
+                same(f"{where} {score}", entry["value"], side.scores[score][0])
+                same(f"{where} {score} interval", (entry["low"], entry["high"]), side.ends(score, Z))
+    for column, groups in found["columns"].items():
+        for group in groups:
+            for score, gap in group["gaps"].items():
+                taking = [each["name"] for each in groups if score in each["gaps"]]
+                inside, side = sides[column, group["name"]]
+                rest = np.any([sides[column, name][0] for name in taking if name != group["name"]], axis=0)
+                other = Side(one, rest, held, cuts)
+                count = found["gaps"][score]
+                where = f"{column} {group['name']} gap in {score}"
+                z = Z if count == 1 else float(stats.norm.ppf(1 - 0.05 / (2 * count)))
+                same(f"{where} interval", (gap["low"], gap["high"]), newcombe(side, other, score, z))
+                difference = side.scores[score][0] - other.scores[score][0]
+                same(where, gap["difference"], difference)
+                same(f"{where} others", gap["others"], other.scores[score][0])
+                same(f"{where} p", gap["p"], p_of_gap(side, other, score, difference, count))
+
+
+def p_of_gap(one: Side, other: Side, score: str, difference: float, count: int) -> float:
+    """The level, times the number of gaps, at which the interval just reaches 0."""
+    if difference == 0:
+        return 1.0
+    end = 0 if difference > 0 else 1
+    nearest = optimize.brentq(lambda z: newcombe(one, other, score, z)[end], 1e-9, 40, xtol=1e-14)
+    return min(1.0, 2 * count * float(stats.norm.sf(nearest)))

@@ -1,5 +1,6 @@
 """What the page says of another labelled set: drops, rankings, calibration, and how the sets differ."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -290,6 +291,8 @@ def _size(entry: Drop) -> str:
 
 
 def _interval(entry: Drop) -> str:
+    if not math.isfinite(entry["low"]):
+        return "no interval"
     return f"{entry['low']:+.3f} to {entry['high']:+.3f}"
 
 
