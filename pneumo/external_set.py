@@ -520,9 +520,31 @@ def _calibration(bundle: Bundle) -> dict[str, Any] | None:
 
 def _command(request: Request) -> str:
     which = f"sweep_id={request.sweep_id}" if request.sweep_id else f"model={request.model}"
-    root = [f"data.root={request.data.root}"] if request.data.root else []
-    parts = [which, f"data={request.data.name}", *root, f"name={request.name}"]
+    data = request.data
+    given = {
+        "data.root": data.root,
+        "data.table": data.table,
+        "data.positive": data.positive,
+        "data.classes": data.classes,
+        "data.labels": data.labels or None,
+        "data.task": data.task if data.multilabel else None,
+        "data.patient_namespace": data.patient_namespace,
+        "split": request.split,
+        "by": request.by,
+        "allow_overlap": True if request.allow_overlap else None,
+    }
+    keys = [f"{key}={_written(value)}" for key, value in given.items() if value is not None]
+    parts = [which, f"data={data.name}", *keys, f"name={request.name}"]
     return " ".join(["pneumo evaluate", *map(shlex.quote, parts)])
+
+
+def _written(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_written(one)}" for key, one in value.items()) + "}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _shift(run: ExternalRun, one: Scored, sets: _Sets, device: str) -> dict[str, Any]:
