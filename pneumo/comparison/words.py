@@ -631,7 +631,13 @@ def limits(comparison: Comparison) -> list[str]:
         f"{'folds' if over_folds(comparison) else 'seeds and patients'} count both.",
         "Patients from other places, devices, ages or diseases than these: nothing was tested on them.",
         "Whether doctors decide better with such a model: no reader took part.",
-        "Explanations, and fairness by age, sex or origin: the data do not record these.",
+        "Explanations: no map of a network was judged.",
+        "Fairness by age, sex or origin: "
+        + (
+            "the page shows the groups of one configuration; where no gap is shown, there may be one."
+            if "subgroups" in comparison.get("external", {})
+            else "no groups of patients were compared."
+        ),
     ]
     single = sum(len(row["seeds"]) == 1 for row in rows)
     if single and not over_folds(comparison):
