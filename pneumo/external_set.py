@@ -390,6 +390,8 @@ def _store(
         reader.upload(model.run, target, (PREDICTIONS, SCORES), request.below)
         values = {f"{request.below}/{key}": value for key, value in figures.items()}
         reader.log_metrics(model.run, values, step)
+        known = model.run.tags.get(names.EXTERNAL_TAG, "").split()
+        reader.set_tag(model.run, names.EXTERNAL_TAG, " ".join(sorted({*known, request.name})))
         return 0
     log = RunLog(model.folder, request.tracking)
     try:

@@ -331,3 +331,28 @@ def test_three_classes_are_scored_and_recomputed(command: Command, tmp_path: Pat
     assert row["drops"]["auroc"]["internal"] is not None and "recall" not in row["use"]["used"]
     done = recompute(Path("page/comparison.json"), tmp_path / "mlartifacts")
     assert done.largest < 1e-9, done.where
+
+
+# ---- a registered model
+
+
+def test_a_registered_model_is_scored_where_its_run_is_not(command: Command, tmp_path: Path) -> None:
+    assert command("train", *LINE).code == 0
+    (run,) = runs()
+    register = ("runs", "register", str(run), "name=m", "require_external=city")
+    ending = command(*register, "alias=other")
+    assert ending.code == 1 and "was not scored on city" in ending.err
+    assert command("runs", "register", str(run), "name=m", "alias=champion").code == 0
+    Path("outputs").rename(tmp_path / "moved")
+    ending = command("evaluate", "model=models:/m@champion", *OTHER, "name=city", "output=page")
+    assert ending.code == 0, ending.err
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run_id = client.get_model_version_by_alias("m", "champion").run_id
+    assert run_id is not None
+    tracked = client.get_run(run_id)
+    assert tracked.data.tags[names.EXTERNAL_TAG] == "city" and "external/city/auroc" in tracked.data.metrics
+    held = {file.path for file in client.list_artifacts(run_id, "external/city")}
+    assert held >= {f"external/city/{name}" for name in ("predictions.csv", "scores.json", "index.html")}
+    (tmp_path / "moved").rename("outputs")
+    ending = command(*register, "alias=other", "force=true")
+    assert ending.code == 0, ending.err

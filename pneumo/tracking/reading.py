@@ -224,6 +224,10 @@ class Reader:
             where = str(Path(under) / Path(name).parent)
             self._ask(partial(self._client.log_artifact, run.run_id, str(folder / name), where))
 
+    def set_tag(self, run: TrackedRun, key: str, value: str) -> None:
+        """Set a tag of a run that is not recorded on this machine."""
+        self._ask(partial(self._client.set_tag, run.run_id, key, value))
+
     def log_metrics(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
         """Log metrics of a run that is not recorded on this machine."""
         for key, value in values.items():
