@@ -4,13 +4,13 @@ The set chooses nothing. Each run keeps its scores in its own record, so the sam
 kill, and the tracker gets them. Then all runs are compared on the set, beside their own test images.
 """
 
-import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from pneumo.evaluation import calibration, statistics, subgroup_statistics, subg
 from pneumo.evaluation.metrics import all_scores
 from pneumo.evaluation.predictions import SplitResult, predictions_csv, read_any_predictions
 from pneumo.evaluation.subgroup_statistics import SubgroupResult
-from pneumo.files import write_atomically
+from pneumo.files import sha256, write_atomically
 from pneumo.inference import labelled_set, model_folder, shift
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.predictor import device_of
@@ -38,6 +38,7 @@ from pneumo.names import SUBGROUP_COLUMNS, plain_column
 from pneumo.run_lookup import find_run, find_sweep, sweep_runs
 from pneumo.run_overrides import train_again
 from pneumo.tracking import recorded_run, registry
+from pneumo.tracking.journal import Journal
 from pneumo.tracking.reading import Reader, TrackedRun
 from pneumo.tracking.registry import Registry
 from pneumo.tracking.run_log import RunLog
@@ -213,8 +214,10 @@ def _of_folder(folder: Path, run: TrackedRun) -> Model:
 def _model(request: Request, model: str, uri: str) -> Model:
     """The model that `model` names: a run on this machine, or one in the tracker or its registry."""
     if not model.startswith(("models:/", "runs:/")):
-        with suppress(UserError):
+        folder = None
+        with suppress(UserError):  # it may be in the tracker alone
             folder = find_run(request.output_dir, model, uri)
+        if folder is not None:
             run = recorded_run.read(folder, uri)
             if run.status != "FINISHED":
                 raise UserError(f"{run.name} is {run.status}: only a finished run is scored on other images.")
@@ -245,11 +248,8 @@ def _model(request: Request, model: str, uri: str) -> Model:
 
 def _data_settings(request: Request, bundle: Bundle) -> DataSettings:
     """The set's settings, with the model's classes where none are given, and the model's preprocessing."""
-    data = request.data
-    if bundle.many and data.classes is None and data.positive is None and data.layout != "drawn":
-        data = replace(data, classes=[*bundle.class_names])
     return replace(
-        data,
+        labelled_set.with_classes(request.data, bundle),
         image_size=bundle.image_size,
         crop_black=bundle.preprocess["crop_black"],
         equalize=bundle.preprocess["equalize"],
@@ -285,7 +285,7 @@ def _described(settings: DataSettings, request: Request) -> Manifest:
 def _score(request: Request, model: Model, sets: _Sets, device: str, place: str) -> tuple[Scored, int]:
     """The model's scores on the set, from its record or computed now; and 1 if they could not be sent."""
     data = sets.of(model.bundle)
-    mark = {"set": data.digest, "weights": _digest(model.bundle.weights), "images": len(data.rows)}
+    mark = {"set": data.digest, "weights": sha256(model.bundle.weights), "images": len(data.rows)}
     if (known := _recorded(request, model, mark)) is not None:
         print(f"{place}: {model.run.name}: scored on {request.name} before")
         return known, 0
@@ -314,11 +314,6 @@ def _score(request: Request, model: Model, sets: _Sets, device: str, place: str)
     return scored, left
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _kept_in(request: Request, model: Model) -> Path:
     """Where the model's scores on the set are kept: with its run, or for a run elsewhere beside the cache."""
     if model.folder is not None:
@@ -329,6 +324,9 @@ def _kept_in(request: Request, model: Model) -> Path:
 def _recorded(request: Request, model: Model, mark: dict[str, Any]) -> Scored | None:
     """What an earlier command recorded for this model and set; UserError if the name is of another set."""
     folder = _kept_in(request, model)
+    last = f"{request.below}/{SCORES}"
+    if model.folder is not None and last not in Journal(model.folder).artifacts:
+        return None  # killed before the last of them was recorded
     try:
         facts = json.loads((folder / SCORES).read_text())
         result = read_any_predictions((folder / PREDICTIONS).read_bytes().decode(errors="surrogateescape"))
@@ -384,14 +382,17 @@ def _store(
     step = model.bundle.epoch
     content = (json.dumps(facts, indent=1) + "\n").encode()
     if model.folder is None:
-        write_atomically(target / PREDICTIONS, predictions)
-        write_atomically(target / SCORES, content)
         reader = Reader(request.tracking.uri or "")
-        reader.upload(model.run, target, (PREDICTIONS, SCORES), request.below)
+        with TemporaryDirectory(prefix="pneumo-") as scratch:
+            (Path(scratch) / PREDICTIONS).write_bytes(predictions)
+            (Path(scratch) / SCORES).write_bytes(content)
+            reader.upload(model.run, Path(scratch), (PREDICTIONS, SCORES), request.below)
         values = {f"{request.below}/{key}": value for key, value in figures.items()}
         reader.log_metrics(model.run, values, step)
-        known = model.run.tags.get(names.EXTERNAL_TAG, "").split()
-        reader.set_tag(model.run, names.EXTERNAL_TAG, " ".join(sorted({*known, request.name})))
+        reader.set_tag(model.run, names.EXTERNAL_TAG, _with_name(model.run.tags, request.name))
+        # Here last, because it says that the tracker has them.
+        write_atomically(target / PREDICTIONS, predictions)
+        write_atomically(target / SCORES, content)
         return 0
     log = RunLog(model.folder, request.tracking)
     try:
@@ -399,8 +400,7 @@ def _store(
             raise UserError(f"another process works on {model.folder}; wait for it, or stop it first.")
         write_atomically(target / PREDICTIONS, predictions)
         log.journal.metrics({f"{request.below}/{key}": value for key, value in figures.items()}, step)
-        known = log.journal.tags_logged.get(names.EXTERNAL_TAG, "").split()
-        log.journal.tags({names.EXTERNAL_TAG: " ".join(sorted({*known, request.name}))})
+        log.journal.tags({names.EXTERNAL_TAG: _with_name(log.journal.tags_logged, request.name)})
         log.journal.artifact(f"{request.below}/{PREDICTIONS}")
         # Last, because it says that all the others are there.
         write_atomically(target / SCORES, content)
@@ -409,6 +409,11 @@ def _store(
         return 1 if log.sender.finish() else 0
     finally:
         log.close()
+
+
+def _with_name(tags: Mapping[str, str], name: str) -> str:
+    """The tag of the other sets, with one more name."""
+    return " ".join(sorted({*tags.get(names.EXTERNAL_TAG, "").split(), name}))
 
 
 # ---- the comparison
@@ -661,8 +666,7 @@ def _keep_page(request: Request, owner: Path, folder: Path, files: Sequence[str]
         for name in files:
             write_atomically(owner / "artifacts" / request.below / name, (folder / name).read_bytes())
             log.journal.artifact(f"{request.below}/{name}")
-        known = log.journal.tags_logged.get(names.EXTERNAL_TAG, "").split()
-        log.journal.tags({names.EXTERNAL_TAG: " ".join(sorted({*known, request.name}))})
+        log.journal.tags({names.EXTERNAL_TAG: _with_name(log.journal.tags_logged, request.name)})
         log.send()
         return 1 if log.sender.finish() else 0
     finally:

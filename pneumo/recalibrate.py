@@ -23,6 +23,7 @@ from pneumo.data.settings import DataSettings
 from pneumo.data.training_images import KnownImages
 from pneumo.evaluation.multilabel import UNKNOWN
 from pneumo.evaluation.predictions import SplitResult
+from pneumo.files import sha256
 from pneumo.inference import labelled_set, model_folder, recalibration, registration
 from pneumo.inference.bundle import Bundle, Floats
 from pneumo.inference.predictor import Predictor, PreparedImage, device_of
@@ -176,16 +177,11 @@ def _refuse_other_network(parent: Parent, alias: str, force: bool) -> None:
     if holder is None or force:
         return
     old = model_folder.read(holder.folder, holder.version)
-    if _weights(old) != _weights(parent.bundle):
+    if sha256(old.weights) != sha256(parent.bundle.weights):
         raise UserError(
             f"{holder.version}, which has the alias {alias}, is another network than {parent.called}: a "
             f"recalibration does not compare the two. Give another alias; {FORCE}."
         )
-
-
-def _weights(bundle: Bundle) -> str:
-    with bundle.weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _point(parent: Parent, alias: str | None, version: str) -> str:
@@ -208,7 +204,7 @@ def _made_before(request: Request, parent: Parent, site: Site) -> str | None:
         if (folder / MODEL_FACTS).is_file():
             old = model_folder.read(folder)
             same = old.site is not None and old.site["digest"] == site.digest
-            if same and _weights(old) == _weights(parent.bundle):
+            if same and sha256(old.weights) == sha256(parent.bundle.weights):
                 return f"{folder} is already {old.site_words}: nothing to do"
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"output={folder} exists and holds something else; name a new folder.")
@@ -234,8 +230,7 @@ def _site(request: Request, parent: Parent) -> Site:
     """The site's images and labels, checked; UserError for images that the model knows."""
     bundle, settings = parent.bundle, replace(request.data, val_protocol="patient", fold=None)
     settings.cache_dir = settings.cache_dir or request.cache_dir
-    if bundle.many and settings.classes is None and settings.positive is None and settings.layout != "drawn":
-        settings = replace(settings, classes=[*bundle.class_names])
+    settings = labelled_set.with_classes(settings, bundle)
     found = manifest.labelled(settings)
     labelled_set.refuse_other_classes(bundle, found)
     for note in found.notes:

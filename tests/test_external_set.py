@@ -280,6 +280,17 @@ def test_a_wrong_line_is_refused_in_words(command: Command, more: list[str], wor
     assert not (run / "artifacts/external").exists()
 
 
+def test_an_unfinished_run_is_refused_as_such(command: Command) -> None:
+    assert command("train", *LINE).code == 0
+    (run,) = runs()
+    journal = Journal(run)
+    journal.hold()
+    journal.resume()
+    journal.close()
+    ending = command("evaluate", f"model={run}", *OTHER, "name=city")
+    assert ending.code == 1 and "is RUNNING: only a finished run is scored" in ending.err
+
+
 def test_other_classes_are_refused(command: Command) -> None:
     assert command("train", *LINE).code == 0
     (run,) = runs()

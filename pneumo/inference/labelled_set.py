@@ -4,7 +4,7 @@ The images are prepared as for the model's training, and computed as in its eval
 set, given as another set, has the run's own probabilities.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from pneumo.data.cache import ImageCache
 from pneumo.data.images import Grey
 from pneumo.data.loader import evaluation_batch
 from pneumo.data.manifest import Manifest
+from pneumo.data.settings import DataSettings
 from pneumo.evaluation.predictions import SplitResult
 from pneumo.inference.bundle import Bundle
 from pneumo.inference.neighbours import NeighbourDetector
@@ -85,6 +86,13 @@ def _result(bundle: Bundle, data: ImageCache, probabilities: NDArray[np.float64]
         class_names=tuple(bundle.class_names),
         subgroups={str(name): subgroups[name].loc[paths].tolist() for name in subgroups.columns},
     )
+
+
+def with_classes(settings: DataSettings, bundle: Bundle) -> DataSettings:
+    """`settings` of a set with the model's classes, where there are more than two and none are given."""
+    if not bundle.many or settings.classes or settings.positive or settings.layout == "drawn":
+        return settings
+    return replace(settings, classes=[*bundle.class_names])
 
 
 def labels_of(data: Manifest) -> NDArray[np.int64]:
