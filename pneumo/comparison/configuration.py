@@ -102,7 +102,7 @@ class Configuration:
             "points": self._points(weights),
             "temperature": self._temperature(weights),
             "calibration": self._calibration(test.labels, self.tests, if_calibrated, test.patients),
-            "net_benefit": self._net_benefit(np.ones((len(test.labels), 1)))[:, 0].tolist(),
+            "net_benefit": self._net_benefit(np.ones((len(test.labels), 1), np.uint16))[:, 0].tolist(),
             "subtypes": self._subtypes(test, weights),
             "confusion": [matrix_of(test.labels, chances) for chances in self.tests],
         }
@@ -264,7 +264,7 @@ class Configuration:
             "ece_if_calibrated": float(if_calibrated.mean()),
         }
 
-    def _net_benefit(self, weights: metrics.Floats | statistics.Weights) -> metrics.Floats:
+    def _net_benefit(self, weights: statistics.Weights) -> metrics.Floats:
         """The runs' mean net benefit [thresholds, draws]."""
         each = [decisions.net_benefit(self._truth, chances, weights) for chances in self.tests]
         return np.asarray(np.mean(each, axis=0))

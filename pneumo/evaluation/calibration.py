@@ -26,7 +26,7 @@ from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of, checked, l
 from pneumo.evaluation.statistics import Z, clusters, small_sample, wilson
 
 CALIBRATED_DRAWS = 500
-AT_ONCE = 20_000_000  # images x draws, 160 MB
+PATIENTS_AT_ONCE = 2000  # x 500 draws: 8 MB
 MOST_STEPS = 100
 
 
@@ -107,45 +107,52 @@ def error_if_calibrated(
     labels: ArrayLike, patients: Sequence[str | None], networks: Sequence[ArrayLike], seed: int = 0
 ) -> Floats:
     """The networks' mean ECE [draws] if each of them were calibrated on these images."""
-    total = np.zeros(CALIBRATED_DRAWS)
-    for some, uniform in _uniform(labels, patients, seed):
-        for network in networks:
-            chances = checked(labels, network)[1]
-            total[some] += _error_of_draws(chances, uniform < chances[:, None])
-    return total / len(networks)
+    each = [checked(labels, network)[1] for network in networks]
+    errors = np.zeros((len(each), ECE_BINS, CALIBRATED_DRAWS))
+    for rows, uniform in _uniform(labels, patients, seed):
+        for network, chances in enumerate(each):
+            errors[network] += _errors(chances[rows], uniform < chances[rows, None])
+    return _mean_error(errors, len(each[0]))
 
 
 def class_errors_if_calibrated(
     labels: ArrayLike, patients: Sequence[str | None], networks: Sequence[ArrayLike], seed: int = 0
 ) -> Floats:
     """As `error_if_calibrated` for probabilities [N, K]: [K + 1, draws], of each class and the called one."""
-    classes = np.shape(networks[0])[1]
-    total = np.zeros((classes + 1, CALIBRATED_DRAWS))
-    for some, uniform in _uniform(labels, patients, seed):
-        for network in networks:
-            chances = multiclass.checked(labels, network)[1]
+    each = [multiclass.checked(labels, network)[1] for network in networks]
+    classes = each[0].shape[1]
+    errors = np.zeros((classes + 1, len(each), ECE_BINS, CALIBRATED_DRAWS))
+    for rows, uniform in _uniform(labels, patients, seed):
+        for network, every in enumerate(each):
+            chances = every[rows]
             below = np.cumsum(chances, axis=1)
             drawn = sum((uniform >= below[:, [k]]).astype(np.int64) for k in range(classes - 1))
             for k in range(classes):
-                total[k, some] += _error_of_draws(chances[:, k], np.equal(drawn, k))
+                errors[k, network] += _errors(chances[:, k], np.equal(drawn, k))
             hits = np.equal(drawn, chances.argmax(1)[:, None])
-            total[classes, some] += _error_of_draws(chances.max(1), hits)
-    return total / len(networks)
+            errors[classes, network] += _errors(chances.max(1), hits)
+    return np.stack([_mean_error(some, len(each[0])) for some in errors])
 
 
-def _uniform(labels: ArrayLike, patients: Sequence[str | None], seed: int) -> Iterator[tuple[slice, Floats]]:
-    """The draws by part, and each image's number u [N, draws] in them."""
+def _uniform(labels: ArrayLike, patients: Sequence[str | None], seed: int) -> Iterator[tuple[Ints, Floats]]:
+    """The images by part [M], and their numbers u [M, draws]."""
     order, _, patient_of = clusters(labels, patients)
-    numbers = np.random.default_rng(seed).random((len(order), CALIBRATED_DRAWS))
-    step = max(1, AT_ONCE // len(patient_of))
-    for start in range(0, CALIBRATED_DRAWS, step):
-        some = slice(start, start + step)
-        yield some, numbers[:, some][patient_of]
+    rng, images = np.random.default_rng(seed), np.argsort(patient_of, kind="stable")
+    for first in range(0, len(order), PATIENTS_AT_ONCE):  # the numbers are those of one call for all patients
+        numbers = rng.random((min(PATIENTS_AT_ONCE, len(order) - first), CALIBRATED_DRAWS))
+        ends = np.searchsorted(patient_of[images], (first, first + len(numbers)))
+        rows = images[slice(*ends)]
+        yield rows, numbers[patient_of[rows] - first]
 
 
-def _error_of_draws(chances: Floats, hits: NDArray[np.bool_]) -> Floats:
-    """The ECE on each draw of `hits` [N, draws]."""
-    return np.asarray(np.abs(_by_bin(chances) @ (chances[:, None] - hits)).sum(axis=0) / len(chances))
+def _errors(chances: Floats, hits: NDArray[np.bool_]) -> Floats:
+    """By how much the probabilities are too high, summed by bin, on each draw of `hits` [N, draws]."""
+    return np.asarray(_by_bin(chances) @ (chances[:, None] - hits))
+
+
+def _mean_error(errors: Floats, images: int) -> Floats:
+    """The networks' mean ECE [draws] from their sums by bin [networks, bins, draws]."""
+    return np.asarray(np.abs(errors).sum(axis=1).mean(axis=0) / images)
 
 
 def error_interval(

@@ -27,7 +27,8 @@ from pneumo import UserError
 from pneumo.evaluation import finding_statistics, statistics
 from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of
 from pneumo.evaluation.multiclass import checked
-from pneumo.evaluation.statistics import DRAWS, Counts, PatientCounts, Weights
+from pneumo.evaluation.ranking import Weights, group_sums, weighted_sums
+from pneumo.evaluation.statistics import DRAWS, Counts, PatientCounts
 
 PARTS = ("counts", "losses", "areas")
 OF_COUNTS = ("recall", "specificity", "precision", "f1")  # of a class, from the called classes
@@ -144,10 +145,8 @@ def _areas(truth: Ints, chances: Floats, weights: Weights) -> dict[str, Floats]:
 def _matrices(truth: Ints, chances: Floats, weights: Weights) -> Floats:
     """Images by true and called class on every draw [K, K, draws]."""
     classes = chances.shape[1]
-    cell = classes * truth + chances.argmax(1)
-    rows = [np.flatnonzero(cell == number) for number in range(classes**2)]
-    found = [np.stack([some[mine].sum(axis=0) for mine in rows]) for some in statistics.blocks(weights)]
-    return np.concatenate(found, axis=1).reshape(classes, classes, -1)
+    found = group_sums(classes * truth + chances.argmax(1), classes**2, weights)
+    return found.reshape(classes, classes, -1)
 
 
 def _of_each(matrices: Floats) -> dict[str, Floats]:
@@ -193,24 +192,20 @@ def _of_matrices(matrices: Floats) -> dict[str, Floats]:
 def _losses(truth: Ints, chances: Floats, weights: Weights) -> dict[str, Floats]:
     hot = np.eye(chances.shape[1])[truth]
     own = np.clip(chances[np.arange(len(truth)), truth], np.finfo(np.float64).eps, None)  # as scikit-learn
-    images = np.stack([((chances - hot) ** 2).sum(axis=1), -np.log(own)])
     top = chances.max(axis=1)
     gaps = [*(chances - hot).T, top - (chances.argmax(1) == truth)]  # of each class, of the called one
     binned = [
         (np.arange(ECE_BINS)[:, None] == bin_of(chance)) * gap
         for chance, gap in zip((*chances.T, top), gaps, strict=True)
     ]
-    blocks = []
-    for some in statistics.blocks(weights):
-        total = some.sum(axis=0)
-        errors = np.stack([np.abs(of_bins @ some).sum(axis=0) for of_bins in binned])
-        blocks.append(np.concatenate([images @ some, errors]) / total)
-    found = np.concatenate(blocks, axis=1)
+    images = [np.ones(len(truth)), ((chances - hot) ** 2).sum(axis=1), -np.log(own)]
+    total, squares, losses = weighted_sums(images, weights)
+    errors = [np.abs(weighted_sums(bins, weights)).sum(axis=0) / total for bins in binned]
     return {
-        "brier": found[0],
-        "log_loss": found[1],
-        "ece": found[2:-1].mean(axis=0),
-        "ece_top": found[-1],
+        "brier": squares / total,
+        "log_loss": losses / total,
+        "ece": np.mean(errors[:-1], axis=0),
+        "ece_top": errors[-1],
     }
 
 

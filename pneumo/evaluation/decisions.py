@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumo.evaluation.metrics import Floats, checked
+from pneumo.evaluation.ranking import Ranking, Weights
 
-AT_ONCE = 20_000_000  # images x draws, 160 MB
 THRESHOLDS = np.arange(1, 100) / 100  # threshold probabilities of a decision curve
 
 Interval = tuple[float, float]
@@ -55,18 +55,11 @@ def _less_than_one(entry: tuple[float, float, float]) -> tuple[float, float, flo
     return 1 - value, 1 - high, 1 - low
 
 
-def net_benefit(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> Floats:
+def net_benefit(labels: ArrayLike, probabilities: ArrayLike, weights: Weights) -> Floats:
     """Net benefit at each of THRESHOLDS on every draw: [thresholds, draws], of weights [N, draws]."""
-    truth, chances = checked(labels, probabilities)
-    every = np.asarray(weights)
-    called = (chances >= THRESHOLDS[:, None]).astype(np.float64)
+    ill, called = Ranking(*checked(labels, probabilities)).from_thresholds(weights, THRESHOLDS)
     price = (THRESHOLDS / (1 - THRESHOLDS))[:, None]
-    ill, normal = called * truth, called * (1 - truth)
-    parts, step = [], max(1, AT_ONCE // len(truth))
-    for start in range(0, every.shape[1], step):
-        drawn = every[:, start : start + step].astype(np.float64)
-        parts.append((ill @ drawn - normal @ drawn * price) / drawn.sum(axis=0))
-    return np.concatenate(parts, axis=1)
+    return np.asarray((ill - (called - ill) * price) / weights.sum(axis=0))
 
 
 def treat_all(labels: ArrayLike) -> Floats:

@@ -30,7 +30,8 @@ from pneumo.evaluation import statistics
 from pneumo.evaluation.metrics import Floats, Ints
 from pneumo.evaluation.multilabel import UNKNOWN, checked
 from pneumo.evaluation.predictions import SplitResult
-from pneumo.evaluation.statistics import DRAWS, PatientCounts, Weights
+from pneumo.evaluation.ranking import Weights
+from pneumo.evaluation.statistics import DRAWS, PatientCounts
 
 # Of either value of a finding. Simulated: with findings of one patient, 14 to 20 % of the tests of two equal
 # models are significant at 5 %; of six patients and more, 7 % (docs/explanation/statistics.md).

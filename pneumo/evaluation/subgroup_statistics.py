@@ -29,7 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 from pneumo import UserError
 from pneumo.evaluation import class_statistics, metrics, multiclass, statistics
 from pneumo.evaluation.metrics import Floats, Ints
-from pneumo.evaluation.statistics import DRAWS, LEVEL, Weights
+from pneumo.evaluation.ranking import Ranking, Weights, weighted_sums
+from pneumo.evaluation.statistics import DRAWS, LEVEL
 from pneumo.evaluation.subgroups import NOT_KNOWN, ordered
 
 FEW = 10  # patients of a class; a group with fewer takes part in no gap
@@ -296,17 +297,14 @@ class _Scorer:
         )
         ill = (truth == 1).astype(np.float64)
         parts = np.stack([ill * called, ill, (1 - ill) * (1 - called), 1 - ill, called, np.ones(len(ill))])
-        sums, areas = [], []
-        for some in statistics.blocks(weights):
-            sums.append(parts @ some)
-            areas.append(np.mean([_auroc(truth, network, some) for network in chances], axis=0))
-        each = np.concatenate(sums, axis=1)
+        each = weighted_sums(parts, weights)
+        areas = [Ranking(truth, network).areas(weights, precision=False)["auroc"] for network in chances]
         with np.errstate(invalid="ignore", divide="ignore"):
             recall, specificity, share = each[::2] / each[1::2]
         return {
             "recall": recall,
             "specificity": specificity,
-            "auroc": np.concatenate(areas),
+            "auroc": np.mean(areas, axis=0),
             CALLED: share,
         }
 
@@ -318,24 +316,6 @@ class _Scorer:
                 for network in chances
             ]
         return {score: np.mean([one[score] for one in each], axis=0) for score in CLASS_SCORES}
-
-
-def _auroc(truth: Ints, chances: Floats, weights: Floats) -> Floats:
-    """AUROC on each draw [draws], ties half; NaN where a class is not in it.
-
-    `statistics.resampled_scores` has it with the average precision, which takes four times as long.
-    """
-    normal, ill = np.flatnonzero(truth == 0), np.flatnonzero(truth == 1)
-    normal = normal[np.argsort(chances[normal])]
-    by_draw = np.ascontiguousarray(weights.T)
-    below = np.zeros((len(by_draw), len(normal) + 1))
-    np.cumsum(np.take(by_draw, normal, axis=1), axis=1, out=below[:, 1:])
-    placed = np.zeros((len(by_draw), len(ill)))
-    for side in ("left", "right"):
-        placed += np.take(below, np.searchsorted(chances[normal], chances[ill], side), axis=1)
-    picked = np.take(by_draw, ill, axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.einsum("di,di->d", placed, picked) / (2 * below[:, -1] * picked.sum(axis=1)))
 
 
 def _variance(draws: Floats, behind: _Behind) -> float:

@@ -10,7 +10,7 @@ from support.comparison_runs import candidate, candidates
 from pneumo import UserError
 from pneumo.comparison import mistakes, result
 from pneumo.comparison.candidates import Candidate
-from pneumo.evaluation import calibration, decisions, statistics
+from pneumo.evaluation import calibration, ranking, statistics
 
 
 def test_permuted_test_labels_change_no_choice() -> None:
@@ -174,10 +174,10 @@ def test_a_large_set_is_compared_in_parts(
     """As the limits of memory are low here: parts of the draws, and threads, give the same figures."""
     whole = result.build(made(), draws=100)
     monkeypatch.setattr(result, "MANY_IMAGES", 1)
-    monkeypatch.setattr(statistics, "CACHED", 700)
+    monkeypatch.setattr(ranking, "COUNTED", 700)
+    monkeypatch.setattr(ranking, "SUMMED", 900)
     monkeypatch.setattr(statistics, "PICKED", 300)
-    monkeypatch.setattr(calibration, "AT_ONCE", 3000)
-    monkeypatch.setattr(decisions, "AT_ONCE", 3000)
+    monkeypatch.setattr(calibration, "PATIENTS_AT_ONCE", 3)
     parts = result.build(made(), draws=100)
     assert numbers(parts) == pytest.approx(numbers(whole), rel=1e-12, abs=1e-12, nan_ok=True)
 

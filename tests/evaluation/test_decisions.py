@@ -10,7 +10,7 @@ from pneumo.evaluation import decisions, metrics, statistics
 
 def test_the_net_benefit_by_hand() -> None:
     labels, chances = np.array([1, 1, 0, 0]), np.array([0.9, 0.3, 0.6, 0.1])
-    weights = np.array([[1, 2], [1, 0], [1, 1], [1, 1]])
+    weights = np.array([[1, 2], [1, 0], [1, 1], [1, 1]], np.uint16)
     found = decisions.net_benefit(labels, chances, weights)
     assert found.shape == (99, 2)
     assert found[49] == pytest.approx([1 / 4 - 1 / 4, 2 / 4 - 1 / 4])  # at .5 a false alarm costs one
@@ -20,7 +20,7 @@ def test_the_net_benefit_by_hand() -> None:
 
 def test_to_treat_all_is_the_curve_of_a_network_that_calls_all() -> None:
     labels = np.array([1, 1, 1, 0])
-    everyone = decisions.net_benefit(labels, np.ones(4), np.ones((4, 1)))[:, 0]
+    everyone = decisions.net_benefit(labels, np.ones(4), np.ones((4, 1), np.uint16))[:, 0]
     assert decisions.treat_all(labels) == pytest.approx(everyone)
     assert decisions.treat_all(labels)[74] == pytest.approx(0)  # at the prevalence
 
