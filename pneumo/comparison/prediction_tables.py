@@ -154,6 +154,8 @@ def _candidate(model: str, seed: int, test: SplitResult, val: SplitResult) -> Ca
 
 def _texts(column: "pd.Series[str]") -> list[str]:
     """The cells as text: a missing one is empty, and 12.0 of a column of numbers is 12."""
+    if isinstance(column.dtype, pd.StringDtype):
+        return column.fillna("").tolist()
     return [
         ""
         if pd.isna(cell)

@@ -27,7 +27,7 @@ from pneumo import UserError
 from pneumo.evaluation import finding_statistics, statistics
 from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of
 from pneumo.evaluation.multiclass import checked
-from pneumo.evaluation.ranking import Weights, group_sums, weighted_sums
+from pneumo.evaluation.ranking import Weights, weighted_sums
 from pneumo.evaluation.statistics import DRAWS, Counts, PatientCounts
 
 PARTS = ("counts", "losses", "areas")
@@ -145,8 +145,8 @@ def _areas(truth: Ints, chances: Floats, weights: Weights) -> dict[str, Floats]:
 def _matrices(truth: Ints, chances: Floats, weights: Weights) -> Floats:
     """Images by true and called class on every draw [K, K, draws]."""
     classes = chances.shape[1]
-    found = group_sums(classes * truth + chances.argmax(1), classes**2, weights)
-    return found.reshape(classes, classes, -1)
+    cell = classes * truth + chances.argmax(1)
+    return weighted_sums(np.arange(classes**2)[:, None] == cell, weights).reshape(classes, classes, -1)
 
 
 def _of_each(matrices: Floats) -> dict[str, Floats]:

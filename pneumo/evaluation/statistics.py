@@ -28,17 +28,17 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from pneumo import UserError
 from pneumo.evaluation.metrics import ECE_BINS, Floats, Ints, bin_of, checked
-from pneumo.evaluation.ranking import Ranking, Weights, group_sums, weighted_sums
+from pneumo.evaluation.ranking import Ranking, Weights, weighted_sums
 from pneumo.patient_ids import one_spelling
 
 DRAWS = 2000
 LEVEL = 0.95
 Z = 1.959963984540054  # of the normal distribution, at LEVEL
-PICKED = 4_000_000  # patients x draws that are picked at once
+PICKED = 100_000  # patients x draws that are picked at once: they stay in a core's cache
 LESS_IS_BETTER = ("brier", "log_loss", "ece", "ece_top")
 
 
@@ -95,7 +95,7 @@ def resample(labels: ArrayLike, patients: Sequence[str | None], draws: int = DRA
             picks += np.arange(some)[:, None] * len(rows)
             drawn = np.bincount(picks.ravel(), minlength=some * len(rows)).reshape(some, -1)
             counts[start : start + some, rows] = drawn
-    return counts[:, patient_of].T
+    return np.take(counts, patient_of, axis=1).T  # counts[:, patient_of] has the draws side by side
 
 
 def resampled_scores(
@@ -110,18 +110,27 @@ def resampled_scores(
     `parts` names the scores to compute: counts (at `threshold`), losses (of probabilities) and areas.
     """
     truth, chances = checked(labels, probabilities)
+    # What is summed over the images of a draw: the cells of the confusion matrix, then the losses.
+    called = chances >= threshold
+    cells = [(truth == t) & (called == c) for t in (0, 1) for c in (False, True)] if "counts" in parts else []
+    losses = _losses(truth, chances) if "losses" in parts else []
+    sums = weighted_sums(np.stack([*cells, *losses]), weights) if cells or losses else np.empty((0, 0))
     found: dict[str, Floats] = {}
-    if "counts" in parts:
-        found |= _counts(truth, chances >= threshold, weights)
-    if "losses" in parts:
-        found |= _losses(truth, chances, weights)
+    if cells:
+        found |= _of_cells(*sums[: len(cells)])
+    if losses:
+        total, squares, logs, *gaps = sums[len(cells) :]
+        found |= {
+            "brier": squares / total,
+            "ece": np.abs(gaps).sum(axis=0) / total,
+            "log_loss": logs / total,
+        }
     if "areas" in parts:
         found |= Ranking(truth, chances).areas(weights)
     return found
 
 
-def _counts(truth: Ints, called: NDArray[np.bool_], weights: Weights) -> dict[str, Floats]:
-    tn, fp, fn, tp = group_sums(2 * truth + called, 4, weights)
+def _of_cells(tn: Floats, fp: Floats, fn: Floats, tp: Floats) -> dict[str, Floats]:
     recall, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
     return {
         "accuracy": (tn + tp) / (tn + fp + fn + tp),
@@ -134,17 +143,12 @@ def _counts(truth: Ints, called: NDArray[np.bool_], weights: Weights) -> dict[st
     }
 
 
-def _losses(truth: Ints, chances: Floats, weights: Weights) -> dict[str, Floats]:
+def _losses(truth: Ints, chances: Floats) -> list[Floats]:
+    """Of each image [N]: one, squared error, log-loss, and its gap to its label in each of 15 bins."""
     kept = np.clip(chances, np.finfo(np.float64).eps, 1 - np.finfo(np.float64).eps)  # as scikit-learn does
     loss = -np.log(np.where(truth == 1, kept, 1 - kept))
     gaps = (np.arange(ECE_BINS)[:, None] == bin_of(chances)) * (chances - truth)
-    rows = np.stack([np.ones(len(truth)), (chances - truth) ** 2, loss, *gaps])
-    total, squares, losses, *errors = weighted_sums(rows, weights)
-    return {
-        "brier": squares / total,
-        "ece": np.abs(errors).sum(axis=0) / total,
-        "log_loss": losses / total,
-    }
+    return [np.ones(len(truth)), (chances - truth) ** 2, loss, *gaps]
 
 
 def resampled_curves(

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pneumo.evaluation import ranking
-from pneumo.evaluation.ranking import Ranking, group_sums, weighted_sums
+from pneumo.evaluation.ranking import Ranking, weighted_sums
 
 GRID = np.linspace(0, 1, 11)
 
@@ -62,14 +62,10 @@ def test_curves_and_thresholds_by_hand(ties: int | None) -> None:
             assert ill[place, draw] == mine[(chances >= value) & (labels == 1)].sum()
 
 
-def test_sums_of_groups_and_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weighted_sums_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     _, chances, weights = drawn(None)
     rows = np.stack([chances, chances**2, np.ones(40)])
-    group = (chances * 3).astype(np.int64) + 1  # none has the number 0 or 5
-    for _ in range(2):
-        assert weighted_sums(rows, weights) == pytest.approx(rows @ weights)
-        found = group_sums(group, 6, weights)
-        assert np.array_equal(found, [weights[group == number].sum(axis=0) for number in range(6)])
-        monkeypatch.setattr(ranking, "SUMMED", 700)
-        monkeypatch.setattr(ranking, "FEWEST_DRAWS", 7)
-        monkeypatch.setattr(ranking, "COUNTED", 100)
+    assert weighted_sums(rows, weights) == pytest.approx(rows @ weights)
+    monkeypatch.setattr(ranking, "SUMMED", 140)
+    monkeypatch.setattr(ranking, "FEWEST_DRAWS", 7)
+    assert weighted_sums(rows, weights) == pytest.approx(rows @ weights)
