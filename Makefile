@@ -33,7 +33,7 @@ test: install ## unit and end-to-end tests (PNEUMO_TEST_BF16=on|off: as on a CPU
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not services and not cuda" -n 2 --dist loadfile --no-loadscope-reorder  # so the long files begin early
 
 test-services: install ## tests against real servers on 127.0.0.1
-	$(ONE_THREAD) $(BIN)/python -m pytest -m services -n 3 --dist loadfile --no-loadscope-reorder  # they mostly wait: for servers, imports, signals
+	$(ONE_THREAD) $(BIN)/python -m pytest -m services -n 2 --dist loadfile --no-loadscope-reorder  # they mostly wait: for servers, imports, signals
 
 coverage: install ## which lines the tests run: a table, and pages in htmlcov/
 	rm -rf .coverage_data
