@@ -291,10 +291,11 @@ def _score(request: Request, model: Model, sets: _Sets, device: str, place: str)
         return known, 0
     overlap = sets.overlap(model)
     if overlap.paths and not request.allow_overlap:
+        training_images.write(overlap, every := _folder(request) / "overlap.csv")
         raise UserError(
             f"{model.run.name} knows images of {request.name} from its training: "
-            f"{training_images.shown(overlap)}. Take them out of the set, or give allow_overlap=true, which "
-            "marks the result as not independent."
+            f"{training_images.shown(overlap)}. {every} lists all of them. Take them out of the set, or give "
+            "allow_overlap=true, which marks the result as not independent."
         )
     found = labelled_set.score(model.bundle, data, device)
     words = training_images.shown(overlap, LISTED)
@@ -631,12 +632,15 @@ def _patients(data: ImageCache, rows: np.ndarray) -> list[str | None]:
 # ---- the page
 
 
+def _folder(request: Request) -> Path:
+    given = request.output or config.project_dir() / "reports" / f"external-{request.name}"
+    return Path(given).expanduser()
+
+
 def _write(request: Request, built: Comparison, scored: Sequence[Scored], sets: _Sets) -> int:
     """Write the page, and keep it with the sweep's parent or the run; 1 if it could not be sent."""
     data = sets.of(scored[0].model.bundle)
-    folder = Path(
-        request.output or config.project_dir() / "reports" / f"external-{request.name}"
-    ).expanduser()
+    folder = _folder(request)
     synthetic = request.data.phantom if request.data.layout == "drawn" else None
     pictures = page.pictures(built["mistakes"], data.manifest.root, synthetic, data.manifest.file_of)
     written = page.write(folder, built, pictures)

@@ -141,6 +141,7 @@ def test_every_link_and_every_name_in_the_documentation_leads_somewhere() -> Non
         ("`pneumo/no_such_module.py`", "pneumo/no_such_module.py does not exist"),
         ("`trainer.epoch=3`", "the key trainer.epoch is not in conf/"),
         ("`optim.learning_rate`", "the key optim.learning_rate is not in conf/"),
+        ("<<<<<<< HEAD", "<<<<<<< HEAD is left of a merge"),
         ("`make everything`", "`make everything` is not in the Makefile"),
     ],
 )

@@ -23,6 +23,7 @@ IN_HOW_TO = ("pneumo/models/tiny.py", "conf/model/tiny.yaml")  # files that the 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _FILE = re.compile(rf"(?:{FOLDERS})/[\w./*-]*")
+_MERGE = re.compile(r"^(?:<{7}|>{7}).*$", re.M)
 _FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
 
@@ -46,6 +47,7 @@ def problems(root: Path = ROOT) -> list[str]:
     for page in pages(root):
         name, text = page.relative_to(root).as_posix(), page.read_text()
         messages += [f"{name}: {problem}" for problem in _links(page, text, root)]
+        messages += [f"{name}: {mark} is left of a merge" for mark in _MERGE.findall(text)]
         messages += [f"{name}: {file} does not exist" for file in _files(text) if not _exists(root, file)]
         messages += [f"{name}: the key {key} is not in conf/" for key in _keys(text) if key not in keys]
         made = re.findall(r"(?:^|`|    )make ([a-z][a-z-]*)", text, re.M)

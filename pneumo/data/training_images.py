@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from pneumo import UserError
 from pneumo.data import copies
@@ -20,7 +21,7 @@ from pneumo.data.cache import ImageCache
 from pneumo.data.images import Grey
 from pneumo.data.pseudonyms import Pseudonyms
 from pneumo.data.settings import DataSettings
-from pneumo.files import read_bounded
+from pneumo.files import read_bounded, write_atomically
 from pneumo.patient_ids import canonical
 
 FORMAT = 1
@@ -165,6 +166,19 @@ def shown(found: Overlap, count: int = 10) -> str:
             f"({_first(people, count)})"
         )
     return "; ".join(parts)
+
+
+def write(found: Overlap, file: Path) -> None:
+    """A row for each image of an overlap: its path, in which way the model knows it, and its patient."""
+    ways = (
+        (found.images, "the same bytes"),
+        (found.pictures, "saved again"),
+        (found.patients, "its patient"),
+    )
+    rows = [(path, way, found.patients.get(path, "")) for paths, way in ways for path in paths]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows, columns=["path", "known_by", "patient"]).sort_values("path", kind="stable")
+    write_atomically(file, table.to_csv(index=False).encode(errors="surrogateescape"))
 
 
 def patients_of(found: Overlap) -> list[str]:
