@@ -1,21 +1,178 @@
-"""pneumo from Python, for notebooks and scripts."""
+"""pneumo from Python, for notebooks and scripts: train, list runs, predict, compare.
+
+Defaults are those of the commands. What a user got wrong raises UserError, whose text says what to do.
+"""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pneumo import UserError, config
 from pneumo.comparison import content, page, prediction_tables
 from pneumo.comparison.result import MARGIN, RANK_BY
 from pneumo.comparison.words import answer, score_words
 from pneumo.evaluation.statistics import DRAWS
+from pneumo.names import FINGERPRINT_TAG, SWEEP_TAG
+from pneumo.run_lookup import model_of
+from pneumo.tracking.courier import read_note
+from pneumo.tracking.journal import Journal
+from pneumo.tracking.reading import Reader
 
-__all__ = ["Comparison", "compare"]
+if TYPE_CHECKING:
+    from pneumo.inference.predictor import Predictor
+
+__all__ = ["Comparison", "Model", "Outcome", "UserError", "compare", "fit", "load_model", "runs"]
+
+KEPT = ("best/", "test/")  # metrics of a finished run: those of its chosen epoch
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a training ended."""
+
+    state: str  # FINISHED, or PRUNED by a search
+    score: float  # validation score of the chosen epoch (trainer.monitor)
+    metrics: dict[str, float]  # best/... and test/..., as in MLflow
+    folder: Path  # outputs/<fingerprint>; load_model takes it
+    run_id: str | None  # MLflow's; None where nothing was sent
+
+
+def fit(overrides: Sequence[str] = ()) -> Outcome:
+    """Train one run as `pneumo train` does, in this process, and wait for its end.
+
+    `overrides` are the words of the command line: `["model=densenet121", "optim.lr=3e-4"]`. A run that is
+    done is not trained again; one that was stopped continues. Raises UserError if the run cannot begin or
+    fails, and KeyboardInterrupt if it is stopped: the same call continues it.
+    """
+    from pneumo.run import run  # torch takes seconds
+    from pneumo.training.runtime import isolated
+
+    settings = config.compose_typed(overrides)
+    with isolated():
+        ended = run(settings, overrides=list(overrides))
+    if ended.stop_code:
+        raise KeyboardInterrupt(ended.reason or "stopped")
+    if ended.code or ended.folder is None:
+        raise UserError(ended.reason or f"the run ended as {ended.state}.")
+    rows = Journal(ended.folder).metric_rows()
+    return Outcome(
+        state=ended.state,
+        score=ended.score,
+        metrics={key: value for key, value, _, _ in rows if key.startswith(KEPT)},
+        folder=ended.folder,
+        run_id=read_note(ended.folder, settings.tracking.uri or "").run_id,
+    )
+
+
+def runs(
+    experiment: str = "pneumo", *, sweep_id: str | None = None, tracking_uri: str | None = None
+) -> pd.DataFrame:
+    """A row for each training run of an experiment in MLflow, the oldest first.
+
+    Columns: run_id, name, status, started, fingerprint, sweep_id, the params by their keys (text), and the
+    metrics `best/...` and `test/...`. Raises UserError where the tracker or the experiment is missing.
+    """
+    found = Reader(tracking_uri or config.compose([]).tracking.uri or "").listed(experiment)
+    rows = [
+        {
+            "run_id": run.run_id,
+            "name": run.name,
+            "status": run.status,
+            "started": pd.Timestamp(run.started_ms, unit="ms", tz="UTC"),
+            "fingerprint": run.tags[FINGERPRINT_TAG],
+            "sweep_id": run.tags.get(SWEEP_TAG),
+            **run.params,
+            **{key: value for key, value in run.metrics.items() if key.startswith(KEPT)},
+        }
+        for run in found
+        if sweep_id is None or run.tags.get(SWEEP_TAG) == sweep_id
+    ]
+    return pd.DataFrame(rows)
+
+
+class Model:
+    """A trained model with its calibration, thresholds and reference of its training images."""
+
+    def __init__(self, predictor: "Predictor", notes: Sequence[str]) -> None:
+        self._predictor = predictor
+        self.notes = list(notes)  # what to know about its answers
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes or findings."""
+        return tuple(self._predictor.bundle.class_names)
+
+    def predict(self, paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+        """A row for each image of files and folders, with the columns of `pneumo predict`.
+
+        A file that cannot be read has a row with `error`. Raises UserError for a path that does not exist and
+        a folder without images.
+        """
+        from pneumo.inference import inputs, output  # torch takes seconds
+
+        given = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+        for path in given:
+            if not Path(path).expanduser().exists():
+                raise UserError(f"{path} does not exist: give a file or a folder that does.")
+        found = inputs.find_all(given)
+        keys = output.columns(self.classes)
+        refused = [
+            self._predictor.refused(path, "a link that leads out of the folder") for path in found.outside
+        ]
+        batches = self._predictor.predict(found.files, batch_size=BATCH_SIZE)
+        predictions = refused + [prediction for batch in batches for prediction, _ in batch]
+        rows: list[dict[str, Any]] = [
+            {key: output.cell(value) for key, value in output.row_of(prediction, keys).items()}
+            for prediction in predictions
+            if not prediction.skipped or prediction.path in found.named
+        ]
+        table = pd.DataFrame(rows, columns=list(keys))
+        numbers = [key for key in keys if key.startswith(("probability", output.THRESHOLD, output.PREFIX))]
+        table[numbers] = table[numbers].apply(pd.to_numeric)
+        return table
+
+    def __repr__(self) -> str:
+        network = self._predictor.bundle.model["name"]
+        return f"Model({network}, classes: {', '.join(self.classes)})"
+
+
+def load_model(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    threshold: float | None = None,
+    abstain: bool = True,
+    prevalence: float | Sequence[float] | None = None,
+    coverage: float | None = 0.9,
+    tracking_uri: str | None = None,
+) -> Model:
+    """The model of a run, a model folder or a registered version: what `pneumo predict model=` takes.
+
+    The keywords are keys of `pneumo predict` and mean the same. Raises UserError if there is no such model.
+    """
+    from pneumo.inference import predictor  # torch takes seconds
+
+    settings = config.compose([])
+    uri = tracking_uri or settings.tracking.uri or ""
+    loaded, notes = predictor.load(
+        model_of(str(model), settings.output_dir, uri),
+        uri,
+        Path(settings.data.cache_dir or ".cache"),
+        device=device,
+        threshold=threshold,
+        abstain=abstain,
+        prevalence=list(prevalence) if isinstance(prevalence, Sequence) else prevalence,
+        coverage=coverage,
+    )
+    return Model(loaded, notes)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison:
     """What a set of predictions allows one to claim."""
 
@@ -74,6 +231,9 @@ class Comparison:
         target = Path(folder).expanduser()
         page.write(target, self.content, {})
         return target / "index.html"
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.answer!r})"
 
     def _repr_html_(self) -> str:
         scores = self.scores

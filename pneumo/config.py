@@ -7,7 +7,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -200,6 +200,20 @@ def compose(overrides: list[str]) -> Config:
             return to_config(hydra.compose("train", overrides))
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def compose_typed(overrides: Sequence[str]) -> Config:
+    """As `compose`, for words that a user gave; UserError for those that `pneumo train` would refuse."""
+    typed = list(overrides)
+    if flags := [word for word in typed if word.startswith("-")]:
+        raise UserError(
+            f"{flags[0]} is a flag of the command line; give overrides, such as trainer.epochs=5."
+        )
+    words = prepare(typed, commands.find("train"))
+    try:
+        return compose(words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, Typed(command="train", arguments=typed, schema=Config))) from None
 
 
 def run_hydra(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pneumo import UserError, config, fingerprint, models, names, places, provenance, run_note, run_scores
@@ -43,6 +44,7 @@ class Outcome:
     code: int = 0
     stop_code: int = 0  # 143 or 130 where a signal came, also if the run could still finish
     score: float = float("nan")
+    folder: Path | None = None  # of the run, if it began
 
 
 def rank() -> int:
@@ -103,7 +105,7 @@ def run(
                     outcome = _finish(plan, log, stop, ending)
             finally:
                 log.close()
-            outcome.stop_code = stop.exit_code
+            outcome.stop_code, outcome.folder = stop.exit_code, plan.folder
             return outcome
     except UserError as error:
         return failed(str(error))

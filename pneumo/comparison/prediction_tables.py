@@ -6,6 +6,7 @@ training images are left out.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,7 @@ COLUMNS = {  # by role, the names that are known: without case, blanks and punct
 }
 TRUE = {"1": 1, "true": 1, "yes": 1, "positive": 1, "0": 0, "false": 0, "no": 0, "negative": 0}
 SUM_TOLERANCE = 0.01  # of an image's probabilities against 1: people round them
+_SUFFIX = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)  # of a file, whose name names its model
 SHOWN = 3  # images that a message names
 
 
@@ -102,7 +104,7 @@ def _of_table(place: str, table: pd.DataFrame) -> list[Candidate]:
     if not len(table):
         raise UserError(f"{place} has no rows.")
     classes = [name.removeprefix(PREFIX) for name in table.columns if name.startswith(PREFIX)]
-    name = Path(place).name.removesuffix(".gz").rpartition(".")[0] or place
+    name = _SUFFIX.sub("", Path(place).name) if _SUFFIX.search(place) else place
     models = _texts(table["model"]) if "model" in table else [name] * len(table)
     seeds = _seeds(place, table["seed"]) if "seed" in table else [0] * len(table)
     splits = _splits(place, table)

@@ -100,14 +100,7 @@ class PredictionFile:
 
     def write(self, prediction: Prediction, outcomes: Sequence[str] = ()) -> None:
         """Take a row, which is on the disk after `flush`; it counts for `outcomes`."""
-        known = {**asdict(prediction), **_of_classes(prediction)}
-        if prediction.withheld:
-            known |= dict.fromkeys(("decision", "prediction", "reached"))
-        row = {key: known.get(key) for key in self.columns}
-        for key, value in row.items():
-            if isinstance(value, float):
-                row[key] = round(value, 6) if math.isfinite(value) else None
-        self._pending.append(side_file.Entry(row, [*outcomes]))
+        self._pending.append(side_file.Entry(row_of(prediction, self.columns), [*outcomes]))
 
     def skip(self, outcome: str) -> None:
         """Take a file without a row; it counts for `outcome`."""
@@ -169,12 +162,25 @@ class PredictionFile:
                 file.write(before + json.dumps(entry.row))
                 before = ",\n"
             else:
-                table.writerow(_cell(value) for value in entry.row.values())
+                table.writerow(cell(value) for value in entry.row.values())
         if self.as_json:
             file.write("\n]\n")
 
 
-def _cell(value: Any) -> Any:
+def row_of(prediction: Prediction, keys: Sequence[str]) -> dict[str, Any]:
+    """The row of a prediction with these columns, as JSON has it."""
+    known = {**asdict(prediction), **_of_classes(prediction)}
+    if prediction.withheld:
+        known |= dict.fromkeys(("decision", "prediction", "reached"))
+    row = {key: known.get(key) for key in keys}
+    for key, value in row.items():
+        if isinstance(value, float):
+            row[key] = round(value, 6) if math.isfinite(value) else None
+    return row
+
+
+def cell(value: Any) -> Any:
+    """A value of a row as CSV has it."""
     if value is None:
         return ""
     return "; ".join(value) if isinstance(value, list) else value

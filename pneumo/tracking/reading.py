@@ -131,6 +131,11 @@ class Reader:
             missing=missing,
         )
 
+    def listed(self, experiment: str) -> list[TrackedRun]:
+        """The training runs of `experiment`, the oldest first, without their files."""
+        found = self._search(self._id_of(experiment, f"tracking.experiment={experiment}"))
+        return [run for run in map(tracked, found) if FINGERPRINT_TAG in run.tags]
+
     def with_artifact(self, experiment: str, artifact: str) -> list[TrackedRun]:
         """The finished runs of an experiment, of any program, that hold this text file; it is in `files`."""
         found = [tracked(run) for run in self._search(self._id_of(experiment, f"experiment {experiment}"))]
