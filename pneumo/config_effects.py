@@ -8,6 +8,7 @@ from pneumo.config import Config
 WITHOUT_EFFECT: dict[str, tuple[str, Callable[[Config], bool]]] = {
     "sampler.smoothing": ("only sampler=imbalanced reads it", lambda c: c.sampler.name != "imbalanced"),
     "optim.momentum": ("only optim=sgd reads it", lambda c: c.optim.name != "sgd"),
+    "optim.layer_decay": ("model.freeze=backbone: only the head learns", lambda c: c.model.freeze != "none"),
     "schedule.final_fraction": ("a constant schedule never falls", lambda c: c.schedule.name == "constant"),
     "data.val_fraction": (
         "only data.val_protocol=patient reads it",

@@ -80,6 +80,11 @@ def _folded(flat: Mapping[str, Any]) -> bool:
     return flat.get("data.val_protocol") == "fold"
 
 
+def _learns(flat: Mapping[str, Any]) -> bool:
+    """Does the backbone learn?"""
+    return flat.get("model.freeze", "none") == "none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaterKey:
     """A key that came after version 0.1.
@@ -114,6 +119,8 @@ LATER: dict[str, LaterKey] = {
     "data.folds": LaterKey(neutral=5, matters=_folded),
     "data.fold": LaterKey(neutral=None, matters=_folded),
     "trainer.sync_batchnorm": LaterKey(neutral=False),
+    "model.freeze": LaterKey(neutral="none"),
+    "optim.layer_decay": LaterKey(neutral=1.0, matters=_learns),
 }
 
 

@@ -18,6 +18,7 @@ from pneumo.config import Config
 from pneumo.data import cache, manifest
 from pneumo.data.cache import ImageCache
 from pneumo.data.loader import Split, splits
+from pneumo.models.stages import freeze_backbone
 from pneumo.provenance import StartRecord
 from pneumo.run_plan import RunPlan, plan_run
 from pneumo.sweep import context, retention, trial
@@ -346,7 +347,9 @@ def build_trainer(
     machine = runtime.open_runtime(settings.trainer)
     runtime.seed_everything(settings.seed)
     num_classes = len(settings.data.class_names)
-    model = models.build_model(num_classes=num_classes, **vars(settings.model))
+    model = models.build_model(num_classes=num_classes, **settings.model.network())
+    if settings.model.freeze == "backbone":
+        freeze_backbone(model)
     log.journal.params({"model.parameters": sum(parameter.numel() for parameter in model.parameters())})
     if "device" not in log.journal.params_logged:  # a run may go on elsewhere; MLflow takes a param once
         log.journal.params({"device": str(machine.device), "precision": machine.precision})

@@ -55,7 +55,7 @@ def report(plan: RunPlan, log: RunLog, trainer: Trainer) -> None:
         "epoch": progress.best_epoch,
         "monitor": settings.trainer.monitor,
         "score": best[settings.trainer.monitor],
-        "model": vars(settings.model),
+        "model": settings.model.network(),
         "preprocess": data.preprocess,
         **({} if data.white is None else {"white": data.white}),
         "class_names": plan.class_names,
@@ -172,7 +172,7 @@ def score_test(plan: RunPlan, log: RunLog) -> None:
     settings = replace(plan.settings.trainer, precision=facts["precision"], compile="false")
     machine = runtime.open_runtime(settings)
     # The weights come from the run, not from where its training began.
-    model = vars(replace(plan.settings.model, pretrained=False, weights=None))
+    model = plan.settings.model.network() | {"pretrained": False, "weights": None}
     network = models.build_model(num_classes=len(plan.class_names), **model)
     load_weights(weights, network)
     network = network.to(machine.device).to(memory_format=torch.channels_last)

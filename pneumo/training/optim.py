@@ -1,6 +1,7 @@
 """Optimisers, learning rate schedules and weight averaging."""
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -10,18 +11,36 @@ from torch import Tensor, nn
 from pneumo.training.settings import OptimSettings, ScheduleSettings
 
 
-def build_optimizer(settings: OptimSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(
+    settings: OptimSettings, parameters: list[nn.Parameter], depths: Sequence[int] | None = None
+) -> torch.optim.Optimizer:
     """The optimiser. It is fused, so that one kernel updates all parameters.
+
+    With `layer_decay`, a group's `share` is that of the learning rate: layer_decay to the power of the depth,
+    which counts the stages from a parameter to the head (`depths`).
 
     Weight decay applies only to the weights of convolutions and linear layers. Norms and biases are tensors
     of one dimension (42 of ResNet-18's 64) and are left out: pulling them to 0 changes what a layer computes
     and does not simplify it.
     """
     groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": settings.weight_decay}]
+    if settings.layer_decay < 1 and depths is not None:
+        groups = [
+            {
+                "params": [p for p, mine in zip(parameters, depths, strict=True) if mine == depth],
+                "weight_decay": settings.weight_decay,
+                "share": settings.layer_decay**depth,
+            }
+            for depth in sorted(set(depths))
+        ]
     if settings.weight_decay > 0:
         groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {**group, "params": some, "weight_decay": decay}
+            for group in groups
+            for some, decay in (
+                ([p for p in group["params"] if p.ndim > 1], settings.weight_decay),
+                ([p for p in group["params"] if p.ndim <= 1], 0.0),
+            )
         ]
     if settings.name == "sgd":
         momentum = settings.momentum

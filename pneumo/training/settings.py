@@ -25,6 +25,7 @@ class OptimSettings:
     lr: float = 1e-3
     weight_decay: float = 0.05
     momentum: float = 0.9
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, ("adamw", "sgd"))
@@ -32,6 +33,11 @@ class OptimSettings:
             raise UserError(f"optim.lr={self.lr} must be positive, for example 1e-3.")
         if self.weight_decay < 0:
             raise UserError(f"optim.weight_decay={self.weight_decay} must not be negative; 0 means none.")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(
+                f"optim.layer_decay={self.layer_decay} must be above 0 and at most 1, for example 0.7: a "
+                "stage's share of the next one's learning rate; 1 means one rate."
+            )
 
 
 @dataclass(kw_only=True)

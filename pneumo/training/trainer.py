@@ -19,6 +19,7 @@ from pneumo import UserError
 from pneumo.data.augment import Augment, step_generator
 from pneumo.data.loader import Split, batches, drawn_shares, epoch_order, mix
 from pneumo.data.settings import AugmentSettings, SamplerSettings
+from pneumo.models import stages
 from pneumo.names import MEASURED
 from pneumo.training import scoring
 from pneumo.training.checkpoint import load_resume
@@ -115,7 +116,10 @@ class Trainer:
         self.network = model.to(runtime.device).to(memory_format=torch.channels_last)
         decay = self.settings.ema_decay
         self.average = WeightAverage(self.network, decay) if decay is not None else None
-        self.optimizer = build_optimizer(recipe.optim, list(self.network.parameters()))
+        learning = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        depths = [stages.HEAD - stages.stage_of(name) for name in learning]
+        self.optimizer = build_optimizer(recipe.optim, list(learning.values()), depths)
+        self._frozen_norms = stages.frozen_norms(self.network)
         self.scaler = torch.amp.GradScaler(
             runtime.device.type, enabled=runtime.autocast_dtype is torch.float16
         )
@@ -186,6 +190,8 @@ class Trainer:
         self._started = time.monotonic() - progress.elapsed_s
         groups = self._groups(progress.epoch)
         self.model.train()
+        for norm in self._frozen_norms:
+            norm.eval()
         title, hidden = f"Epoch {progress.epoch}/{settings.epochs}", True if self.quiet else None
         bar = tqdm(
             total=len(groups), desc=title, leave=False, initial=progress.step, unit="step", disable=hidden
@@ -206,7 +212,7 @@ class Trainer:
         total = steps_an_epoch * self.settings.epochs
         rate = learning_rate(self.recipe.schedule, self.recipe.optim.lr, steps_before + number, total)
         for options in self.optimizer.param_groups:
-            options["lr"] = rate
+            options["lr"] = rate * options.get("share", 1.0)
         torch.manual_seed(mix(seed, epoch, number, rank))  # for dropout
         generator = step_generator(seed, epoch, number, self.runtime.device, rank)
         step = torch.full((), number, device=self.runtime.device)
@@ -286,7 +292,7 @@ class Trainer:
         test = self.evaluate("test").scores() if self.settings.select_on == "test" else {}
         figures |= {f"test/{name}": value for name, value in test.items()}
         figures |= {
-            "optim/lr": float(self.optimizer.param_groups[0]["lr"]),
+            "optim/lr": max(float(options["lr"]) for options in self.optimizer.param_groups),
             "time/epoch_s": time.monotonic() - self._started,
             "time/images_per_s": sums[1] / train_s,
             "memory/peak_mib": peak_memory_mib(self.runtime.device),

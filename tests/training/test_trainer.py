@@ -47,7 +47,7 @@ def meta_trainer(
 ) -> Trainer:
     # Fused optimisers refuse the meta device, so this uses the optimiser's plain step.
     monkeypatch.setattr(
-        core, "build_optimizer", lambda _, parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9)
+        core, "build_optimizer", lambda _, parameters, depths: torch.optim.SGD(parameters, 0.1, momentum=0.9)
     )
     made = recipe(augment=AUGMENT, **settings)
     return make_trainer(tmp_path, made, model, runtime=Runtime(META, None))
