@@ -3,6 +3,7 @@
 Defaults are those of the commands. What a user got wrong raises UserError, whose text says what to do.
 """
 
+import gc
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,13 @@ from pneumo import UserError, config
 from pneumo.comparison import content, page, prediction_tables
 from pneumo.comparison.result import MARGIN, RANK_BY
 from pneumo.comparison.words import answer, score_words
+from pneumo.config_effects import without_effect
+from pneumo.evaluation.predictions import PREFIX
 from pneumo.evaluation.statistics import DRAWS
 from pneumo.names import FINGERPRINT_TAG, SWEEP_TAG
+from pneumo.predict import PredictConfig
 from pneumo.run_lookup import model_of
+from pneumo.sweep import context
 from pneumo.tracking.courier import read_note
 from pneumo.tracking.journal import Journal
 from pneumo.tracking.reading import Reader
@@ -28,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Model", "Outcome", "UserError", "compare", "fit", "load_model", "runs"]
 
 KEPT = ("best/", "test/")  # metrics of a finished run: those of its chosen epoch
-BATCH_SIZE = 64
+FIXED = ("run_id", "name", "status", "started", "fingerprint", "sweep_id")  # columns of `runs`
+NUMBERS = ("probability", "threshold", PREFIX)  # beginnings of numeric columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +53,20 @@ def fit(overrides: Sequence[str] = ()) -> Outcome:
 
     `overrides` are the words of the command line: `["model=densenet121", "optim.lr=3e-4"]`. A run that is
     done is not trained again; one that was stopped continues. Raises UserError if the run cannot begin or
-    fails, and KeyboardInterrupt if it is stopped: the same call continues it.
+    fails. A signal raises KeyboardInterrupt when the run's state is saved: the same call continues it.
     """
     from pneumo.run import run  # torch takes seconds
     from pneumo.training.runtime import isolated
 
     settings = config.compose_typed(overrides)
-    with isolated():
-        ended = run(settings, overrides=list(overrides))
+    for line in without_effect(settings, overrides):
+        print(f"note: {line}")
+    context.current().data_shown.clear()  # each call prints the notes on its data
+    try:
+        with isolated():
+            ended = run(settings, overrides=list(overrides))
+    finally:
+        gc.unfreeze()  # `isolated` freezes what the caller holds, too
     if ended.stop_code:
         raise KeyboardInterrupt(ended.reason or "stopped")
     if ended.code or ended.folder is None:
@@ -75,9 +87,10 @@ def runs(
     """A row for each training run of an experiment in MLflow, the oldest first.
 
     Columns: run_id, name, status, started, fingerprint, sweep_id, the params by their keys (text), and the
-    metrics `best/...` and `test/...`. Raises UserError where the tracker or the experiment is missing.
+    metrics `best/...` and `test/...`. `sweep_id` selects the jobs of a sweep. Raises UserError where the
+    tracker, the experiment or the sweep is missing.
     """
-    found = Reader(tracking_uri or config.compose([]).tracking.uri or "").listed(experiment)
+    found = Reader(tracking_uri or config.compose([]).tracking.uri or "").listed(experiment, sweep_id)
     rows = [
         {
             "run_id": run.run_id,
@@ -89,17 +102,16 @@ def runs(
             **run.params,
             **{key: value for key, value in run.metrics.items() if key.startswith(KEPT)},
         }
-        for run in found
-        if sweep_id is None or run.tags.get(SWEEP_TAG) == sweep_id
+        for run in sorted(found.runs + found.unfinished, key=lambda run: run.started_ms)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(FIXED))
 
 
 class Model:
     """A trained model with its calibration, thresholds and reference of its training images."""
 
-    def __init__(self, predictor: "Predictor", notes: Sequence[str]) -> None:
-        self._predictor = predictor
+    def __init__(self, predictor: "Predictor", notes: Sequence[str], batch_size: int) -> None:
+        self._predictor, self._batch_size = predictor, batch_size
         self.notes = list(notes)  # what to know about its answers
 
     @property
@@ -124,7 +136,7 @@ class Model:
         refused = [
             self._predictor.refused(path, "a link that leads out of the folder") for path in found.outside
         ]
-        batches = self._predictor.predict(found.files, batch_size=BATCH_SIZE)
+        batches = self._predictor.predict(found.files, batch_size=self._batch_size)
         predictions = refused + [prediction for batch in batches for prediction, _ in batch]
         rows: list[dict[str, Any]] = [
             {key: output.cell(value) for key, value in output.row_of(prediction, keys).items()}
@@ -132,7 +144,7 @@ class Model:
             if not prediction.skipped or prediction.path in found.named
         ]
         table = pd.DataFrame(rows, columns=list(keys))
-        numbers = [key for key in keys if key.startswith(("probability", output.THRESHOLD, output.PREFIX))]
+        numbers = [key for key in keys if key.startswith(NUMBERS)]
         table[numbers] = table[numbers].apply(pd.to_numeric)
         return table
 
@@ -157,19 +169,29 @@ def load_model(
     """
     from pneumo.inference import predictor  # torch takes seconds
 
-    settings = config.compose([])
-    uri = tracking_uri or settings.tracking.uri or ""
-    loaded, notes = predictor.load(
-        model_of(str(model), settings.output_dir, uri),
-        uri,
-        Path(settings.data.cache_dir or ".cache"),
+    asked = PredictConfig(
+        model=str(model),
+        ui=True,  # the images are given later
         device=device,
         threshold=threshold,
         abstain=abstain,
         prevalence=list(prevalence) if isinstance(prevalence, Sequence) else prevalence,
         coverage=coverage,
     )
-    return Model(loaded, notes)
+    settings = config.compose([])
+    uri = tracking_uri or settings.tracking.uri or ""
+    loaded, notes = predictor.load(
+        model_of(str(model), settings.output_dir, uri),
+        uri,
+        Path(settings.data.cache_dir or ".cache"),
+        device=asked.device,
+        threshold=asked.threshold,
+        abstain=asked.abstain,
+        prevalence=asked.prevalence,
+        coverage=asked.coverage,
+        file_timeout_s=asked.file_timeout_s,
+    )
+    return Model(loaded, notes, asked.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

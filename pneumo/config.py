@@ -204,15 +204,20 @@ def compose(overrides: list[str]) -> Config:
 
 def compose_typed(overrides: Sequence[str]) -> Config:
     """As `compose`, for words that a user gave; UserError for those that `pneumo train` would refuse."""
+    if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
+        raise UserError(f'{overrides!r} is not a list of overrides; give ["trainer.epochs=5"], for example.')
     typed = list(overrides)
-    if flags := [word for word in typed if word.startswith("-")]:
-        raise UserError(
-            f"{flags[0]} is a flag of the command line; give overrides, such as trainer.epochs=5."
-        )
+    for word in typed:
+        if word.startswith("-"):
+            raise UserError(f"{word} is a flag of the command line; give overrides: trainer.epochs=5.")
+        if word.startswith(("sweep=", "hydra.mode=")):
+            raise UserError(f"{word}: one run is composed here; start a sweep with the command.")
     words = prepare(typed, commands.find("train"))
     try:
         return compose(words)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if not isinstance(error, HydraException | OmegaConfBaseException) and NO_NAME not in str(error):
+            raise  # ours
         raise UserError(explain(error, Typed(command="train", arguments=typed, schema=Config))) from None
 
 

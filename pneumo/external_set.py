@@ -46,6 +46,7 @@ from pneumo.tracking.settings import TrackingSettings
 
 PREDICTIONS, SCORES = "predictions.csv", "scores.json"
 MOST_PICTURES = 30_000  # images of both sets that are compared as pictures
+OVERLAP = "overlap.csv"
 LISTED = 3  # images of an overlap that the terminal names
 
 
@@ -291,7 +292,8 @@ def _score(request: Request, model: Model, sets: _Sets, device: str, place: str)
         return known, 0
     overlap = sets.overlap(model)
     if overlap.paths and not request.allow_overlap:
-        training_images.write(overlap, every := _folder(request) / "overlap.csv")
+        every = _folder(request) / OVERLAP
+        training_images.write(overlap, every)
         raise UserError(
             f"{model.run.name} knows images of {request.name} from its training: "
             f"{training_images.shown(overlap)}. {every} lists all of them. Take them out of the set, or give "
@@ -641,6 +643,7 @@ def _write(request: Request, built: Comparison, scored: Sequence[Scored], sets: 
     """Write the page, and keep it with the sweep's parent or the run; 1 if it could not be sent."""
     data = sets.of(scored[0].model.bundle)
     folder = _folder(request)
+    (folder / OVERLAP).unlink(missing_ok=True)  # of a set that was refused
     synthetic = request.data.phantom if request.data.layout == "drawn" else None
     pictures = page.pictures(built["mistakes"], data.manifest.root, synthetic, data.manifest.file_of)
     written = page.write(folder, built, pictures)

@@ -1,9 +1,11 @@
 """pneumo from Python: the functions, and the notebook that shows them."""
 
+import gc
 import os
 import shutil
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,8 @@ def test_a_run_is_trained_once_listed_and_predicted_with(line: Callable[..., lis
     assert table["test/auroc"].tolist() == [
         pytest.approx(one.metrics["test/auroc"]) for one in (first, second)
     ]
-    assert not len(api.runs(tracking_uri=f"sqlite:///{store}", sweep_id="sweep-0"))
+    with pytest.raises(UserError, match=r"sweep_id=sweep-0 is not in experiment pneumo"):
+        api.runs(tracking_uri=f"sqlite:///{store}", sweep_id="sweep-0")
 
     model = api.load_model(first.folder)
     assert model.classes == ("NORMAL", "PNEUMONIA") and "NORMAL, PNEUMONIA" in repr(model)
@@ -58,6 +61,7 @@ def test_a_run_is_trained_once_listed_and_predicted_with(line: Callable[..., lis
     found = model.predict(["x.png", Path("broken.png")])
     assert found["path"].tolist() == ["x.png", "broken.png"] and found["error"].tolist()[1]
     assert 0 < found["probability"][0] < 1 and np.isnan(found["probability"][1])
+    assert found["threshold"].dtype == float
 
 
 def test_predictions_are_those_of_the_command(
@@ -88,6 +92,8 @@ def test_predictions_are_those_of_the_command(
         ("trainer.epochs=0", "trainer.epochs=0"),
         ("optim.lr=1e-3,1e-4", "several values"),
         ("--multirun", "is a flag of the command line"),
+        ("sweep=dropout_lr", "start a sweep with the command"),
+        ("model=null", "model=null"),
         ("data.root=/nowhere", "/nowhere is not a folder"),
     ],
 )
@@ -97,6 +103,47 @@ def test_a_wrong_word_is_refused_as_by_the_command(
     words = line(word) if not word.startswith("data.root") else [*line()[-2:], "data=chest_xray", word]
     with pytest.raises(UserError, match=said):
         api.fit(words)
+
+
+@pytest.mark.parametrize("given", ["model=resnet18", [1], [("seed", 1)]])
+def test_what_is_no_list_of_words_is_refused(given: Any) -> None:
+    with pytest.raises(UserError, match="is not a list of overrides"):
+        api.fit(given)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("threshold", 50, "threshold=50 is a probability"),
+        ("prevalence", 5, "prevalence=5 is a share"),
+        ("coverage", 5, "coverage=5 is a share"),
+        ("device", "gpu", "device=gpu"),
+    ],
+)
+def test_a_wrong_key_of_a_model_is_refused(key: str, value: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        api.load_model("any", **{key: value})
+
+
+def test_the_objects_of_the_caller_can_still_be_collected(line: Callable[..., list[str]]) -> None:
+    class Node:
+        pass
+
+    node: Any = Node()
+    node.itself, alive = node, weakref.ref(node)
+    assert api.fit(line()).state == "FINISHED"
+    del node
+    gc.collect()
+    assert alive() is None
+
+
+def test_notes_are_those_of_the_command(
+    line: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        api.fit(line("optim.momentum=0.8"))
+        printed = capsys.readouterr().out
+        assert "note: optim.momentum=0.8 has no effect here" in printed and "images of" in printed
 
 
 def test_a_stopped_run_raises_and_continues(

@@ -104,7 +104,9 @@ def _of_table(place: str, table: pd.DataFrame) -> list[Candidate]:
     if not len(table):
         raise UserError(f"{place} has no rows.")
     classes = [name.removeprefix(PREFIX) for name in table.columns if name.startswith(PREFIX)]
-    name = _SUFFIX.sub("", Path(place).name) if _SUFFIX.search(place) else place
+    name = place
+    if Path(place).is_file() or _SUFFIX.search(place):
+        name = Path(place).name.removesuffix(".gz").rpartition(".")[0] or place
     models = _texts(table["model"]) if "model" in table else [name] * len(table)
     seeds = _seeds(place, table["seed"]) if "seed" in table else [0] * len(table)
     splits = _splits(place, table)

@@ -169,14 +169,13 @@ def shown(found: Overlap, count: int = 10) -> str:
 
 
 def write(found: Overlap, file: Path) -> None:
-    """A row for each image of an overlap: its path, in which way the model knows it, and its patient."""
+    """A row for each image of an overlap and each way in which the model knows it, with its patient."""
     ways = (
         (found.images, "the same bytes"),
         (found.pictures, "saved again"),
         (found.patients, "its patient"),
     )
     rows = [(path, way, found.patients.get(path, "")) for paths, way in ways for path in paths]
-    file.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows, columns=["path", "known_by", "patient"]).sort_values("path", kind="stable")
     write_atomically(file, table.to_csv(index=False).encode(errors="surrogateescape"))
 

@@ -24,7 +24,7 @@ class Ranking:
     """Images with `truth` 0 or 1 [N], in the order of their `chances` [N] from the highest down.
 
     A tie is all images of one probability. The ties that hold an image of class 1 are numbered in this order,
-    and counts at them are [draws, T].
+    and counts at them are [draws, T]. Only `areas` takes images without any of class 1.
     """
 
     def __init__(self, truth: Ints, chances: Floats) -> None:
@@ -100,7 +100,9 @@ class Ranking:
     def _counted(self, weights: Weights) -> Iterator[tuple[Weights, Counts, Counts]]:
         """Of some draws of `weights` [N, draws]: how often they have each image in the order [draws, N], all
         images up to it [draws, N], and the images of class 1 up to the end of each tie [draws, T]."""
-        by_draw = np.asarray(weights).T
+        if not np.issubdtype(weights.dtype, np.integer):
+            raise TypeError(f"weights are {weights.dtype}, but images are counted")
+        by_draw = weights.T
         size = max(1, COUNTED // len(self._order))
         for start in range(0, len(by_draw), size):
             # numpy.take: weights[order] took four times as long for 100,000 images.

@@ -96,6 +96,16 @@ class Reader:
 
     def find(self, experiment: str, sweep: str | None = None) -> Found:
         """The runs of `experiment` (of `sweep` only, where given), the oldest first, with their files."""
+        found = self.listed(experiment, sweep)
+        finished = found.runs
+        local = all(local_folder(run.artifact_uri) for run in finished)
+        with ThreadPoolExecutor(1 if local else FETCHERS) as pool:
+            list(pool.map(self._fetch, finished))
+            list(pool.map(self._measure, finished))
+        return found
+
+    def listed(self, experiment: str, sweep: str | None = None) -> Found:
+        """As `find`, without the runs' files."""
         experiment_id = self._id_of(experiment, f"tracking.experiment={experiment}")
         every = [tracked(run) for run in self._search(experiment_id)]
         # A training run carries its fingerprint; what belongs to a sweep without one is the sweep itself.
@@ -117,10 +127,6 @@ class Reader:
                 if run.tags.get(SWEEP_TAG) == sweep or run.tags.get(FINGERPRINT_TAG) in table
             ]
         finished = [run for run in runs if run.status == "FINISHED"]
-        local = all(local_folder(run.artifact_uri) for run in finished)
-        with ThreadPoolExecutor(1 if local else FETCHERS) as pool:
-            list(pool.map(self._fetch, finished))
-            list(pool.map(self._measure, finished))
         wanted = {sweep} if sweep else {run.tags.get(SWEEP_TAG) for run in finished}
         mine = [run for run in parents if {run.tags.get(SWEEP_TAG)} == wanted]
         return Found(
@@ -130,11 +136,6 @@ class Reader:
             experiment_id=experiment_id,
             missing=missing,
         )
-
-    def listed(self, experiment: str) -> list[TrackedRun]:
-        """The training runs of `experiment`, the oldest first, without their files."""
-        found = self._search(self._id_of(experiment, f"tracking.experiment={experiment}"))
-        return [run for run in map(tracked, found) if FINGERPRINT_TAG in run.tags]
 
     def with_artifact(self, experiment: str, artifact: str) -> list[TrackedRun]:
         """The finished runs of an experiment, of any program, that hold this text file; it is in `files`."""
