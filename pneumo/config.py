@@ -30,7 +30,7 @@ from pneumo import (
     fingerprint,
     one_of,
 )
-from pneumo.config_arguments import prepare
+from pneumo.config_arguments import config_dir, prepare
 from pneumo.config_errors import NO_NAME, Typed, explain, unknown_key
 from pneumo.config_files import groups, options, project_dir, shipped_dir
 from pneumo.data.settings import AugmentSettings, DataSettings, SamplerSettings
@@ -266,7 +266,7 @@ def _answered(name: str, arguments: list[str]) -> bool:
     """Print help, version or the completion script where that is asked for."""
     given = {*arguments}
     if given & {"-h", "--help"}:
-        config_help.show(config_help.of_command(name))
+        config_help.show(config_help.of_command(name, config_dir(arguments)))
     elif "--version" in given:
         print(f"pneumo {__version__}")
     elif given & {"-sc", "--shell-completion"} and given & {"install=bash", "uninstall=bash"}:

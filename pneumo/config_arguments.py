@@ -57,6 +57,17 @@ def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, words
 
 
+def config_dir(arguments: list[str]) -> Path | None:
+    """The user's own folder of options, if the command line names one that exists."""
+    flags, _ = split_flags(arguments)
+    for flag, following in zip(flags, [*flags[1:], ""], strict=True):
+        name, equals, value = flag.partition("=")
+        if name in ("-cd", "--config-dir"):
+            folder = Path(value if equals else following)
+            return folder if folder.is_dir() else None
+    return None
+
+
 def _whole(flag: str) -> str:
     """A flag's name where its beginning was typed; UserError for one that does not exist."""
     known = (*_BARE, *_WITH_VALUE, *_INFO)

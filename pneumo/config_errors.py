@@ -65,8 +65,12 @@ def unknown_key(full_key: str, schema: type, command: str = "") -> str:
     known = [field.name for field in dataclasses.fields(beside)] if beside else []
     if beside is schema:
         known += getattr(schema, "GROUPS_WITHOUT_KEYS", ())
-    if key in known:  # a group that has no such option
-        return f"{full_key} has no such option: {shipped_dir(key)} holds none."
+    if key in known:  # a file whose keys went into its group, which has none
+        example = shipped_dir("sweeps" if key == "sweep" else f"conf/{key}")
+        return (
+            f"the file of your option of {full_key} must begin with the line `# @package _global_`, as those "
+            f"in {example} do: it sets keys of other groups."
+        )
     close = [f"{where}.{name}".lstrip(".") for name in difflib.get_close_matches(key, known, n=1)]
     elsewhere = [other for other in _all_keys(schema) if other.rpartition(".")[2] == key]
     top = "the top level" if hasattr(schema, "GROUPS_WITHOUT_KEYS") or not command else command

@@ -34,10 +34,16 @@ def shipped_dir(name: str) -> Path:
     return package / name if (package / name).is_dir() else package.parent / name
 
 
-def options(group: str) -> list[Path]:
-    """The option files of a config group, sorted by name; sweeps are the group `sweep`."""
+def options(group: str, own: Path | None = None) -> list[Path]:
+    """The option files of a config group, sorted by name; sweeps are the group `sweep`.
+
+    Those in the user's own folder (--config-dir) are added where their names are new.
+    """
     folder = shipped_dir("sweeps") if group == "sweep" else shipped_dir("conf") / group
-    return sorted(folder.glob("*.yaml"))
+    found = {file.stem: file for file in folder.glob("*.yaml")}
+    if own is not None:
+        found |= {file.stem: file for file in (own / group).glob("*.yaml") if file.stem not in found}
+    return [found[name] for name in sorted(found)]
 
 
 def groups(config_name: str) -> dict[str, str | None]:

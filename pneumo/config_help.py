@@ -44,8 +44,11 @@ def overview() -> str:
 INSTALL = 'eval "$(pneumo completion bash)"'
 
 
-def of_command(name: str) -> str:
-    """What `pneumo NAME --help` prints; a name with a blank is a sub-command."""
+def of_command(name: str, own: Path | None = None) -> str:
+    """What `pneumo NAME --help` prints, with the options in the folder `own` of the user.
+
+    A name with a blank is a sub-command.
+    """
     command = find(name)
     lines = [f"pneumo {name}: {command.purpose}.", ""]
     if command.actions:
@@ -65,20 +68,20 @@ def of_command(name: str) -> str:
         takes_models = name in ("runs export", "runs recalibrate")
         also = "; also a model, as models:/NAME@ALIAS" if takes_models else ""
         lines += [*textwrap.wrap(f"RUN is {RUN_FORMS}{also}.", WIDTH), ""]
-    lines += _keys(command)
+    lines += _keys(command, own)
     pointless = {*([] if name == "train" else [_SEVERAL_RUNS]), *([] if choices else [_MORE_OPTIONS])}
     lines += ["Flags", *_listed({flag: text for flag, text in FLAGS.items() if flag not in pointless})]
     return "\n".join(lines)
 
 
-def _keys(command: Command) -> list[str]:
+def _keys(command: Command, own_dir: Path | None) -> list[str]:
     """The keys of the command's file, then each group with its options and their keys."""
     own = key_lines(shipped_dir("conf") / f"{command.config_name}.yaml")
     lines = ["Keys [default]", *_listed(_shown(own)), ""] if command.groups is None else []
     for group, default in groups(command.config_name).items():
         if command.groups is not None and group not in command.groups:
             continue
-        files = options(group)
+        files = options(group, own_dir)
         lines.append(f"{group}={'|'.join(file.stem for file in files)} [{default or 'null'}]")
         lines += _listed({file.stem: summary(file) for file in files})
         if default:

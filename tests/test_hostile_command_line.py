@@ -9,6 +9,7 @@ from support.commands import PROJECT as ROOT
 from support.commands import Command, Ending
 from support.images import GREY, encoded, png
 
+from pneumo.config_files import shipped_dir
 from pneumo.models import MODELS
 
 
@@ -88,6 +89,38 @@ def test_a_wrong_value_in_a_file_is_named_too(command: Command, tmp_path: Path) 
     (tmp_path / "more" / "experiment" / "mine.yaml").write_text(text)
     ending = command("train", "--config-dir", str(tmp_path / "more"), "experiment=mine", "data=phantom")
     check_words(ending, 2, ("trainer.epochs=many", "a whole number"))
+
+
+@pytest.fixture
+def own_options(tmp_path: Path) -> Path:
+    """A user's folder with a copied sweep, a sweep without its first line, a model and an optimiser."""
+    sweeps, own = shipped_dir("sweeps"), tmp_path / "own"
+    for group in ("sweep", "model", "optim"):
+        (own / group).mkdir(parents=True)
+    shipped = (sweeps / "dropout_lr.yaml").read_text()
+    (own / "sweep" / "copied.yaml").write_text(shipped)
+    (own / "sweep" / "bare.yaml").write_text(shipped.partition("\n")[2])
+    (own / "model" / "dropped.yaml").write_text("# Half is dropped.\ndefaults: [resnet18]\ndropout: 0.5\n")
+    text = (shipped_dir("conf") / "optim" / "adamw.yaml").read_text().replace("1e-3", "5e-4")
+    (own / "optim" / "slow.yaml").write_text(text)
+    return own
+
+
+def test_options_of_ones_own_are_taken_and_listed(command: Command, own_options: Path) -> None:
+    line = ("train", "--config-dir", str(own_options))
+    ending = command(*line, "model=dropped", "optim=slow", "data=phantom", "--cfg", "job")
+    assert ending.code == 0 and "dropout: 0.5" in ending.out and "lr: 0.0005" in ending.out, ending
+    ending = command(*line, "sweep=copied", "data=phantom", "--cfg", "hydra")
+    assert ending.code == 0 and "mode: MULTIRUN" in ending.out, ending
+    ending = command(*line, "--help")
+    assert "sweep=architectures|bare|copied|" in ending.out and "optim=adamw|sgd|slow" in ending.out
+    assert "Half is dropped." in ending.out
+    assert "copied" not in command("train", "--help").out
+
+
+def test_a_sweep_file_without_its_first_line_is_explained(command: Command, own_options: Path) -> None:
+    ending = command("train", "--config-dir", str(own_options), "sweep=bare", "data=phantom")
+    check_words(ending, 2, ("must begin with the line `# @package _global_`",))
 
 
 def test_a_missing_environment_variable_is_named(command: Command) -> None:
