@@ -14,9 +14,9 @@ help: ## this list
 
 install: $(INSTALLED) ## a virtual environment in .venv with the pinned packages of requirements.lock
 
+# Without compiling: Python compiles what is imported, and compiling all of it takes a minute.
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	@# Python compiles what is imported; all of it takes a minute.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
