@@ -4,6 +4,7 @@ import re
 
 from torch import nn
 
+from pneumo import UserError
 from pneumo.models.weights import HEADS
 
 HEAD = 5
@@ -19,9 +20,17 @@ def stage_of(name: str) -> int:
 
 
 def freeze_backbone(network: nn.Module) -> None:
-    """Let only the head of `network` learn. Its trainer keeps the statistics of frozen norms as they are."""
+    """Let only the head of `network` learn. Its trainer keeps the statistics of frozen norms as they are.
+
+    Raises UserError if no layer has the name of a head.
+    """
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(stage_of(name) == HEAD)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError(
+            "model.freeze=backbone: the network has no head to train: its last layer must be called fc or "
+            "classifier."
+        )
 
 
 def frozen_norms(network: nn.Module) -> list[nn.Module]:

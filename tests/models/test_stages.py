@@ -75,6 +75,8 @@ def test_a_frozen_backbone_stays_with_its_statistics(tmp_path: Path) -> None:
     for key, value in trainer.network.state_dict().items():
         assert torch.equal(value, before[key]) == (not key.startswith("fc.")), key
     assert frozen_norms(Tiny()) == []
+    with pytest.raises(UserError, match="must be called fc or classifier"):
+        freeze_backbone(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize("frozen", [False, True])
