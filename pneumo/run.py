@@ -15,9 +15,10 @@ from typing import Any
 
 from pneumo import UserError, config, fingerprint, models, names, places, provenance, run_note, run_scores
 from pneumo.config import Config
-from pneumo.data import cache, manifest
+from pneumo.data import cache, manifest, training_images
 from pneumo.data.cache import ImageCache
 from pneumo.data.loader import Split, splits
+from pneumo.data.training_images import KnownImages
 from pneumo.models.stages import freeze_backbone
 from pneumo.provenance import StartRecord
 from pneumo.run_plan import RunPlan, plan_run
@@ -78,6 +79,7 @@ def run(
                 if _is_done(plan, log):
                     outcome = _skip(plan, log, stop)
                 else:
+                    _refuse_leaks(plan)
                     start, state = _saved_state(plan, log)
                     if rank() > 0:
                         log.keep_in_memory()  # rank 0 writes
@@ -159,6 +161,20 @@ def _is_done(plan: RunPlan, log: RunLog) -> bool:
         if force and log.journal.started:
             log.set_aside(time.strftime("%Y%m%dT%H%M%S"))
     return log.journal.status in DONE and not force
+
+
+def _refuse_leaks(plan: RunPlan) -> None:
+    """UserError where the weights that a run begins with were trained on its validation or test images."""
+    weights, data = plan.settings.model.weights, plan.settings.data
+    known = KnownImages.beside(weights)
+    if known is None:
+        return
+    found = training_images.leaks(known, plan.data, data.patient_namespace)
+    if found.paths:
+        raise UserError(
+            f"model.weights={weights} was trained on images that would now choose or test: "
+            f"{training_images.shown(found)}. Keep them in training, or begin with other weights."
+        )
 
 
 def _wait_for_journal(log: RunLog) -> None:

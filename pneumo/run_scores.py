@@ -234,8 +234,10 @@ def change_naming(plan: RunPlan, log: RunLog, changes: dict[str, Any]) -> None:
 
 
 def _write_known_images(plan: RunPlan, log: RunLog, naming: DataSettings) -> None:
-    known = KnownImages.of(plan.data, naming)
-    write_atomically(log.artifacts / names.TRAINING_IMAGES, known.as_json().encode())
+    file = log.artifacts / names.TRAINING_IMAGES
+    recorded = KnownImages.read(file) if file.is_file() else None
+    before = recorded.before if recorded else KnownImages.beside(plan.settings.model.weights)
+    write_atomically(file, KnownImages.of(plan.data, naming, before).as_json().encode())
 
 
 def bad_images(plan: RunPlan, naming: DataSettings) -> str:

@@ -260,6 +260,27 @@ def test_real_images_that_were_saved_again_are_refused_by_name(
     assert ending.code == 0, ending.err
 
 
+def test_fine_tuning_is_refused_where_the_weights_know_the_test_images(
+    command: Command, trained_on_files: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "trained"
+    weights = f"model.weights={trained_on_files / 'artifacts' / names.BEST_WEIGHTS}"
+    line = ["train", *as_set(folder)[:3], "data.image_size=64", "trainer.epochs=1", "trainer.batch_size=8"]
+    known = known_rows(trained_on_files, folder)
+    table = pd.read_csv(folder / "labels.csv")
+    people = known.groupby("label")["patient"].first()  # a known patient of each class
+    table["split"] = np.where(table["patient"].isin(people), "test", "train")
+    table.to_csv(folder / "labels.csv", index=False)
+    ending = command(*line, weights)
+    assert ending.code == 1 and "was trained on images that would now choose or test" in ending.err
+    table.drop(columns="split").to_csv(folder / "labels.csv", index=False)
+    ending = command(*line, weights)  # the split of the run that made the weights
+    assert ending.code == 0, ending.err
+    (tuned,) = [run for run in runs() if run != trained_on_files and Journal(run).status == "FINISHED"]
+    record = json.loads((tuned / "artifacts" / names.TRAINING_IMAGES).read_text())
+    assert record["before"]["images"] and record["before"]["namespace"] == "north"
+
+
 # ---- what is refused
 
 

@@ -3,14 +3,16 @@
 A model knows the images that trained it and those that chose its epoch. The record holds hashes and no names:
 of the bytes of each such image, and of its patient together with the namespace of the patient's id. With
 data.pseudonymise the hashes are keyed, so that nobody can test whether a patient or an image is among them
-without the key of the machine that made them.
+without the key of the machine that made them. A model that began with the weights of another knows that one's
+images too: its record holds the other's.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,10 +24,12 @@ from pneumo.data.images import Grey
 from pneumo.data.pseudonyms import Pseudonyms
 from pneumo.data.settings import DataSettings
 from pneumo.files import read_bounded, write_atomically
+from pneumo.names import TRAINING_IMAGES
 from pneumo.patient_ids import canonical
 
 FORMAT = 1
 MAX_BYTES = 2**26  # of the record; 112,120 images take 4 MB
+_LATER_HASHES = ("validated", "validated_patients")
 _DIGITS = 16  # of a hash: among 100,000 and 100,000 images a chance hit has probability 1e-9
 
 
@@ -37,20 +41,51 @@ class KnownImages:
     patients: frozenset[str]
     namespace: str | None
     keyed: bool
+    # Of these, the ones that only chose the epoch. Older records do not tell them apart.
+    validated: frozenset[str] = frozenset()
+    validated_patients: frozenset[str] = frozenset()
+    before: "KnownImages | None" = None  # what the weights knew that the training began with
+    before_left_out: bool = False  # not kept: its hashes have no key, and those of this record do
 
     @classmethod
-    def of(cls, data: ImageCache, naming: DataSettings) -> "KnownImages":
-        """Those of a run on `data`; `naming` says who gave the patients' ids, and if hashes are keyed."""
+    def of(cls, data: ImageCache, naming: DataSettings, before: "KnownImages | None" = None) -> "KnownImages":
+        """Those of a run on `data`; `naming` says who gave the patients' ids, and if hashes are keyed.
+
+        `before` is what the weights knew that it began with.
+        """
         table = data.manifest.table
-        known = table[table["split"] != "test"]
+        known, chose = table[table["split"] != "test"], table[table["split"] == "val"]
         mark = _marks(naming.patient_namespace, naming.pseudonymise)
-        named = known["patient"].dropna().unique().tolist()
+
+        def images(part: pd.DataFrame) -> frozenset[str]:
+            return frozenset(mark("image", data.hashes[path]) for path in part["path"].tolist())
+
+        def patients(part: pd.DataFrame) -> frozenset[str]:
+            named = part["patient"].dropna().unique().tolist()
+            return frozenset(mark("patient", canonical(name)) for name in named)
+
+        left_out = before is not None and naming.pseudonymise and not all(one.keyed for one in before.chain)
         return cls(
-            images=frozenset(mark("image", data.hashes[path]) for path in known["path"].tolist()),
-            patients=frozenset(mark("patient", canonical(name)) for name in named),
+            images=images(known),
+            patients=patients(known),
             namespace=naming.patient_namespace,
             keyed=naming.pseudonymise,
+            validated=images(chose),
+            validated_patients=patients(chose),
+            before=None if left_out else before,
+            before_left_out=left_out,
         )
+
+    @property
+    def chain(self) -> "list[KnownImages]":
+        """This record, and those of the weights before it."""
+        return [self, *(self.before.chain if self.before else [])]
+
+    @classmethod
+    def beside(cls, weights: str | None) -> "KnownImages | None":
+        """The record beside a file of weights, as a run keeps it; None without one."""
+        file = Path(weights or "").expanduser().parent / Path(TRAINING_IMAGES).name
+        return cls.read(file) if weights and file.is_file() else None
 
     @classmethod
     def read(cls, file: Path) -> "KnownImages":
@@ -59,28 +94,37 @@ class KnownImages:
             content = json.loads(read_bounded(file, MAX_BYTES))
             if content["format"] != FORMAT:
                 raise ValueError("another format")
-            namespace, keyed = content["namespace"], content["keyed"]
-            if not (namespace is None or isinstance(namespace, str)) or not isinstance(keyed, bool):
-                raise TypeError("wrong values")
-            return cls(
-                images=frozenset(map(str, content["images"])),
-                patients=frozenset(map(str, content["patients"])),
-                namespace=namespace,
-                keyed=keyed,
-            )
+            return cls._of_json(content)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{file} is not a record of training images: {error}") from None
 
+    @classmethod
+    def _of_json(cls, content: dict[str, Any]) -> "KnownImages":
+        namespace, keyed = content["namespace"], content["keyed"]
+        before, left_out = content.get("before"), content.get("before_left_out", False)
+        if not (namespace is None or isinstance(namespace, str)) or not isinstance(keyed, bool):
+            raise TypeError("wrong values")
+        return cls(
+            **{name: frozenset(map(str, content.get(name, []))) for name in _LATER_HASHES},
+            **{name: frozenset(map(str, content[name])) for name in ("images", "patients")},
+            namespace=namespace,
+            keyed=keyed,
+            before=None if before is None else cls._of_json(before),
+            before_left_out=left_out is True,
+        )
+
     def as_json(self) -> str:
         """The record, always the same text for the same images."""
-        content = {
-            "format": FORMAT,
+        return json.dumps({"format": FORMAT, **self._content()}, indent=0) + "\n"
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "namespace": self.namespace,
             "keyed": self.keyed,
-            "images": sorted(self.images),
-            "patients": sorted(self.patients),
+            **{name: sorted(getattr(self, name)) for name in ("images", "patients", *_LATER_HASHES)},
+            **({"before": self.before._content()} if self.before else {}),
+            **({"before_left_out": True} if self.before_left_out else {}),
         }
-        return json.dumps(content, indent=0) + "\n"
 
 
 @dataclass(kw_only=True)
@@ -108,9 +152,42 @@ def overlap(known: KnownImages, data: ImageCache, namespace: str | None) -> Over
     patient 101 of one hospital is not that of another.
     """
     table = data.manifest.table
+    return _joined(_part(one, data, namespace, table) for one in known.chain)
+
+
+def leaks(known: KnownImages, data: ImageCache, namespace: str | None) -> Overlap:
+    """What of a run's `data` tells it too much, if it begins with weights that know the `known` images.
+
+    That are test images which trained those weights or chose their epoch, and validation images which trained
+    them.
+    """
+    table = data.manifest.table
+    test, val = table[table["split"] == "test"], table[table["split"] == "val"]
+    trained = [
+        replace(one, images=one.images - one.validated, patients=one.patients - one.validated_patients)
+        for one in known.chain
+        if one.validated  # an older record does not tell what only chose the epoch
+    ]
+    parts = [(one, test) for one in known.chain] + [(one, val) for one in trained]
+    return _joined(_part(one, data, namespace, part) for one, part in parts)
+
+
+def _joined(parts: Iterable[Overlap]) -> Overlap:
+    found = Overlap()
+    for part in parts:
+        found.images = list(dict.fromkeys([*found.images, *part.images]))
+        found.patients |= part.patients
+        found.unchecked = list(dict.fromkeys([*found.unchecked, *part.unchecked]))
+    return found
+
+
+def _part(known: KnownImages, data: ImageCache, namespace: str | None, table: pd.DataFrame) -> Overlap:
+    """The overlap of one record with the images of `data` in `table`."""
     paths = table["path"].tolist()
     mark = _marks(namespace, known.keyed)
     found = Overlap(images=[path for path in paths if mark("image", data.hashes[path]) in known.images])
+    if known.before_left_out:
+        found.unchecked.append("the images of the weights that the training began with")
     if known.namespace is None or namespace is None:
         found.unchecked.append(
             "patients: their ids count only within a declared namespace (data.patient_namespace), and "

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pneumo import UserError
 from pneumo.config import check_sweep
+from pneumo.config_files import summary
 from pneumo.sweep import context, identity
 from pneumo.sweep.parent import Sweep
 from pneumo.tracking.journal import redact
@@ -84,9 +85,8 @@ def _planned(config: DictConfig, typed: list[str]) -> dict[str, list[str]]:
 
 
 def _question(file: Path) -> str | None:
-    """The first comment line of a sweep's file."""
+    """What a sweep's file asks, from the comment at its head."""
     try:
-        lines = [line.lstrip("# ").rstrip() for line in file.read_text().splitlines() if line.startswith("#")]
+        return summary(file) or None
     except OSError:
         return None
-    return lines[0].removeprefix("Question:").strip() if lines else None
