@@ -14,7 +14,7 @@ from support.warm import Train
 
 from pneumo.tracking.journal import Journal
 
-EPOCHS = 6
+EPOCHS = 12  # their lines in the journal take more than a page
 SMALL = small_run(
     epochs=EPOCHS,
     limit_batches=1,
