@@ -6,7 +6,7 @@ Defaults are those of the commands. What a user got wrong raises UserError, whos
 import gc
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,7 @@ from pneumo.config_effects import without_effect
 from pneumo.evaluation.predictions import PREFIX
 from pneumo.evaluation.statistics import DRAWS
 from pneumo.names import FINGERPRINT_TAG, SWEEP_TAG
-from pneumo.predict import PredictConfig
-from pneumo.run_lookup import model_of
+from pneumo.predict import PredictConfig, load
 from pneumo.sweep import context
 from pneumo.tracking.courier import read_note
 from pneumo.tracking.journal import Journal
@@ -167,8 +166,7 @@ def load_model(
 
     The keywords are keys of `pneumo predict` and mean the same. Raises UserError if there is no such model.
     """
-    from pneumo.inference import predictor  # torch takes seconds
-
+    settings = config.compose([])
     asked = PredictConfig(
         model=str(model),
         ui=True,  # the images are given later
@@ -177,21 +175,11 @@ def load_model(
         abstain=abstain,
         prevalence=list(prevalence) if isinstance(prevalence, Sequence) else prevalence,
         coverage=coverage,
+        output_dir=settings.output_dir,
+        cache_dir=settings.data.cache_dir,
+        tracking=replace(settings.tracking, uri=tracking_uri or settings.tracking.uri),
     )
-    settings = config.compose([])
-    uri = tracking_uri or settings.tracking.uri or ""
-    loaded, notes = predictor.load(
-        model_of(str(model), settings.output_dir, uri),
-        uri,
-        Path(settings.data.cache_dir or ".cache"),
-        device=asked.device,
-        threshold=asked.threshold,
-        abstain=asked.abstain,
-        prevalence=asked.prevalence,
-        coverage=asked.coverage,
-        file_timeout_s=asked.file_timeout_s,
-    )
-    return Model(loaded, notes, asked.batch_size)
+    return Model(*load(asked), asked.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -19,6 +19,7 @@ from pneumo.training.settings import check_device
 
 if TYPE_CHECKING:
     from pneumo.inference.output import PredictionFile
+    from pneumo.inference.predictor import Predictor
     from pneumo.inference.side_file import SideFile
 
 SUFFIXES = (".csv", ".json")
@@ -132,21 +133,7 @@ def predict(settings: PredictConfig) -> int:
     if found.left_out:
         names = printable(", ".join(found.left_out[:3]))
         print(f"note: {len(found.left_out)} other files are left out: {names}")
-    uri = settings.tracking.uri or ""
-    model, notes = predictor.load(
-        model_of(str(settings.model), settings.output_dir, uri),
-        uri,
-        Path(settings.cache_dir or ".cache"),
-        device=settings.device,
-        threshold=settings.threshold,
-        num_workers=settings.num_workers,
-        explain_class=settings.explain_class,
-        abstain=settings.abstain,
-        prevalence=settings.prevalence,
-        coverage=settings.coverage,
-        window=settings.shown_window,
-        file_timeout_s=settings.file_timeout_s,
-    )
+    model, notes = load(settings)
     alarms = [] if model.bundle.many else [alarm.both() for alarm in model.alarms]
     for note in (*notes, *alarms):
         print(f"note: {printable(note)}")
@@ -196,6 +183,27 @@ def predict(settings: PredictConfig) -> int:
     _print_end(counts, rows)
     print(predictor.DISCLAIMER)
     return 1 if rows.unreadable or not rows.rows else 0
+
+
+def load(settings: PredictConfig) -> "tuple[Predictor, list[str]]":
+    """The predictor that `settings` ask for, and notes on it for the user."""
+    from pneumo.inference import predictor
+
+    uri = settings.tracking.uri or ""
+    return predictor.load(
+        model_of(str(settings.model), settings.output_dir, uri),
+        uri,
+        Path(settings.cache_dir or ".cache"),
+        device=settings.device,
+        threshold=settings.threshold,
+        num_workers=settings.num_workers,
+        explain_class=settings.explain_class,
+        abstain=settings.abstain,
+        prevalence=settings.prevalence,
+        coverage=settings.coverage,
+        window=settings.shown_window,
+        file_timeout_s=settings.file_timeout_s,
+    )
 
 
 def _print_end(counts: Mapping[str, int], rows: "PredictionFile") -> None:

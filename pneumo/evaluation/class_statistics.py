@@ -199,12 +199,13 @@ def _losses(truth: Ints, chances: Floats, weights: Weights) -> dict[str, Floats]
         for chance, gap in zip((*chances.T, top), gaps, strict=True)
     ]
     images = [np.ones(len(truth)), ((chances - hot) ** 2).sum(axis=1), -np.log(own)]
-    total, squares, losses = weighted_sums(images, weights)
-    errors = [np.abs(weighted_sums(bins, weights)).sum(axis=0) / total for bins in binned]
+    sums = weighted_sums(np.concatenate([images, *binned]), weights)
+    total, squares, losses = sums[:3]
+    errors = np.abs(sums[3:].reshape(len(binned), ECE_BINS, -1)).sum(axis=1) / total
     return {
         "brier": squares / total,
         "log_loss": losses / total,
-        "ece": np.mean(errors[:-1], axis=0),
+        "ece": errors[:-1].mean(axis=0),
         "ece_top": errors[-1],
     }
 
